@@ -1,0 +1,31 @@
+"""A variational autoencoder that is a scikit-learn estimator.
+
+Importing the package loads neither torch nor scikit-learn: a name loads what it needs when it is
+first asked for.
+"""
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import likelihoods as likelihoods
+    from . import priors as priors
+    from ._transformer import VAETransformer as VAETransformer
+
+__version__ = _version("skvae")
+__all__ = ["VAETransformer", "likelihoods", "priors"]
+
+_HOME = {"VAETransformer": "._transformer"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(_HOME[name], __name__), name)
+    if name in __all__:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,28 @@
+"""Formulas of diagonal Gaussians, in nats. Everything is elementwise: the caller sums."""
+
+import math
+
+import torch
+from torch import Tensor
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def normal_log_prob(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
+    """log N(x; loc, exp(log_scale)^2) of each element."""
+    standardised = (x - loc) * torch.exp(-log_scale)
+    return -0.5 * standardised.square() - log_scale - _HALF_LOG_2PI
+
+
+def standard_normal_log_prob(x: Tensor) -> Tensor:
+    """log N(x; 0, 1) of each element."""
+    return -0.5 * x.square() - _HALF_LOG_2PI
+
+
+def kl_to_standard_normal(loc: Tensor, log_scale: Tensor) -> Tensor:
+    """KL(N(loc, exp(log_scale)^2) || N(0, 1)) of each element.
+
+    -1/2 (1 + log s^2 - loc^2 - s^2): Kingma & Welling 2014, appendix B. ``expm1`` keeps the digits
+    of a component that has almost collapsed onto the prior.
+    """
+    return 0.5 * (loc.square() + torch.expm1(2.0 * log_scale)) - log_scale

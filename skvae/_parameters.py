@@ -1,0 +1,103 @@
+"""What the estimator's parameters may be, and messages that say so. No torch."""
+
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """Names that are allowed, a range of numbers that is allowed, or both."""
+
+    names: tuple[Any, ...] = ()
+    kind: type | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+
+    def admits(self, value: Any) -> bool:
+        if any(value is name or (isinstance(name, str) and value == name) for name in self.names):
+            return True
+        if self.kind is None or isinstance(value, bool) or not isinstance(value, self.kind):
+            return False
+        above = value > self.low if self.open_low else value >= self.low
+        return bool(above and value <= self.high and math.isfinite(value))
+
+    def __str__(self) -> str:
+        parts = [", ".join(repr(name) for name in self.names)] if self.names else []
+        if self.kind is not None:
+            noun = "an integer" if self.kind is Integral else "a number"
+            limits = []
+            if self.low > -math.inf:
+                limits.append(f"{'>' if self.open_low else '>='} {self.low:g}")
+            if self.high < math.inf:
+                limits.append(f"<= {self.high:g}")
+            parts.append(" ".join([noun, " and ".join(limits)]).strip())
+        return " or ".join(parts)
+
+
+RULES: Mapping[str, Rule] = {
+    "n_components": Rule(("auto",), Integral, 1),
+    "activation": Rule(("gelu", "relu", "silu", "tanh")),
+    "noise": Rule(("auto", "shared", "per_column")),
+    "scaling": Rule(("auto", "columns", "common", None)),
+    "whiten": Rule((True, False)),
+    "objective": Rule(("elbo", "iwae")),
+    "n_train_samples": Rule((), Integral, 1),
+    "beta": Rule((), Real, 0),
+    "kl_warmup": Rule((), Real, 0, 1),
+    "free_bits": Rule((), Real, 0),
+    "alpha": Rule((), Real, 0),
+    "batch_size": Rule(("auto",), Integral, 1),
+    "learning_rate_init": Rule((), Real, 0, open_low=True),
+    "max_iter": Rule(("auto",), Integral, 0),
+    "early_stopping": Rule((True, False)),
+    "validation_fraction": Rule((), Real, 0, 0.9, open_low=True),
+    "n_iter_no_change": Rule((), Integral, 1),
+    "tol": Rule((), Real, 0),
+    "n_importance_samples": Rule((), Integral, 1),
+    "warm_start": Rule((True, False)),
+    "precision": Rule(("auto", "float32", "float64")),
+    "verbose": Rule((True, False), Integral, 0),
+}
+
+
+def check_parameters(estimator_name: str, parameters: Mapping[str, Any]) -> None:
+    """Raise a ValueError that names the first parameter that breaks its rule."""
+    for name, rule in RULES.items():
+        if not rule.admits(parameters[name]):
+            raise ValueError(
+                f"The {name!r} parameter of {estimator_name} must be {rule}. "
+                f"Got {parameters[name]!r} instead."
+            )
+    check_hidden_layer_sizes(estimator_name, parameters["hidden_layer_sizes"])
+
+
+def check_hidden_layer_sizes(estimator_name: str, value: Any) -> tuple[int, ...]:
+    """The sizes as a tuple; one integer is one layer, as in MLPClassifier."""
+    rule = Rule((), Integral, 1)
+    sizes = (value,) if isinstance(value, Integral) else value
+    if not isinstance(sizes, list | tuple) or not all(rule.admits(size) for size in sizes):
+        raise ValueError(
+            f"The 'hidden_layer_sizes' parameter of {estimator_name} must be a sequence of "
+            f"integers >= 1, or () for the linear model. Got {value!r} instead."
+        )
+    return tuple(int(size) for size in sizes)
+
+
+def check_choice(
+    estimator_name: str,
+    name: str,
+    value: Any,
+    known: Mapping[str, type],
+    interface: type,
+    extra_names: tuple[str, ...] = (),
+) -> None:
+    """For parameters that take a name or an object."""
+    names = (*extra_names, *known)
+    if not isinstance(value, interface) and not (isinstance(value, str) and value in names):
+        raise ValueError(
+            f"The {name!r} parameter of {estimator_name} must be one of "
+            f"{', '.join(map(repr, names))}, or an instance of {interface.__name__}. "
+            f"Got {value!r} instead."
+        )

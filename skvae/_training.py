@@ -1,0 +1,339 @@
+"""The training loop: a generator of epochs that the estimator consumes.
+
+The only minus sign of the package is here: optimisers minimise, bounds are maximised.
+"""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ._batches import Rows, batches, folds, hold_out
+from ._bounds import LogTerms, elbo, importance_weighted_bound, warmed_beta
+from ._vae import VAE
+
+State = dict[str, Tensor]
+
+MAX_GRADIENT_NORM = 5.0  # of the mean bound of a batch
+WARMUP_STEPS = 50
+LONGEST_MEMORY = 0.995  # of the weights' moving average, per step
+SMALL_TABLE = 500  # distinct rows
+N_FOLDS = 5
+MAX_HELD_OUT = 5000  # rows: more would not choose better
+VALIDATION_DRAWS = 2048  # rows times samples: a small held-out part gets more samples a row
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run of the loop is told."""
+
+    max_epochs: int
+    batch_size: int
+    learning_rate: float
+    alpha: float = 0.0
+    beta: float = 1.0
+    kl_warmup: float = 0.0
+    free_bits: float = 0.0
+    objective: str = "elbo"
+    n_samples: int = 1
+    decay: bool = True  # of the learning rate, to 0 at the end of max_epochs
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What the loop reports after each epoch; number 0 is the start, before any step."""
+
+    number: int
+    bound: float  # mean objective over the epoch's rows, nats; nan for number 0
+    held_out: float  # mean ELBO of the held-out rows, nats; nan without any
+    snapshot: Callable[[], State]  # makes a copy of the (averaged) weights
+
+
+class NonFiniteBoundError(ArithmeticError):
+    """The objective became nan or infinite."""
+
+    def __init__(self, epoch: int, column: int) -> None:
+        super().__init__(epoch, column)
+        self.epoch = epoch
+        self.column = column
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How the epoch to keep is chosen."""
+
+    early_stopping: bool
+    validation_fraction: float
+    patience: int
+    tol: float  # nats a row
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a fit leaves: weights, and how it got there. Bounds are nats a row."""
+
+    state: State | None  # None: the start was the best
+    bounds: list[float]  # of the run that made the weights, one an epoch
+    held_out: list[float]  # from the start on; empty if nothing was held out
+    best: int  # the epoch whose weights are kept
+    n_epochs: int
+    cut_short: bool  # the cap came while the held-out bound was still rising
+
+
+Watch = Callable[[Epoch], bool]  # told of every epoch; True stops the run
+
+
+def climb(
+    vae: VAE,
+    rows: Rows,
+    plan: Plan,
+    selection: Selection,
+    generator: torch.Generator,
+    watch: Watch,
+) -> Outcome:
+    """Train, hold out as the number of rows allows, and keep the best epoch."""
+    n_rows = len(rows.x)
+    if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
+        return Outcome(None, [], [], 0, 0, False)
+    if not selection.early_stopping:
+        last, bounds = _consume(train(vae, rows, None, plan, generator), watch)
+        return Outcome(last.snapshot(), bounds, [], last.number, last.number, False)
+    stopper = EarlyStopping(selection.patience, selection.tol)
+
+    def either(epoch: Epoch) -> bool:
+        return watch(epoch) | stopper.done(epoch)
+
+    if n_rows < SMALL_TABLE:
+        # Too few rows to lose a tenth of: folds choose the number of epochs, all rows train.
+        n_folds = min(N_FOLDS, n_rows)
+        _, bounds = _consume(train_folds(vae, rows, n_folds, plan, generator), either)
+        state = None
+        if stopper.best > 0:
+            epochs = itertools.islice(train(vae, rows, None, plan, generator), stopper.best + 1)
+            last, bounds = _consume(epochs, lambda epoch: False)
+            state = last.snapshot()
+    else:
+        fraction = min(selection.validation_fraction, MAX_HELD_OUT / n_rows)
+        kept, held_out = hold_out(n_rows, fraction, generator)
+        epochs = train(vae, rows.take(kept), rows.take(held_out), plan, generator)
+        _, bounds = _consume(epochs, either)
+        state = stopper.best_state
+    n_epochs = len(stopper.curve) - 1
+    cut_short = n_epochs == plan.max_epochs and stopper.still_improving
+    return Outcome(state, bounds, stopper.curve, stopper.best, n_epochs, cut_short)
+
+
+def _consume(epochs: Iterator[Epoch], stop: Watch) -> tuple[Epoch, list[float]]:
+    """Run until told to stop; the last epoch and the objective of each."""
+    bounds = []
+    for epoch in epochs:
+        bounds.append(epoch.bound)
+        if stop(epoch):
+            break
+    return epoch, bounds[1:]
+
+
+def train(
+    vae: VAE, rows: Rows, held_out: Rows | None, plan: Plan, generator: torch.Generator
+) -> Iterator[Epoch]:
+    """Yield epoch 0 (the start), then every epoch until ``plan.max_epochs``."""
+    run = Run(vae, plan, generator, n_rows=len(rows.x))
+    probe = None if held_out is None else _HeldOut(held_out, vae.n_components, generator)
+    for number in range(plan.max_epochs + 1):
+        bound = run.epoch(rows) if number > 0 else math.nan
+        if math.isinf(bound) or (math.isnan(bound) and number > 0):
+            raise NonFiniteBoundError(number, worst_column(vae, rows))
+        with run.averaged():
+            measured = math.nan if probe is None else probe.bound(vae)
+        yield Epoch(number, bound, measured, run.snapshot)
+
+
+def train_folds(
+    vae: VAE, rows: Rows, n_folds: int, plan: Plan, generator: torch.Generator
+) -> Iterator[Epoch]:
+    """Train one copy of ``vae`` for each fold in step; epochs are means over the folds.
+
+    For tables too small to hold rows out for good: it says how many epochs to train on all.
+    """
+    runs = [
+        train(copy.deepcopy(vae), rows.take(kept), rows.take(held_out), plan, generator)
+        for kept, held_out in folds(len(rows.x), n_folds, generator)
+    ]
+    for epochs in zip(*runs, strict=True):
+        bound = sum(e.bound for e in epochs) / n_folds
+        held_out = sum(e.held_out for e in epochs) / n_folds
+        yield Epoch(epochs[0].number, bound, held_out, dict)
+
+
+def objective(terms: LogTerms, plan: Plan, progress: float) -> Tensor:  # (N,)
+    """What a step climbs: the ELBO with its modifiers, or the importance-weighted bound."""
+    if plan.objective == "iwae":
+        return importance_weighted_bound(terms)
+    return elbo(terms, warmed_beta(progress, plan.beta, plan.kl_warmup), plan.free_bits)
+
+
+class Run:
+    """A module, its optimiser, and the moving average of its weights."""
+
+    def __init__(self, vae: VAE, plan: Plan, generator: torch.Generator, n_rows: int) -> None:
+        self.vae = vae
+        self.plan = plan
+        self.generator = generator
+        self.n_steps = plan.max_epochs * math.ceil(n_rows / plan.batch_size)
+        self.step_number = 0
+        self.optimizer = _optimizer(vae, plan)
+        self.live = [p.data for p in vae.parameters()]
+        self.mean = [p.clone() for p in self.live]
+
+    def epoch(self, rows: Rows) -> float:
+        """One pass over the rows; the mean objective before each step, in nats."""
+        total, n_rows = torch.zeros((), dtype=rows.x.dtype, device=rows.x.device), 0
+        for batch in batches(rows, self.plan.batch_size, self.generator):
+            total += self._step(batch) * len(batch.x)  # stays on the device: read once, below
+            n_rows += len(batch.x)
+        return float(total) / n_rows
+
+    def _step(self, batch: Rows) -> Tensor:
+        self._set_learning_rate()
+        x = batch.x
+        size = (self.plan.n_samples, len(x), self.vae.n_components)
+        eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
+        progress = self.step_number / self.n_steps
+        with torch.enable_grad():
+            bound = (objective(self.vae(x, eps), self.plan, progress) * batch.weight).mean()
+            loss = -bound
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), MAX_GRADIENT_NORM)
+        self.optimizer.step()
+        self.vae.likelihood.project()
+        self._average()
+        self.step_number += 1
+        return bound.detach()
+
+    def _set_learning_rate(self) -> None:
+        """Linear warm-up, then half a cosine down to 0 over the whole run."""
+        rate = self.plan.learning_rate * min(1.0, (self.step_number + 1) / WARMUP_STEPS)
+        if self.plan.decay:
+            rate *= 0.5 * (1.0 + math.cos(math.pi * self.step_number / self.n_steps))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def _average(self) -> None:
+        # Short memory at first: the start is forgotten as fast as training leaves it.
+        memory = min(LONGEST_MEMORY, (1.0 + self.step_number) / (10.0 + self.step_number))
+        torch._foreach_lerp_(self.mean, self.live, 1.0 - memory)
+
+    def averaged(self) -> "_Swapped":
+        """Context in which the module holds the averaged weights."""
+        return _Swapped(self)
+
+    def snapshot(self) -> State:
+        """A copy of the module's state with the averaged weights."""
+        with self.averaged():
+            return {name: value.clone() for name, value in self.vae.state_dict().items()}
+
+    def memory(self) -> State:
+        """What a later ``Run`` needs to go on as if it were this one."""
+        memory = {"step_number": torch.tensor(self.step_number)}
+        for index, (parameter, live) in enumerate(
+            zip(self.vae.parameters(), self.live, strict=True)
+        ):
+            memory[f"{index}.live"] = live
+            for name, value in self.optimizer.state[parameter].items():
+                memory[f"{index}.{name}"] = value
+        return {name: value.clone() for name, value in memory.items()}
+
+    def resume(self, memory: State) -> None:
+        self.step_number = int(memory["step_number"])
+        for index, parameter in enumerate(self.vae.parameters()):
+            prefix = f"{index}."
+            kept = {n.removeprefix(prefix): v for n, v in memory.items() if n.startswith(prefix)}
+            self.live[index].copy_(kept.pop("live"))
+            self.optimizer.state[parameter].update(kept)
+
+
+class _Swapped:
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def __enter__(self) -> None:
+        for parameter, mean in zip(self.run.vae.parameters(), self.run.mean, strict=True):
+            parameter.data = mean
+
+    def __exit__(self, *exc: object) -> None:
+        for parameter, live in zip(self.run.vae.parameters(), self.run.live, strict=True):
+            parameter.data = live
+
+
+class EarlyStopping:
+    """Remember the best held-out epoch; say when to stop.
+
+    The start counts as a candidate, so what is kept is never below it on the held-out rows.
+    """
+
+    def __init__(self, patience: int, tol: float) -> None:
+        self.patience = patience
+        self.tol = tol
+        self.curve: list[float] = []
+        self.best = 0
+        self.best_state: State | None = None
+        self._last_gain = 0
+
+    def done(self, epoch: Epoch) -> bool:
+        self.curve.append(epoch.held_out)
+        if epoch.number > 0 and epoch.held_out > self.curve[self.best]:
+            self.best = epoch.number
+            self.best_state = epoch.snapshot()
+        if epoch.held_out > self.curve[self._last_gain] + self.tol:
+            self._last_gain = epoch.number
+        return epoch.number - self._last_gain >= self.patience
+
+    @property
+    def still_improving(self) -> bool:
+        """Whether the very last epoch gained more than ``tol`` over the one before."""
+        return len(self.curve) > 1 and self.curve[-1] > max(self.curve[:-1]) + self.tol
+
+
+class _HeldOut:
+    """Held-out rows with one fixed noise, in antithetic pairs, so that epochs compare."""
+
+    def __init__(self, rows: Rows, n_components: int, generator: torch.Generator) -> None:
+        x = rows.x
+        n_pairs = max(1, min(8, VALIDATION_DRAWS // (2 * len(x))))
+        size = (n_pairs, len(x), n_components)
+        eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
+        self.rows = rows
+        self.eps = torch.cat([eps, -eps])
+
+    @torch.no_grad()
+    def bound(self, vae: VAE, chunk_rows: int = 1024) -> float:
+        x, weight = self.rows
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        for start in range(0, len(x), chunk_rows):
+            chunk = slice(start, start + chunk_rows)
+            total += (elbo(vae(x[chunk], self.eps[:, chunk])) * weight[chunk]).sum()
+        return float(total) / len(x)
+
+
+def _optimizer(vae: VAE, plan: Plan) -> torch.optim.Optimizer:
+    """AdamW; weight decay pulls the MLPs alone, and so the model towards its linear start."""
+    decayed, kept = [], []
+    for name, parameter in vae.named_parameters():
+        is_mlp_weight = ".mlp." in name and name.endswith("weight")
+        (decayed if is_mlp_weight else kept).append(parameter)
+    groups = [{"params": kept, "weight_decay": 0.0}]
+    if decayed:
+        groups.append({"params": decayed, "weight_decay": plan.alpha})
+    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.99), fused=True)
+
+
+@torch.no_grad()
+def worst_column(vae: VAE, rows: Rows) -> int:
+    """The column that holds the wildest cell: where a bound explodes first."""
+    robust = (rows.x - vae.encoder.center) / vae.encoder.spread
+    return int(robust.abs().amax(0).argmax())
