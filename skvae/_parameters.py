@@ -70,7 +70,9 @@ def check_parameters(estimator_name: str, parameters: Mapping[str, Any]) -> None
                 f"The {name!r} parameter of {estimator_name} must be {rule}. "
                 f"Got {parameters[name]!r} instead."
             )
-    check_hidden_layer_sizes(estimator_name, parameters["hidden_layer_sizes"])
+    sizes = parameters["hidden_layer_sizes"]
+    if not (isinstance(sizes, str) and sizes == "auto"):
+        check_hidden_layer_sizes(estimator_name, sizes)
 
 
 def check_hidden_layer_sizes(estimator_name: str, value: Any) -> tuple[int, ...]:
@@ -79,8 +81,8 @@ def check_hidden_layer_sizes(estimator_name: str, value: Any) -> tuple[int, ...]
     sizes = (value,) if isinstance(value, Integral) else value
     if not isinstance(sizes, list | tuple) or not all(rule.admits(size) for size in sizes):
         raise ValueError(
-            f"The 'hidden_layer_sizes' parameter of {estimator_name} must be a sequence of "
-            f"integers >= 1, or () for the linear model. Got {value!r} instead."
+            f"The 'hidden_layer_sizes' parameter of {estimator_name} must be 'auto', a sequence "
+            f"of integers >= 1, or () for the linear model. Got {value!r} instead."
         )
     return tuple(int(size) for size in sizes)
 

@@ -23,7 +23,7 @@ from sklearn.utils.validation import (
 from ._columns import CHUNK_ROWS, Array, Columns, fit_columns, robust_units, row_chunks
 from ._linear_start import Moments, column_moments, factor_analysis, probabilistic_pca
 from ._parameters import check_choice, check_hidden_layer_sizes, check_parameters
-from ._threads import enough_threads
+from ._resources import enough_threads, training_resources
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ class VAETransformer(
         self,
         n_components: int | Literal["auto"] = "auto",
         *,
-        hidden_layer_sizes: Any = (128, 128),
+        hidden_layer_sizes: Any = "auto",
         activation: str = "gelu",
         likelihood: Any = "auto",
         noise: str = "auto",
@@ -75,7 +75,7 @@ class VAETransformer(
         free_bits: float = 0.0,
         alpha: float = 0.01,
         batch_size: int | Literal["auto"] = "auto",
-        learning_rate_init: float = 0.001,
+        learning_rate_init: float = 0.003,
         max_iter: int | Literal["auto"] = "auto",
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
@@ -269,7 +269,7 @@ class VAETransformer(
         shares = torch.as_tensor(weight / weight.mean(), dtype=x.dtype, device=x.device)
         rows = Rows(x, shares)
         if going_on:
-            return columns, self._fitted_module(), rows
+            return columns, self._fitted_module().requires_grad_(True), rows
         vae = self._new_module(columns)
         with enough_threads(float(X.shape[1]) ** 2 * CHUNK_ROWS):
             moments = column_moments(
@@ -310,12 +310,12 @@ class VAETransformer(
                 task, epoch, lambda: self._describe(columns, vae, rows, epoch.snapshot())
             )
 
-        with enough_threads(self._work_per_step(vae, plan, n_rows)):
+        with training_resources(self._work_per_step(vae, plan, n_rows), self.precision):
             try:
                 outcome = climb(module, rows, plan, selection, self._generator(seed), watch)
             except NonFiniteBoundError as error:
                 raise self._not_finite(error) from None
-            fitted = self._describe(columns, vae, rows, outcome.state)
+        fitted = self._describe(columns, vae, rows, outcome.state)
         log_jacobian = columns.log_jacobian.sum()
         fitted["n_iter_"] = outcome.n_epochs
         fitted["best_iter_"] = outcome.best
@@ -444,12 +444,17 @@ class VAETransformer(
         vae = VAE(
             n_columns,
             n_components,
-            check_hidden_layer_sizes(type(self).__name__, self.hidden_layer_sizes),
+            self._hidden_layer_sizes(n_columns),
             self.activation,
             self._new_likelihood().for_columns(n_columns, NOISE_FLOOR * columns.rms),
             PRIORS[self.prior]() if isinstance(self.prior, str) else copy.deepcopy(self.prior),
         )
         return vae.to(self._device(), torch.float64)
+
+    def _hidden_layer_sizes(self, n_columns: int) -> tuple[int, ...]:
+        if isinstance(self.hidden_layer_sizes, str):  # "auto"
+            return (128, 128) if n_columns < 100 else (256, 256)
+        return check_hidden_layer_sizes(type(self).__name__, self.hidden_layer_sizes)
 
     def _fitted_module(self) -> "VAE":
         vae = self._new_module(self._columns, self.n_components_)
@@ -503,7 +508,7 @@ class VAETransformer(
                 f"max_iter={self.max_iter} epochs ended while the held-out bound was still "
                 "rising. Increase max_iter, or leave it at 'auto'.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,  # fit's caller
             )
         n_active, n_components = fitted["n_active_components_"], fitted["n_components_"]
         if self.n_components != "auto" and n_active < n_components:
@@ -511,7 +516,7 @@ class VAETransformer(
                 f"{n_components - n_active} of {n_components} components are inactive: they carry "
                 f"less than {INACTIVE_KL} nats, and transform returns 0 for them. "
                 f"Use n_components={max(n_active, 1)}.",
-                stacklevel=4,
+                stacklevel=5,  # fit's caller
             )
         floor = 1.001 * (NOISE_FLOOR * columns.rms * columns.scale) ** 2
         at_floor = np.flatnonzero((fitted["noise_variance_"] <= floor) & columns.varies)
@@ -522,7 +527,7 @@ class VAETransformer(
                 f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "
                 "column's standard deviation: the other columns determine it exactly, so its "
                 "density has no natural limit. Drop such columns, or use fewer n_components.",
-                stacklevel=4,
+                stacklevel=5,  # fit's caller
             )
 
     @contextmanager

@@ -1,0 +1,555 @@
+"""Nothing global moves, nothing leaks, and a fitted estimator is plain data."""
+
+import copy
+import pickle
+import random
+from contextlib import nullcontext
+
+import joblib
+import numpy as np
+import pytest
+import threadpoolctl
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from skvae import VAETransformer
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def _rows(n_rows=60, n_columns=6, seed=0):
+    rng = np.random.default_rng(seed)
+    Z = rng.normal(size=(n_rows, 2))
+    noise = 0.3 * rng.normal(size=(n_rows, n_columns))
+    return np.tanh(Z @ rng.normal(size=(2, n_columns))) + noise
+
+
+X = _rows()
+X.setflags(write=False)
+
+
+def _vae(**params):
+    small = {"n_components": 2, "hidden_layer_sizes": (8,), "max_iter": 3, "random_state": 0}
+    return VAETransformer(**{**small, **params})
+
+
+def _weights(vae):
+    return np.concatenate([weight.ravel() for weight in vae.weights_.values()])
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Not to be changed: every test takes a copy."""
+    return _vae().fit(X)
+
+
+# Every public method that computes, on an estimator and rows; each returns an array.
+METHODS = {
+    "fit": lambda vae, X: _weights(vae.fit(X)),
+    "partial_fit": lambda vae, X: _weights(vae.partial_fit(X)),
+    "fit_transform": lambda vae, X: vae.fit_transform(X),
+    "transform": lambda vae, X: vae.transform(X),
+    "inverse_transform": lambda vae, X: vae.inverse_transform(np.ones((len(X), 2))),
+    "log_likelihood": lambda vae, X: vae.score_samples(X),
+    "log_likelihood, not refined": lambda vae, X: vae.score_samples(X, refine=False),
+    "elbo": lambda vae, X: vae.score_samples(X, method="elbo"),
+    "reconstruction": lambda vae, X: vae.score_samples(X, method="reconstruction"),
+    "kl": lambda vae, X: vae.score_samples(X, method="kl"),
+    "score_features": lambda vae, X: vae.score_features(X),
+    "score": lambda vae, X: np.array(vae.score(X)),
+    "sample": lambda vae, X: vae.sample(5, random_state=0),
+    "mode": lambda vae, X: vae.sample(5, random_state=0, mode=True),
+}
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+# -- what is global -------------------------------------------------------------------------------
+
+
+def _global_state():
+    """Everything global that a numerical library could leave changed."""
+    return {
+        "NumPy's generator": pickle.dumps(np.random.get_state()),
+        "torch's generator": torch.get_rng_state().numpy().tobytes(),
+        "Python's generator": random.getstate(),
+        "torch's threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "thread pools": {p["filepath"]: p["num_threads"] for p in threadpoolctl.threadpool_info()},
+        "default dtype": torch.get_default_dtype(),
+        "default device": torch.get_default_device(),
+        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "determinism": (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.deterministic,
+            torch.backends.cudnn.benchmark,
+        ),
+        "precision of products": (
+            torch.get_float32_matmul_precision(),
+            torch.backends.mkldnn.matmul.fp32_precision,
+        ),
+        "anomaly detection": torch.is_anomaly_enabled(),
+        "NumPy's error handling": np.geterr(),
+    }
+
+
+# What a user may have set before: a method has to come back to it, not to a default.
+SETTINGS = {
+    "gradients": nullcontext,
+    "no gradients": torch.no_grad,
+    "inference mode": torch.inference_mode,
+}
+every_setting = pytest.mark.parametrize("setting", SETTINGS)
+
+
+@every_setting
+@every_method
+def test_no_method_changes_anything_global(fitted, method, setting):
+    vae = copy.deepcopy(fitted).set_params(random_state=None)
+    # Three threads are nobody's default, so a limit that is not taken back shows.
+    with threadpoolctl.threadpool_limits(3), SETTINGS[setting]():
+        before = _global_state()
+        METHODS[method](vae, X)
+        assert _global_state() == before
+
+
+@every_method
+def test_a_method_that_raises_changes_nothing_global(fitted, method, monkeypatch):
+    def fail(*args):
+        raise MemoryError("in the middle of the work")
+
+    vae = copy.deepcopy(fitted).set_params(random_state=None)
+    monkeypatch.setattr("skvae._networks.Encoder.forward", fail)
+    monkeypatch.setattr("skvae._networks.Decoder.forward", fail)
+    with threadpoolctl.threadpool_limits(3):
+        before = _global_state()
+        with pytest.raises(MemoryError, match="in the middle of the work"):
+            METHODS[method](vae, X)
+        assert _global_state() == before
+
+
+@every_setting
+@every_method
+def test_a_method_computes_the_same_in_any_gradient_mode(fitted, method, setting):
+    expected = METHODS[method](copy.deepcopy(fitted), X)
+    with SETTINGS[setting]():
+        result = METHODS[method](copy.deepcopy(fitted), X)
+    assert_array_equal(result, expected)
+
+
+@every_method
+def test_a_method_computes_the_same_under_any_default_dtype(fitted, method):
+    expected = METHODS[method](copy.deepcopy(fitted), X)
+    torch.set_default_dtype(torch.float64)
+    try:
+        result = METHODS[method](copy.deepcopy(fitted), X)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_array_equal(result, expected)
+
+
+@every_method
+def test_a_method_computes_the_same_whatever_the_global_generators_hold(fitted, method):
+    results = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        results.append(METHODS[method](copy.deepcopy(fitted), X))
+    assert_array_equal(*results)
+
+
+# -- randomness -----------------------------------------------------------------------------------
+
+# One of each way through a fit. The rows are enough for 500 that are held out from.
+FITS = {
+    "folds": (60, {}),
+    "held-out rows": (520, {}),
+    "the last epoch": (60, {"early_stopping": False}),
+    "noise per column": (60, {"noise": "per_column"}),
+    "importance-weighted": (60, {"objective": "iwae", "n_train_samples": 3}),
+    "float64": (60, {"precision": "float64"}),
+    "two layers, small batches": (60, {"hidden_layer_sizes": (8, 4), "batch_size": 7}),
+    "Bernoulli": (60, {"likelihood": "bernoulli"}),
+}
+
+
+def _rows_for(fit):
+    n_rows, params = FITS[fit]
+    rows = _rows(n_rows)
+    return (rows > 0).astype(float) if params.get("likelihood") == "bernoulli" else rows
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_two_fits_with_one_random_state_are_bitwise_equal(fit):
+    rows, params = _rows_for(fit), FITS[fit][1]
+    one, other = (_vae(**params).fit(rows) for _ in range(2))
+    assert one.weights_.keys() == other.weights_.keys()
+    for name, weight in one.weights_.items():
+        assert weight.tobytes() == other.weights_[name].tobytes(), name
+    assert one.loss_curve_ == other.loss_curve_
+    again = one.fit(rows)
+    assert _weights(again).tobytes() == _weights(other).tobytes()
+
+
+def test_a_random_state_instance_is_a_seed_too():
+    one, other = (_vae(random_state=np.random.RandomState(3)).fit(X) for _ in range(2))
+    assert_array_equal(_weights(one), _weights(other))
+
+
+def test_fits_and_samples_without_a_random_state_differ():
+    one, other = (_vae(random_state=None, early_stopping=False).fit(X) for _ in range(2))
+    assert not np.array_equal(_weights(one), _weights(other))
+    assert not np.array_equal(one.sample(3), one.sample(3))
+
+
+# -- rows of any make -----------------------------------------------------------------------------
+
+
+def _memory_mapped(X, folder):
+    np.save(folder / "rows.npy", X)
+    return np.load(folder / "rows.npy", mmap_mode="r")
+
+
+def _read_only(X, folder):
+    X = X.copy()
+    X.setflags(write=False)
+    return X
+
+
+LAYOUTS = {
+    "read-only": _read_only,
+    "memory-mapped": _memory_mapped,
+    "negative strides": lambda X, folder: X[::-1, ::-1].copy()[::-1, ::-1],
+    "Fortran-ordered": lambda X, folder: np.asfortranarray(X),
+    "every second cell": lambda X, folder: np.repeat(np.repeat(X, 2, 0), 2, 1)[::2, ::2],
+    "big-endian": lambda X, folder: X.astype(">f8"),
+    "lists": lambda X, folder: X.tolist(),
+}
+# torch warns when it is given memory that it must not write to.
+no_warning_of_torch = pytest.mark.filterwarnings("error:The given NumPy array:UserWarning")
+
+
+@no_warning_of_torch
+@every_method
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_layout_of_the_rows_in_memory_does_not_matter(fitted, layout, method, tmp_path):
+    expected = METHODS[method](copy.deepcopy(fitted), X)
+    rows = LAYOUTS[layout](X, tmp_path)
+    result = METHODS[method](copy.deepcopy(fitted), rows)
+    # Not to the last bit: the order of a sum follows the memory.
+    assert_allclose(result, expected, rtol=1e-6, atol=1e-9)
+
+
+@every_method
+def test_no_method_writes_to_the_rows(fitted, method):
+    rows = X.copy()
+    METHODS[method](copy.deepcopy(fitted), rows)
+    assert rows.tobytes() == X.tobytes()
+
+
+@pytest.mark.parametrize("fit_dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_dtype_of_the_codes_is_that_of_the_rows_not_of_the_fit(fit_dtype, dtype):
+    vae = _vae().fit(X.astype(fit_dtype))
+    codes = vae.transform(X.astype(dtype))
+    assert codes.dtype == dtype
+    assert_allclose(codes, vae.transform(X), rtol=1e-4, atol=1e-5)
+    decoded = vae.inverse_transform(codes)
+    assert decoded.dtype == dtype
+    assert_allclose(decoded, vae.inverse_transform(vae.transform(X)), rtol=1e-4, atol=1e-5)
+    assert_allclose(vae.score_samples(X.astype(dtype)), vae.score_samples(X), rtol=1e-3)
+
+
+def test_integers_are_fitted_as_the_floats_that_they_equal():
+    counts = np.round(10 * X)
+    expected = _vae().fit(counts)
+    for dtype in (np.int8, np.int64, np.float32):
+        vae = _vae().fit(counts.astype(dtype))
+        assert_array_equal(_weights(vae), _weights(expected))
+    assert vae.transform(counts.astype(np.int8)).dtype == np.float64
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_the_order_of_the_rows_does_not_matter(fit):
+    rows, params = _rows_for(fit), FITS[fit][1]
+    shuffled = np.random.default_rng(1).permutation(rows)
+    expected = _vae(**params).fit(rows)
+    assert_array_equal(_weights(_vae(**params).fit(shuffled)), _weights(expected))
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_repeating_rows_is_the_same_as_weighting_them(fit):
+    rows, params = _rows_for(fit), FITS[fit][1]
+    times = np.random.default_rng(1).integers(0, 4, len(rows))
+    repeated = _vae(**params).fit(np.repeat(rows, times, axis=0))
+    weighted = _vae(**params).fit(rows, sample_weight=times)
+    assert_array_equal(_weights(weighted), _weights(repeated))
+    assert not np.array_equal(_weights(weighted), _weights(_vae(**params).fit(rows)))
+
+
+# -- a fitted estimator is plain data -------------------------------------------------------------
+
+
+def _all_within(value, seen=None):
+    """Every object that can be reached from ``value``."""
+    seen = {} if seen is None else seen
+    if id(value) in seen:
+        return seen.values()
+    seen[id(value)] = value
+    if isinstance(value, dict):
+        parts = [*value, *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = list(value)
+    elif isinstance(value, type):
+        parts = []
+    else:
+        parts = list(vars(value).values()) if hasattr(value, "__dict__") else []
+        parts += [getattr(value, name) for name in getattr(type(value), "__slots__", ())]
+    for part in parts:
+        _all_within(part, seen)
+    return seen.values()
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("fit", FITS)
+def test_an_estimator_holds_no_torch_object(fit, method):
+    vae = _vae(**FITS[fit][1])
+    getattr(vae, method)(_rows_for(fit))
+    kinds = {type(value) for value in _all_within(vars(vae))}
+    assert np.ndarray in kinds
+    assert {kind for kind in kinds if kind.__module__.partition(".")[0] == "torch"} == set()
+    assert b"torch" not in pickle.dumps(vae)
+
+
+def _through_joblib(vae, folder, mmap_mode=None):
+    path = folder / f"{len(list(folder.iterdir()))}.joblib"  # new: the last one may be mapped
+    joblib.dump(vae, path)
+    return joblib.load(path, mmap_mode=mmap_mode)
+
+
+COPIES = {
+    "pickle": lambda vae, folder: pickle.loads(pickle.dumps(vae)),
+    "joblib": _through_joblib,
+    "joblib, memory-mapped": lambda vae, folder: _through_joblib(vae, folder, "r"),
+    "copy": lambda vae, folder: copy.copy(vae),
+    "deepcopy": lambda vae, folder: copy.deepcopy(vae),
+    "clone and fit": lambda vae, folder: clone(vae).fit(X),
+}
+
+
+@no_warning_of_torch
+@every_method
+@pytest.mark.parametrize("kind", COPIES)
+def test_a_copy_computes_the_same_bits(fitted, kind, method, tmp_path):
+    expected = METHODS[method](copy.deepcopy(fitted), X)
+    other = COPIES[kind](copy.deepcopy(fitted), tmp_path)
+    assert_array_equal(METHODS[method](other, X), expected)
+
+
+def test_a_deep_copy_shares_no_memory(fitted):
+    before = joblib.hash(vars(fitted))
+    other = copy.deepcopy(fitted)
+    for weight in other.weights_.values():
+        weight[...] = np.nan
+    assert joblib.hash(vars(fitted)) == before
+
+
+def test_two_workers_compute_the_same_bits(fitted):
+    with joblib.parallel_config("loky", n_jobs=2):
+        results = joblib.Parallel()(joblib.delayed(fitted.transform)(X) for _ in range(4))
+        fits = joblib.Parallel()(joblib.delayed(clone(fitted).fit)(X) for _ in range(2))
+    for result in results:
+        assert_array_equal(result, fitted.transform(X))
+    for fit in fits:
+        assert_array_equal(_weights(fit), _weights(fitted))
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if "fit" not in m])
+def test_a_method_that_does_not_fit_leaves_the_estimator_as_it_was(fitted, method):
+    vae = copy.deepcopy(fitted)
+    before = joblib.hash(vars(vae))
+    METHODS[method](vae, X)
+    assert joblib.hash(vars(vae)) == before
+
+
+# -- going on -------------------------------------------------------------------------------------
+
+
+def _surface():
+    """Rows near a curved surface: there is something to learn beyond the linear start."""
+    rng = np.random.default_rng(1)
+    t, s = rng.uniform(-2, 2, (300, 1)), rng.normal(size=(300, 1))
+    rows = np.hstack([t, s, t**2, np.cos(2 * t), t * s, s**2])
+    return rows + 0.1 * rng.normal(size=rows.shape)
+
+
+def _going_on(n_calls, rows, between=lambda vae: vae, **params):
+    """An estimator after ``n_calls`` of partial_fit, and its mean ELBO after each."""
+    vae = _vae(**{"learning_rate_init": 0.02, **params})
+    scores = []
+    for _ in range(n_calls):
+        vae = between(vae.partial_fit(rows))
+        scores.append(vae.score_samples(rows, method="elbo").mean())
+    return vae, scores
+
+
+def test_calls_of_partial_fit_go_on_from_one_another():
+    vae, scores = _going_on(12, _surface())
+    assert vae.n_iter_ == len(vae.loss_curve_) == 12
+    assert np.mean(vae.loss_curve_[-4:]) < np.mean(vae.loss_curve_[:4])
+    assert scores[-1] > scores[0]
+
+
+def test_partial_fit_goes_on_when_the_components_change_their_order():
+    # Three components of the very same information: chance decides which one comes first.
+    rng = np.random.default_rng(0)
+    white = np.linalg.qr(rng.normal(size=(200, 6)))[0]
+    white = np.linalg.qr(white - white.mean(axis=0))[0] * np.sqrt(200)
+    rows = white * [2.0, 2.0, 2.0, 0.5, 0.5, 0.5]
+    _, scores = _going_on(12, rows, n_components=3, scaling=None, hidden_layer_sizes=())
+    # The start is the optimum; steps leave it by the noise of the gradient alone.
+    assert min(scores) > scores[0] - 0.5
+
+
+def test_calls_of_partial_fit_draw_fresh_noise():
+    # With steps this small only the noise can make two calls' losses differ.
+    vae, _ = _going_on(2, X, learning_rate_init=1e-30)
+    assert vae.loss_curve_[0] != vae.loss_curve_[1]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in COPIES if kind != "clone and fit"])
+def test_partial_fit_goes_on_in_a_copy_as_in_the_original(kind, tmp_path):
+    expected, _ = _going_on(4, X)
+    vae, _ = _going_on(4, X, between=lambda vae: COPIES[kind](vae, tmp_path))
+    assert_array_equal(_weights(vae), _weights(expected))
+    assert vae.loss_curve_ == expected.loss_curve_
+
+
+def test_partial_fit_goes_on_from_a_fit(fitted):
+    vae = copy.deepcopy(fitted).set_params(learning_rate_init=1e-12).partial_fit(X)
+    assert vae.n_iter_ == fitted.n_iter_ + 1
+    assert_allclose(vae.transform(X), fitted.transform(X), rtol=1e-4, atol=1e-6)
+
+
+def test_a_warm_start_goes_on_where_the_last_fit_ended():
+    params = {"early_stopping": False, "learning_rate_init": 0.01, "max_iter": 20}
+    cold = _vae(**params).fit(X)
+    warm = clone(cold).set_params(warm_start=True).fit(X)
+    assert_array_equal(_weights(warm), _weights(cold))
+    warm.fit(X)
+    assert warm.loss_curve_[0] < cold.loss_curve_[0]
+    cold.fit(X)
+    assert not np.array_equal(_weights(warm), _weights(cold))
+
+
+def test_a_warm_start_without_epochs_changes_nothing(fitted):
+    vae = copy.deepcopy(fitted).set_params(warm_start=True, max_iter=0).fit(X)
+    assert_allclose(vae.transform(X), fitted.transform(X), rtol=1e-12)
+
+
+def test_a_fit_without_warm_start_forgets_the_last_one(fitted):
+    vae = _vae().fit(_rows(n_columns=4, seed=1)).partial_fit(_rows(n_columns=4, seed=2)).fit(X)
+    assert_array_equal(_weights(vae), _weights(fitted))
+    assert vae.n_features_in_ == 6
+
+
+# -- a fit that does not end ----------------------------------------------------------------------
+
+FAILURES = {
+    "bad rows": (lambda vae: vae.fit(np.full((5, 3), np.nan)), ValueError),
+    "a bad parameter": (lambda vae: vae.set_params(beta=-1.0).fit(X), ValueError),
+    "a bad weight": (lambda vae: vae.fit(X, sample_weight=-np.ones(len(X))), ValueError),
+    "a divergence": (lambda vae: vae.set_params(learning_rate_init=1e30).fit(X), ValueError),
+    "bad rows, partial": (lambda vae: vae.partial_fit(np.full((5, 6), np.inf)), ValueError),
+    "other columns, partial": (lambda vae: vae.partial_fit(X[:, :2]), ValueError),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_fit_leaves_the_estimator_as_it_was(fitted, failure):
+    call, error = FAILURES[failure]
+    vae = copy.deepcopy(fitted)
+    with pytest.raises(error):
+        call(vae)
+    vae.set_params(**fitted.get_params())
+    assert joblib.hash(vars(vae)) == joblib.hash(vars(fitted))
+    assert_array_equal(vae.transform(X), fitted.transform(X))
+
+
+def _interrupt_epoch(number, monkeypatch):
+    from skvae._training import Run
+
+    epoch, calls = Run.epoch, []
+
+    def interrupted(run, rows):
+        calls.append(rows)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return epoch(run, rows)
+
+    monkeypatch.setattr(Run, "epoch", interrupted)
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_an_interrupted_fit_leaves_the_estimator_unfitted(fit, monkeypatch):
+    vae = _vae(**FITS[fit][1])
+    before = joblib.hash(vars(vae))
+    _interrupt_epoch(2, monkeypatch)
+    with threadpoolctl.threadpool_limits(3):
+        state = _global_state()
+        with pytest.raises(KeyboardInterrupt):
+            vae.fit(_rows_for(fit))
+        assert _global_state() == state
+    assert joblib.hash(vars(vae)) == before
+    with pytest.raises(NotFittedError):
+        check_is_fitted(vae)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_an_interrupted_fit_leaves_the_last_one_as_it_was(fitted, method, monkeypatch):
+    vae = copy.deepcopy(fitted)
+    _interrupt_epoch(1, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        METHODS[method](vae, X + 1.0)
+    assert joblib.hash(vars(vae)) == joblib.hash(vars(fitted))
+
+
+class Interrupt:
+    """A callback that is interrupted at the end of the first epoch."""
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        pass
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context):
+        raise KeyboardInterrupt
+
+
+def test_a_fit_interrupted_in_a_callback_leaves_the_estimator_unfitted():
+    pytest.importorskip(
+        "sklearn.callback", reason="This scikit-learn has no callbacks: they came with 1.9."
+    )
+    vae = _vae().set_callbacks(Interrupt())
+    before = set(vars(vae))
+    with pytest.raises(KeyboardInterrupt):
+        vae.fit(X)
+    assert set(vars(vae)) == before
+    with pytest.raises(NotFittedError):
+        vae.transform(X)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_fit_that_ends_in_weights_that_are_not_finite_raises(method):
+    # The only step of the only epoch diverges, after that epoch's bound was measured.
+    vae = _vae(max_iter=1, early_stopping=False, learning_rate_init=1e300)
+    with pytest.raises(ValueError, match="The bound became infinite or nan in epoch 1"):
+        getattr(vae, method)(X)
+    with pytest.raises(NotFittedError):
+        vae.transform(X)
