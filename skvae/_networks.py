@@ -8,16 +8,34 @@ All random numbers come from the generator that is passed in.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
+def _gelu_slope(x: Tensor) -> Tensor:
+    density = torch.exp(-0.5 * x.square()) / math.sqrt(2.0 * math.pi)
+    return 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0))) + x * density
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    gate = torch.sigmoid(x)
+    return gate * (1.0 + x * (1.0 - gate))
+
+
+class Activation(NamedTuple):
+    """A function and its derivative."""
+
+    value: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+
+
+ACTIVATIONS = {
+    "gelu": Activation(F.gelu, _gelu_slope),
+    "relu": Activation(F.relu, lambda x: (x > 0.0).to(x.dtype)),
+    "silu": Activation(F.silu, _silu_slope),
+    "tanh": Activation(torch.tanh, lambda x: 1.0 - torch.tanh(x).square()),
 }
 
 
@@ -53,10 +71,21 @@ class MLP(nn.Module):
         self.last = Dense(hidden[-1], n_out)
 
     def forward(self, x: Tensor) -> Tensor:
-        activate = ACTIVATIONS[self.activation]
+        activation = ACTIVATIONS[self.activation]
         for layer in (self.first, *self.middle):
-            x = activate(layer(x))
+            x = activation.value(layer(x))
         return self.last(x)
+
+    def jacobian(self, x: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
+        """d output / d x_k for each row, carried forward through the layers."""
+        activation = ACTIVATIONS[self.activation]
+        tangent = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)  # one row for each x_k
+        for layer in (self.first, *self.middle):
+            before = layer(x)
+            slope = activation.slope(before)[:, None, :]
+            tangent = F.linear(tangent, layer.weight) * slope  # (N, K, H)
+            x = activation.value(before)
+        return F.linear(tangent, self.last.weight)
 
     def initialise(self, generator: torch.Generator) -> None:
         for layer in (self.first, *self.middle):
@@ -107,11 +136,7 @@ class Decoder(nn.Module):
         raw = self.linear(z)
         return raw if self.mlp is None else raw + self.mlp(z)
 
-    def jacobian(self, z: Tensor) -> Tensor:  # (N, K) -> (K, N, P)
-        """d raw / d z_k, by one forward-mode product for each component."""
-        directions = torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-
-        def along(direction: Tensor) -> Tensor:
-            return torch.func.jvp(self.forward, (z,), (direction.expand_as(z),))[1]
-
-        return torch.func.vmap(along)(directions)
+    def jacobian(self, z: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
+        """d raw / d z_k for each row."""
+        linear = self.linear.weight.T.expand(len(z), -1, -1)
+        return linear if self.mlp is None else linear + self.mlp.jacobian(z)

@@ -17,7 +17,7 @@ from ._bounds import importance_weighted_bound, largest_weight, log_weights
 from ._columns import Array, Columns
 from ._vae import VAE
 
-_CHUNK_NUMBERS = 2**21  # float64 numbers in the largest temporary array: 16 MB
+CHUNK_NUMBERS = 2**21  # float64 numbers in the largest temporary array: 16 MB
 
 
 def noise_bank(n_samples: int, n_components: int) -> Tensor:  # (S, 1, K)
@@ -42,7 +42,7 @@ def by_chunks(
     device: torch.device,
 ) -> tuple[Array, ...]:
     """Encode ``X`` and apply ``function`` chunk by chunk."""
-    chunk_rows = max(1, min(4096, _CHUNK_NUMBERS // max(numbers_per_row, 1)))
+    chunk_rows = max(1, min(4096, CHUNK_NUMBERS // max(numbers_per_row, 1)))
     results = []
     for start in range(0, len(X), chunk_rows):
         x = torch.from_numpy(columns.encode(X[start : start + chunk_rows])).to(device)
@@ -57,13 +57,6 @@ def posterior_means(vae: VAE, x: Tensor) -> tuple[Tensor]:  # (N, K)
 
 def component_kl(vae: VAE, x: Tensor) -> tuple[Tensor]:  # (N, K)
     return (vae.prior.kl(*vae.encoder(x)),)
-
-
-def refined_log_likelihood(vae: VAE, x: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(x) by importance sampling around the posterior's mode, and the largest weight."""
-    log_w, log_w_laplace = vae.refined_log_weights(x, bank)
-    log_likelihood = torch.logsumexp(log_w, 0) - torch.logsumexp(log_w_laplace, 0)
-    return log_likelihood, largest_weight(log_w - log_w_laplace)
 
 
 def encoder_log_likelihood(vae: VAE, x: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,14 +96,10 @@ def component_scales(vae: VAE, x: Tensor) -> Array:  # (K,)
     In the units of the encoded columns: a step of one along a scaled component moves the
     reconstruction by one.
     """
-
-    def mean_of(z: Tensor) -> Tensor:
-        return vae.likelihood.mean(vae.decoder(z))
-
     with torch.no_grad():
         z = vae.encoder(x)[0]
-        squares = []
-        for direction in torch.eye(z.shape[1], dtype=z.dtype, device=z.device):
-            moved = torch.func.jvp(mean_of, (z,), (direction.expand_as(z),))[1]
-            squares.append(moved.square().sum(-1).mean())
-        return torch.stack(squares).sqrt().cpu().numpy()
+        raw, jacobian = vae.decoder(z), vae.decoder.jacobian(z)  # (N, P), (N, K, P)
+    raw.requires_grad_()
+    (slope,) = torch.autograd.grad(vae.likelihood.mean(raw).sum(), raw)
+    norms = (jacobian * slope[:, None, :]).square().sum(-1)  # (N, K)
+    return norms.mean(0).sqrt().detach().cpu().numpy()

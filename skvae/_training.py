@@ -166,7 +166,7 @@ def train_folds(
     for epochs in zip(*runs, strict=True):
         bound = sum(e.bound for e in epochs) / n_folds
         held_out = sum(e.held_out for e in epochs) / n_folds
-        yield Epoch(epochs[0].number, bound, held_out, dict)
+        yield Epoch(epochs[0].number, bound, held_out, epochs[0].snapshot)
 
 
 def objective(terms: LogTerms, plan: Plan, progress: float) -> Tensor:  # (N,)

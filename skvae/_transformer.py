@@ -49,6 +49,7 @@ NOISE_FLOOR = 1e-3  # of a column's noise scale, relative to the columns' standa
 INACTIVE_KL = 0.01  # nats: a component that carries less on average is noise
 TRAINING_STEPS = 2500  # that max_iter="auto" aims at
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
+MORE_SAMPLES = 8  # times n_importance_samples, for rows whose log-likelihood is not yet sharp
 METHODS = ("log_likelihood", "elbo", "reconstruction", "kl")
 
 
@@ -303,6 +304,9 @@ class VAETransformer(
             self.tol * n_columns,
         )
         module = self._in_training_precision(vae)
+        if task is not None:
+            task.max_subtasks = plan.max_epochs  # known only now: it depends on the rows
+            task.call_on_fit_task_begin(estimator=self)
 
         def watch(epoch: "Epoch") -> bool:
             self._print_progress(epoch, plan)
@@ -365,6 +369,7 @@ class VAETransformer(
 
         from ._scoring import component_scales
 
+        vae = copy.deepcopy(vae)  # a callback's look at an epoch must not move the fit
         if state is not None:
             vae.load_state_dict(state)
         step = max(len(rows.x) // SAMPLE_ROWS, 1)
@@ -473,8 +478,7 @@ class VAETransformer(
     def _start_callbacks(self) -> Any:
         if not hasattr(self, "_init_callback_context"):
             return None
-        task = self._init_callback_context(max_subtasks=None)
-        return task.call_on_fit_task_begin(estimator=self)
+        return self._init_callback_context(max_subtasks=None)
 
     def _tell_callbacks(
         self, task: Any, epoch: "Epoch", fitted: Callable[[], dict[str, Any]]
@@ -557,11 +561,11 @@ class VAETransformer(
             (scaled) columns, or with unit prior variance if ``whiten=True``. float32 for float32
             rows, otherwise float64.
         """
-        from ._scoring import by_chunks, posterior_means
+        from ._scoring import posterior_means
 
         X = self._check_new_rows(X)
         vae = self._fitted_module()
-        (z,) = self._by_chunks(partial(posterior_means, vae), X, self._widest(vae))
+        (z,) = self._by_chunks(partial(posterior_means, vae), X, vae)
         z = z * self._code_scale()
         return z.astype(np.float32) if X.dtype == np.float32 else z
 
@@ -658,24 +662,26 @@ class VAETransformer(
         X = self._check_new_rows(X)
         vae = self._fitted_module()
         log_jacobian = self._columns.log_jacobian.sum()
-        widest = self._widest(vae)
         if method == "kl":
-            return self._by_chunks(partial(_scoring().negative_kl, vae), X, widest)[0]
+            return self._by_chunks(partial(_scoring().negative_kl, vae), X, vae)[0]
         if method == "reconstruction":
             return self.score_features(X).sum(axis=1)
-        bank = self._noise_bank()
-        per_row = max(self.n_importance_samples, 3 * self.n_components_) * widest
+        bank = self._noise_bank(self.n_importance_samples)
+        per_row = 2 * max(self.n_importance_samples, 3 * self.n_components_)
         if method == "elbo":
             function = partial(_scoring().sampled_elbo, vae, bank=bank)
-            return self._by_chunks(function, X, per_row)[0] + log_jacobian
+            return self._by_chunks(function, X, vae, per_row)[0] + log_jacobian
         if method != "log_likelihood":
             known = ", ".join(map(repr, METHODS))
             raise ValueError(f"method must be one of {known}. Got {method!r} instead.")
         if refine:
-            function = partial(_scoring().refined_log_likelihood, vae, bank=bank)
+            from ._importance import refined_log_likelihood
+
+            large_bank = self._noise_bank(MORE_SAMPLES * self.n_importance_samples)
+            function = partial(refined_log_likelihood, vae, bank=bank, large_bank=large_bank)
         else:
             function = partial(_scoring().encoder_log_likelihood, vae, bank=bank)
-        scores, largest = self._by_chunks(function, X, per_row)
+        scores, largest = self._by_chunks(function, X, vae, per_row)
         self._warn_about_weights(largest, refine)
         return scores + log_jacobian
 
@@ -696,9 +702,9 @@ class VAETransformer(
         X = self._check_new_rows(X)
         vae = self._fitted_module()
         function = partial(
-            _scoring().reconstruction_by_column, vae, bank=self._noise_bank()
+            _scoring().reconstruction_by_column, vae, bank=self._noise_bank(self.n_importance_samples)
         )
-        return self._by_chunks(function, X, self._widest(vae))[0] + self._columns.log_jacobian
+        return self._by_chunks(function, X, vae)[0] + self._columns.log_jacobian
 
     def score(self, X: ArrayLike, y: None = None) -> float:
         """Mean of ``score_samples(X)``: log p(x) in nats a row, in original units.
@@ -723,19 +729,22 @@ class VAETransformer(
         self._check_support(X)
         return X
 
-    def _noise_bank(self) -> "torch.Tensor":
-        return _scoring().noise_bank(self.n_importance_samples, self.n_components_).to(
-            self._device()
-        )
-
-    def _widest(self, vae: "VAE") -> int:
-        return max(parameter.shape[0] for parameter in vae.parameters())
+    def _noise_bank(self, n_samples: int) -> "torch.Tensor":
+        return _scoring().noise_bank(n_samples, self.n_components_).to(self._device())
 
     def _by_chunks(
-        self, function: Callable[..., tuple["torch.Tensor", ...]], X: NDArray, per_row: int
+        self,
+        function: Callable[..., tuple["torch.Tensor", ...]],
+        X: NDArray,
+        vae: "VAE",
+        per_row: int = 1,
     ) -> tuple[Array, ...]:
-        with enough_threads(float(len(X)) * per_row * 100.0):
-            return _scoring().by_chunks(function, X, self._columns, per_row, self._device())
+        """Apply ``function``, whose largest array has ``per_row`` network evaluations a row."""
+        widest = max(parameter.shape[0] for parameter in vae.parameters())
+        numbers = per_row * widest
+        work = float(min(numbers * len(X), _scoring().CHUNK_NUMBERS)) * widest
+        with enough_threads(work):
+            return _scoring().by_chunks(function, X, self._columns, numbers, self._device())
 
     def _code_scale(self) -> Array:
         """What a posterior mean is multiplied by: 0 for an inactive component."""

@@ -16,6 +16,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import VAETransformer
+from skvae._networks import Encoder
+from skvae._vae import VAE
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -130,6 +132,33 @@ def test_a_method_that_raises_changes_nothing_global(fitted, method, monkeypatch
         assert _global_state() == before
 
 
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_the_precision_of_products_is_the_users_again_after_a_large_fit(
+    precision, error, monkeypatch
+):
+    def tell(*args):
+        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        if error is not None:
+            raise error
+        return forward(*args)
+
+    seen, forward = [], VAE.forward
+    monkeypatch.setattr(VAE, "forward", tell)
+    # Every network is large now, and every processor has the instruction.
+    monkeypatch.setattr("skvae._resources.BFLOAT16_WORK", 0.0)
+    monkeypatch.setattr("skvae._resources._multiplies_bfloat16", lambda: True)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        before = _global_state()
+        with nullcontext() if error is None else pytest.raises(error):
+            _vae().fit(X)
+        assert _global_state() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert "bf16" in seen
+
+
 @every_setting
 @every_method
 def test_a_method_computes_the_same_in_any_gradient_mode(fitted, method, setting):
@@ -158,6 +187,21 @@ def test_a_method_computes_the_same_whatever_the_global_generators_hold(fitted, 
         torch.manual_seed(seed)
         results.append(METHODS[method](copy.deepcopy(fitted), X))
     assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "transform", "log_likelihood", "elbo"])
+def test_small_work_gets_one_thread(fitted, method, monkeypatch):
+    # Waking a second one costs more than it computes, and ten times more on a busy machine.
+    def tell(*args):
+        seen.add(torch.get_num_threads())
+        return forward(*args)
+
+    seen, forward = set(), Encoder.forward
+    vae = copy.deepcopy(fitted)
+    monkeypatch.setattr(Encoder, "forward", tell)
+    with threadpoolctl.threadpool_limits(3):
+        METHODS[method](vae, X)
+    assert seen == {1}
 
 
 # -- randomness -----------------------------------------------------------------------------------
@@ -396,9 +440,10 @@ def _going_on(n_calls, rows, between=lambda vae: vae, **params):
 
 
 def test_calls_of_partial_fit_go_on_from_one_another():
-    vae, scores = _going_on(12, _surface())
-    assert vae.n_iter_ == len(vae.loss_curve_) == 12
-    assert np.mean(vae.loss_curve_[-4:]) < np.mean(vae.loss_curve_[:4])
+    params = {"hidden_layer_sizes": (16,), "batch_size": 30, "learning_rate_init": 0.05}
+    vae, scores = _going_on(15, _surface(), **params)
+    assert vae.n_iter_ == len(vae.loss_curve_) == 15
+    assert np.mean(vae.loss_curve_[-5:]) < np.mean(vae.loss_curve_[:5]) - 0.2  # nats
     assert scores[-1] > scores[0]
 
 

@@ -1,0 +1,340 @@
+"""What cannot work is refused with a message that says what to do, and nothing else happens."""
+
+import copy
+from functools import partial
+
+import joblib
+import numpy as np
+import pytest
+import scipy.sparse
+from sklearn.exceptions import NotFittedError
+
+from skvae import VAETransformer
+from skvae.likelihoods import Gaussian
+from skvae.priors import StandardNormal
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+X = np.random.default_rng(0).normal(size=(60, 4))
+BITS = (X > 0.0).astype(float)
+ONES = np.ones(len(X))
+
+
+def _with(array, row, column, value):
+    array = np.array(array)
+    array[row, column] = value
+    return array
+
+
+def _vae(**params):
+    return VAETransformer(
+        **{"n_components": 2, "hidden_layer_sizes": (4,), "max_iter": 1, "random_state": 0} | params
+    )
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """Not to be changed: every test takes a copy."""
+    return _vae().fit(X)
+
+
+def _assert_refused(vae, call, error, message):
+    before = joblib.hash(vars(vae))
+    with pytest.raises(error, match=message):
+        call(vae)
+    assert joblib.hash(vars(vae)) == before
+
+
+def _call(vae, method, **params):
+    return getattr(vae, method)(X, **params)
+
+
+# -- parameters -----------------------------------------------------------------------------------
+
+INTEGER = "an integer >= "
+BAD_PARAMETERS = [
+    ("n_components", 0, "'auto' or an integer >= 1"),
+    ("n_components", -1, INTEGER),
+    ("n_components", 2.0, INTEGER),
+    ("n_components", True, INTEGER),
+    ("n_components", "2", INTEGER),
+    ("n_components", "mle", "'auto' or "),
+    ("n_components", None, INTEGER),
+    ("hidden_layer_sizes", (8, 0), "integers >= 1"),
+    ("hidden_layer_sizes", (8, 8.5), "integers >= 1"),
+    ("hidden_layer_sizes", -8, "integers >= 1"),
+    ("hidden_layer_sizes", "8", "integers >= 1"),
+    ("hidden_layer_sizes", None, "integers >= 1"),
+    ("activation", "swish", "'gelu', 'relu', 'silu'"),
+    ("activation", None, "'gelu', 'relu', 'silu'"),
+    ("likelihood", "poisson", "'gaussian', 'bernoulli', or an instance of Likelihood"),
+    ("likelihood", Gaussian, "an instance of Likelihood"),
+    ("likelihood", None, "an instance of Likelihood"),
+    ("noise", "both", "'auto', 'shared', 'per_column'"),
+    ("scaling", "minmax", "'auto', 'columns', 'common'"),
+    ("scaling", True, "'auto', 'columns', 'common'"),
+    ("prior", "laplace", "'normal', or an instance of Prior"),
+    ("prior", StandardNormal, "an instance of Prior"),
+    ("whiten", "yes", "True.*False"),
+    ("objective", "vae", "'elbo'.*'iwae'"),
+    ("n_train_samples", 0, INTEGER + "1"),
+    ("beta", -0.1, "a number >= 0"),
+    ("beta", np.nan, "a number >= 0"),
+    ("beta", np.inf, "a number >= 0"),
+    ("beta", "1", "a number >= 0"),
+    ("kl_warmup", 1.5, ">= 0 and <= 1"),
+    ("free_bits", -1.0, "a number >= 0"),
+    ("alpha", -1.0, "a number >= 0"),
+    ("batch_size", 0, "'auto' or an integer >= 1"),
+    ("batch_size", "small", "'auto' or an integer >= 1"),
+    ("learning_rate_init", 0.0, "a number > 0"),
+    ("max_iter", -1, "'auto' or an integer >= 0"),
+    ("max_iter", 1.5, "'auto' or an integer >= 0"),
+    ("max_iter", "long", "'auto' or an integer >= 0"),
+    ("early_stopping", "yes", "True.*False"),
+    ("early_stopping", None, "True.*False"),
+    ("validation_fraction", 0.0, "a number > 0"),
+    ("validation_fraction", 1.0, "a number > 0 and <= "),
+    ("n_iter_no_change", 0, INTEGER + "1"),
+    ("tol", -1.0, "a number >= 0"),
+    ("n_importance_samples", 0, INTEGER + "1"),
+    ("warm_start", 1.5, "True.*False"),
+    ("precision", "half", "'auto', 'float32', 'float64'"),
+    ("device", "gpu", "'auto' or a torch device that is available here"),
+    ("device", "cuda:99", "'auto' or a torch device that is available here"),
+    ("device", None, "'auto' or a torch device that is available here"),
+    ("verbose", -1, "an integer >= 0"),
+]
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize(("name", "value", "rule"), BAD_PARAMETERS)
+def test_a_bad_parameter_is_named_with_its_rule_and_its_value(fitted, name, value, rule, method):
+    message = rf"The '{name}' parameter of VAETransformer must be .*{rule}(.|\n)*[Gg]ot "
+    for vae in (_vae(), copy.deepcopy(fitted)):
+        vae.set_params(**{name: value})
+        _assert_refused(vae, lambda vae: getattr(vae, method)(X), ValueError, message)
+
+
+def test_every_parameter_stands_in_the_table():
+    unchecked = set(VAETransformer().get_params()) - {name for name, _, _ in BAD_PARAMETERS}
+    assert unchecked == {"random_state"}  # checked by scikit-learn, below
+
+
+@pytest.mark.parametrize("seed", ["zero", -1, 0.5])
+def test_a_bad_random_state_is_refused(fitted, seed):
+    vae = copy.deepcopy(fitted)
+    with pytest.raises((ValueError, TypeError), match=r"[Ss]eed"):
+        vae.sample(random_state=seed)
+    vae.set_params(random_state=seed)
+    _assert_refused(vae, lambda vae: vae.fit(X), (ValueError, TypeError), "[Ss]eed")
+
+
+def test_an_unknown_parameter_is_refused(fitted):
+    vae = copy.deepcopy(fitted)
+    message = r"Invalid parameter 'n_component' (.|\n)*'n_components'"
+    _assert_refused(vae, lambda vae: vae.set_params(n_component=2), ValueError, message)
+    with pytest.raises(TypeError, match="n_component"):
+        VAETransformer(n_component=2)
+
+
+def test_numpy_scalars_are_as_good_as_python_numbers():
+    # A grid of parameters is often an array.
+    vae = _vae(
+        n_components=np.int64(2),
+        max_iter=np.int32(1),
+        beta=np.float32(1.0),
+        batch_size=np.int64(16),
+        early_stopping=np.True_,
+        whiten=np.False_,
+    )
+    expected = _vae(batch_size=16).fit(X).transform(X)
+    np.testing.assert_array_equal(vae.fit(X).transform(X), expected)
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+BAD_ROWS = {
+    "one dimension": (X[0], ValueError, "Expected 2D array, got 1D array.*(.|\n)*reshape"),
+    "three dimensions": (X[None], ValueError, "Found array with dim 3"),
+    "a number": (3.0, ValueError, "Expected 2D array, got scalar"),
+    "nothing": (None, ValueError, "Expected 2D array, got scalar array instead:\narray=None"),
+    "no rows": (X[:0], ValueError, r"Found array with 0 sample\(s\)"),
+    "no columns": (X[:, :0], ValueError, r"0 feature\(s\)"),
+    "strings": (X.astype(str), ValueError, "Convert your data to numeric values"),
+    "objects": (X.astype(str).astype(object) + "!", ValueError, "could not convert string"),
+    "complex numbers": (X * 1j, ValueError, "Complex data not supported"),
+    "NaN": (_with(X, 3, 2, np.nan), ValueError, "Input X contains NaN"),
+    "infinity": (_with(X, 3, 2, np.inf), ValueError, "Input X contains infinity"),
+    "minus infinity": (_with(X, 3, 2, -np.inf), ValueError, "Input X contains infinity"),
+    "a sparse matrix": (scipy.sparse.csr_array(X), TypeError, "dense data is required"),
+    "dates": (X.astype("M8[s]"), (ValueError, TypeError), "numeric|numbers"),
+}
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "transform", "score_samples"])
+@pytest.mark.parametrize("rows", BAD_ROWS)
+def test_bad_rows_are_refused(fitted, rows, method):
+    bad, error, message = BAD_ROWS[rows]
+    for vae in (_vae(), fitted) if "fit" in method else (fitted,):
+        _assert_refused(copy.deepcopy(vae), lambda vae: getattr(vae, method)(bad), error, message)
+
+
+# (row, column, value, how the message writes it)
+OUTSIDE_BITS = [
+    (7, 2, 1.5, "1.5"),
+    (0, 0, -1e-3, "-0.001"),
+    (59, 3, 255.0, "255.0"),
+]
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "transform", "score_samples"])
+@pytest.mark.parametrize(("row", "column", "value", "written"), OUTSIDE_BITS)
+def test_a_cell_that_is_no_probability_is_named(row, column, value, written, method):
+    vae = _vae(likelihood="bernoulli")
+    if "fit" not in method:
+        vae.fit(BITS)
+    bad = _with(BITS, row, column, value)
+    message = (
+        rf"Column {column} \(likelihood='bernoulli'\) needs 0 and 1, or probabilities between "
+        rf"them; row {row} holds {written}\. Use likelihood='gaussian' or scale the column"
+    )
+    _assert_refused(vae, lambda vae: getattr(vae, method)(bad), ValueError, message)
+
+
+def test_a_bad_column_of_a_frame_is_called_by_its_name():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(_with(BITS, 7, 2, 2.0), columns=["a", "b", "visits", "d"])
+    message = r"Column 'visits' \(likelihood='bernoulli'\) needs .* row 7 holds 2\.0\."
+    _assert_refused(_vae(likelihood="bernoulli"), lambda vae: vae.fit(frame), ValueError, message)
+
+
+def test_the_number_of_a_bad_row_counts_from_the_first_row_of_all():
+    bits = np.zeros((10_000, 2))
+    bits[9_000, 1] = -1.0
+    message = r"Column 1 .* row 9000 holds -1\.0\."
+    _assert_refused(_vae(likelihood="bernoulli"), lambda vae: vae.fit(bits), ValueError, message)
+
+
+BAD_WEIGHTS = {
+    "negative": (_with(ONES[:, None], 5, 0, -1.0)[:, 0], "[Nn]egative values .*sample_weight"),
+    "all zero": (0.0 * ONES, "at least one non-zero"),
+    "too few": (ONES[1:], r"sample_weight\.shape == \(59,\), expected \(60,\)"),
+    "two dimensions": (ONES[:, None], "Sample weights must be 1D"),
+    "NaN": (np.nan * ONES, "sample_weight contains NaN"),
+    "infinite": (np.inf * ONES, "sample_weight contains infinity"),
+}
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("weights", BAD_WEIGHTS)
+def test_bad_sample_weights_are_refused(fitted, weights, method):
+    weight, message = BAD_WEIGHTS[weights]
+    for vae in (_vae(), copy.deepcopy(fitted)):
+        call = partial(_call, method=method, sample_weight=weight)
+        _assert_refused(vae, call, ValueError, message)
+
+
+# -- the use of a fitted estimator ----------------------------------------------------------------
+
+OTHER_COLUMNS = "X has 3 features, but VAETransformer is expecting 4 features"
+OTHER_CODES = "X has 3 columns, .*one for each of the 2 components"
+WHOLE_NUMBER = "n_samples must be an integer >= 1. Got "
+KNOWN_METHODS = "method must be one of 'log_likelihood', 'elbo', 'reconstruction', 'kl'. Got "
+BAD_USES = {
+    "transform, other columns": (lambda vae: vae.transform(X[:, :3]), OTHER_COLUMNS),
+    "score_samples, other columns": (lambda vae: vae.score_samples(X[:, :3]), OTHER_COLUMNS),
+    "score_features, other columns": (lambda vae: vae.score_features(X[:, :3]), OTHER_COLUMNS),
+    "score, other columns": (lambda vae: vae.score(X[:, :3]), OTHER_COLUMNS),
+    "partial_fit, other columns": (lambda vae: vae.partial_fit(X[:, :3]), OTHER_COLUMNS),
+    "transform, one row": (lambda vae: vae.transform(X[0]), "reshape"),
+    "inverse_transform, too many": (lambda vae: vae.inverse_transform(X[:, :3]), OTHER_CODES),
+    "inverse_transform, one row": (lambda vae: vae.inverse_transform(X[0, :2]), "reshape"),
+    "inverse_transform, NaN": (lambda vae: vae.inverse_transform([[np.nan, 0]]), "contains NaN"),
+    "inverse_transform, strings": (lambda vae: vae.inverse_transform([["a", "b"]]), "convert"),
+    "sample, none": (lambda vae: vae.sample(0), WHOLE_NUMBER + "0"),
+    "sample, fewer than none": (lambda vae: vae.sample(-3), WHOLE_NUMBER + "-3"),
+    "sample, a fraction": (lambda vae: vae.sample(2.5), WHOLE_NUMBER + "2.5"),
+    "sample, a string": (lambda vae: vae.sample("3"), WHOLE_NUMBER + "'3'"),
+    "an unknown score": (lambda vae: vae.score_samples(X, method="ELBO"), KNOWN_METHODS + "'ELBO'"),
+    "no score": (lambda vae: vae.score_samples(X, method=None), KNOWN_METHODS + "None"),
+    "names, too few": (lambda vae: vae.get_feature_names_out(["a"]), "length equal to number"),
+    "another network": (
+        lambda vae: vae.set_params(hidden_layer_sizes=(5,)).transform(X),
+        "no longer describe the network that was fitted. Set them back, or fit again",
+    ),
+}
+
+
+@pytest.mark.parametrize("use", BAD_USES)
+def test_a_bad_use_is_refused(fitted, use):
+    call, message = BAD_USES[use]
+    vae = copy.deepcopy(fitted)
+    with pytest.raises(ValueError, match=message):
+        call(vae)
+    vae.set_params(**fitted.get_params())
+    assert joblib.hash(vars(vae)) == joblib.hash(vars(fitted))
+
+
+@pytest.mark.parametrize("method", ["transform", "score_samples", "score_features", "score"])
+@pytest.mark.parametrize(("columns", "message"), [("bacd", "same order"), ("abce", "unseen")])
+def test_columns_of_other_names_or_another_order_are_refused(columns, message, method):
+    pandas = pytest.importorskip("pandas")
+    vae = _vae(max_iter=0).fit(pandas.DataFrame(X, columns=list("abcd")))
+    other = pandas.DataFrame(X, columns=list(columns))
+    _assert_refused(vae, lambda vae: getattr(vae, method)(other), ValueError, message)
+
+
+UNFITTED_USES = {
+    "transform": lambda vae: vae.transform(X),
+    "inverse_transform": lambda vae: vae.inverse_transform(X[:, :2]),
+    "score_samples": lambda vae: vae.score_samples(X),
+    "score_samples, elbo": lambda vae: vae.score_samples(X, method="elbo"),
+    "score_features": lambda vae: vae.score_features(X),
+    "score": lambda vae: vae.score(X),
+    "sample": lambda vae: vae.sample(),
+    "get_feature_names_out": lambda vae: vae.get_feature_names_out(),
+}
+
+
+@pytest.mark.parametrize("use", UNFITTED_USES)
+def test_an_unfitted_estimator_says_that_it_is_not_fitted(use):
+    message = r"This VAETransformer instance is not fitted yet\. Call 'fit'"
+    _assert_refused(_vae(), UNFITTED_USES[use], NotFittedError, message)
+
+
+# -- divergence -----------------------------------------------------------------------------------
+
+DIVERGENCES = {
+    "folds": (X, {}),
+    "held-out rows": (np.random.default_rng(1).normal(size=(520, 4)), {}),
+    "the last epoch": (X, {"early_stopping": False}),
+    "importance-weighted": (X, {"objective": "iwae", "n_train_samples": 2}),
+}
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_a_divergence_names_its_epoch_and_the_wildest_column(divergence):
+    pandas = pytest.importorskip("pandas")
+    rows, params = DIVERGENCES[divergence]
+    frame = pandas.DataFrame(
+        _with(rows, slice(0, None, 20), 2, 1e3), columns=["a", "b", "wild", "d"]
+    )
+    vae = _vae(learning_rate_init=1e30, max_iter=5, **params)
+    message = (
+        r"The bound became infinite or nan in epoch \d.* column 'wild'\. "
+        r"Use a smaller learning_rate_init \(now 1e\+30\)"
+    )
+    _assert_refused(vae, lambda vae: vae.fit(frame), ValueError, message)
+    with pytest.raises(NotFittedError):
+        vae.transform(frame)
+
+
+def test_a_divergence_of_partial_fit_names_its_epoch_and_the_wildest_column(fitted):
+    vae = copy.deepcopy(fitted).set_params(learning_rate_init=1e30)
+    before = joblib.hash(vars(vae))
+    with pytest.raises(ValueError, match=r"in epoch [2-4]; .* column 2\. .*\(now 1e\+30\)"):
+        for _ in range(3):
+            before = joblib.hash(vars(vae))
+            vae.partial_fit(_with(X, 0, 2, 1e3))
+    assert joblib.hash(vars(vae)) == before

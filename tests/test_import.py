@@ -1,0 +1,122 @@
+"""What an import costs, each time in a fresh interpreter."""
+
+import os
+import pickle
+import statistics
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import skvae
+from skvae import VAETransformer
+
+HEAVY = {"torch", "sklearn", "scipy", "matplotlib", "pandas", "polars", "onnx", "safetensors"}
+EXTRAS = {"matplotlib", "pandas", "polars"}
+
+# Makes packages look as if they were not installed.
+ABSENT = """
+import sys
+from importlib.machinery import PathFinder
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        absent = name.partition(".")[0] in {without}
+        return None if absent else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
+"""
+
+
+def _run(code, without=("nothing",)):
+    """What ``code`` prints in a fresh interpreter, as if some packages were not installed."""
+    environment = {k: v for k, v in os.environ.items() if k != "SCIPY_ARRAY_API"}
+    command = [sys.executable, "-c", ABSENT.format(without=set(without)) + code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_package_loads_nothing_heavy():
+    loaded = _run(f"import skvae; dir(skvae); skvae.__version__; print({HEAVY} & set(sys.modules))")
+    assert loaded == "set()"
+
+
+# scikit-learn itself loads pandas where it finds it, so what is not needed is taken away.
+
+
+def test_an_estimator_is_made_and_shown_without_torch():
+    code = (
+        "from skvae import VAETransformer\n"
+        "from sklearn.base import clone\n"
+        "vae = clone(VAETransformer(n_components=2).set_params(beta=0.5))\n"
+        "vae._repr_html_(); vae.__sklearn_tags__(); print(vae)"
+    )
+    assert _run(code, without=EXTRAS | {"torch"}) == "VAETransformer(beta=0.5, n_components=2)"
+
+
+def test_likelihoods_and_priors_need_torch_alone():
+    code = "import skvae; print(skvae.likelihoods.Gaussian(), skvae.priors.StandardNormal())"
+    shown = _run(code, without=EXTRAS | {"sklearn", "scipy"})
+    assert shown == "Gaussian(noise='per_column') StandardNormal()"
+
+
+def test_every_method_works_without_frames_and_plots():
+    code = (
+        "import numpy as np\n"
+        "from skvae import VAETransformer\n"
+        "X = np.random.default_rng(0).normal(size=(30, 4))\n"
+        "vae = VAETransformer(n_components=2, max_iter=1).fit(X).partial_fit(X)\n"
+        "vae.inverse_transform(vae.transform(X)); vae.score(X); vae.score_features(X)\n"
+        "print(vae.sample(3).shape)"
+    )
+    assert _run(code, without=EXTRAS) == "(3, 4)"
+
+
+def test_the_estimator_adds_less_than_50_ms_to_the_import_of_scikit_learn():
+    # Processor time, and the median of three: other work on the machine does not count.
+    code = (
+        "import sklearn.base, sklearn.utils.validation, sklearn.decomposition\n"
+        "from time import process_time\n"
+        "start = process_time()\n"
+        "import skvae; from skvae import VAETransformer; VAETransformer()\n"
+        "print(process_time() - start)"
+    )
+    seconds = statistics.median(float(_run(code, without=EXTRAS)) for _ in range(3))
+    assert seconds < 0.050, f"{1e3 * seconds:.0f} ms"
+
+
+def test_a_fitted_estimator_is_unpickled_in_a_fresh_interpreter(tmp_path):
+    X = np.random.default_rng(0).normal(size=(30, 4))
+    vae = VAETransformer(n_components=2, max_iter=0, random_state=0).fit(X)
+    (tmp_path / "vae.pickle").write_bytes(pickle.dumps((vae, X)))
+    code = (
+        "import pickle, sys\n"
+        f"vae, X = pickle.loads(open({str(tmp_path / 'vae.pickle')!r}, 'rb').read())\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(vae.transform(X).tobytes().hex())"
+    )
+    assert _run(code, without=EXTRAS) == vae.transform(X).tobytes().hex()
+
+
+def test_the_public_names_are_listed_and_there():
+    assert skvae.__all__ == ["VAETransformer", "likelihoods", "priors"]
+    assert set(skvae.__all__) <= set(dir(skvae))
+    assert "__version__" in dir(skvae)
+    for name in skvae.__all__:
+        assert getattr(skvae, name) is not None
+    assert skvae.VAETransformer.__module__.partition(".")[0] == "skvae"
+
+
+def test_a_star_import_brings_the_public_names():
+    names = {}
+    exec("from skvae import *", names)
+    assert set(skvae.__all__) <= set(names)
+
+
+@pytest.mark.parametrize("name", ["VAE", "transformer", "_nothing"])
+def test_an_unknown_name_is_an_attribute_error(name):
+    with pytest.raises(AttributeError, match=f"module 'skvae' has no attribute '{name}'"):
+        getattr(skvae, name)
+    with pytest.raises(ImportError, match=f"cannot import name '{name}' from 'skvae'"):
+        exec(f"from skvae import {name}")

@@ -1,0 +1,161 @@
+"""At max_iter=0 the model is probabilistic PCA or factor analysis, to the last digits."""
+
+import numpy as np
+import pytest
+from scipy.linalg import subspace_angles
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine, make_low_rank_matrix
+from sklearn.decomposition import PCA, FactorAnalysis
+from sklearn.preprocessing import StandardScaler
+
+from skvae import VAETransformer
+
+SCALES = 10.0 ** np.linspace(-8, 8, 12)
+
+
+def wild_scales():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 4)) @ rng.normal(size=(4, 12)) + rng.normal(size=(80, 12))
+    return X * SCALES + 3.0 * SCALES
+
+
+def duplicated_rows():
+    X = load_iris().data
+    return np.concatenate([X, X[:40], X[:10]])
+
+
+DATA = {
+    "breast_cancer": lambda: load_breast_cancer().data,
+    "wine": lambda: load_wine().data,
+    "column scales from 1e-8 to 1e8": wild_scales,
+    "duplicated rows": duplicated_rows,
+    "fewer rows than columns": lambda: make_low_rank_matrix(20, 30, effective_rank=15, random_state=0),
+    "integers with constant columns": lambda: load_digits().data.astype(np.uint8)[:300],
+}
+MODELS = {"shared": PCA, "per_column": FactorAnalysis}
+each_data = pytest.mark.parametrize("name", DATA)
+
+
+def linear(X, n_components=3, noise="shared", **parameters):
+    parameters = {"scaling": "columns", "likelihood": "gaussian"} | parameters
+    return VAETransformer(n_components, max_iter=0, noise=noise, **parameters).fit(X)
+
+
+def evidence(X, model, n_components=3):
+    """log-density of X in original units by scikit-learn's model of the standardised columns."""
+    scaler = StandardScaler().fit(X)
+    Xs = scaler.transform(X)
+    return model(n_components).fit(Xs).score_samples(Xs) - np.log(scaler.scale_).sum()
+
+
+@each_data
+@pytest.mark.parametrize("n_importance_samples", [1, 64])
+@pytest.mark.parametrize("refine", [True, False])
+def test_log_likelihood_is_that_of_pca(name, n_importance_samples, refine):
+    X = DATA[name]()
+    vae = linear(X, n_importance_samples=n_importance_samples)
+    scores = vae.score_samples(X, refine=refine)
+    np.testing.assert_allclose(scores, evidence(X, PCA), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine", "column scales from 1e-8 to 1e8"])
+@pytest.mark.parametrize("n_importance_samples", [1, 64])
+def test_log_likelihood_is_that_of_factor_analysis(name, n_importance_samples):
+    X = DATA[name]()
+    vae = linear(X, noise="per_column", n_importance_samples=n_importance_samples)
+    np.testing.assert_allclose(
+        vae.score_samples(X), evidence(X, FactorAnalysis), atol=1e-6, rtol=0
+    )
+
+
+@each_data
+@pytest.mark.parametrize("noise", MODELS)
+def test_the_elbo_is_the_evidence(name, noise):
+    X = DATA[name]()
+    vae = linear(X, noise=noise)
+    np.testing.assert_allclose(
+        vae.score_samples(X, method="elbo"), vae.score_samples(X), atol=1e-6, rtol=0
+    )
+
+
+@each_data
+@pytest.mark.parametrize("noise", MODELS)
+def test_the_elbo_is_reconstruction_minus_kl(name, noise):
+    X = DATA[name]()
+    vae = linear(X, noise=noise)
+    parts = vae.score_samples(X, method="reconstruction") + vae.score_samples(X, method="kl")
+    np.testing.assert_allclose(vae.score_samples(X, method="elbo"), parts, atol=1e-6, rtol=1e-9)
+
+
+@each_data
+def test_the_codes_span_the_subspace_of_pca(name):
+    X = DATA[name]()
+    Z = linear(X).transform(X)
+    reference = PCA(3).fit_transform(StandardScaler().fit_transform(X))
+    assert subspace_angles(Z, reference).max() < 1e-6
+
+
+def test_the_codes_are_pca_scores_shrunk_towards_zero():
+    X = load_breast_cancer().data
+    pca = PCA(3).fit(Xs := StandardScaler().fit_transform(X))
+    shrinkage = 1.0 - pca.noise_variance_ / pca.explained_variance_
+    Z = linear(X).transform(X)
+    np.testing.assert_allclose(
+        np.abs(Z), np.abs(pca.transform(Xs) * shrinkage), rtol=1e-7, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("scaling", ["common", None])
+def test_other_scalings_are_pca_of_the_columns_as_they_are(scaling):
+    X = load_digits().data
+    pca = PCA(5, svd_solver="full").fit(X)
+    vae = linear(X, 5, scaling=scaling)
+    np.testing.assert_allclose(vae.score_samples(X), pca.score_samples(X), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(vae.noise_variance_, pca.noise_variance_, rtol=1e-9)
+
+
+def test_no_hidden_layers_keep_the_model_linear_also_after_training():
+    X = load_wine().data
+    trained = VAETransformer(3, hidden_layer_sizes=(), random_state=0).fit(X)
+    assert trained.score(X) == pytest.approx(linear(X).score(X), abs=0.05)
+    np.testing.assert_allclose(
+        trained.score_samples(X), trained.score_samples(X, refine=False), atol=0.3
+    )
+
+
+@pytest.mark.parametrize("noise", MODELS)
+def test_more_components_than_columns_start_inactive(noise):
+    X = load_iris().data
+    with pytest.warns(UserWarning):
+        vae = linear(X, 6, noise=noise)
+    assert vae.n_active_components_ < 6
+    assert (vae.transform(X)[:, vae.n_active_components_ :] == 0.0).all()
+
+
+def test_a_bernoulli_start_is_better_than_independent_columns():
+    X = (load_digits().data > 8).astype(float)
+    vae = linear(X, 8, likelihood="bernoulli")
+    p = X.mean(0).clip(1e-3, 1 - 1e-3)
+    independent = (X * np.log(p) + (1 - X) * np.log(1 - p)).sum(1).mean()
+    assert vae.score_samples(X, method="elbo").mean() > independent
+
+
+def test_many_columns_start_from_a_randomised_decomposition():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 1600)) + 0.1 * rng.normal(size=(200, 1600))
+    vae = linear(X, 3, n_importance_samples=1)
+    np.testing.assert_allclose(vae.score_samples(X), evidence(X, PCA), rtol=1e-3)
+
+
+def test_per_column_noise_of_too_many_columns_says_what_to_do():
+    X = np.random.default_rng(0).normal(size=(5, 1600))
+    with pytest.raises(ValueError, match="at most 1500 columns, got 1600. Use noise='shared'"):
+        linear(X, noise="per_column")
+
+
+@pytest.mark.parametrize("method", ["log_likelihood", "elbo", "reconstruction"])
+def test_a_change_of_units_shifts_the_scores_by_the_jacobian_only(method):
+    X = load_wine().data
+    factors = 10.0 ** np.random.default_rng(0).uniform(-4, 4, X.shape[1])
+    before = linear(X).score_samples(X, method=method)
+    after = linear(X * factors).score_samples(X * factors, method=method)
+    np.testing.assert_allclose(after, before - np.log(factors).sum(), atol=1e-6, rtol=0)
