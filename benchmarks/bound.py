@@ -55,11 +55,16 @@ if __name__ == "__main__":
         for seed in range(arguments.seeds):
             rows.append(compare(name, seed, settings))
             r = rows[-1]
-            print(f"{name} {seed}: {r['gain per column']:+.4f} a column, {r['fit s']:.1f} s", flush=True)
+            print(
+                f"{name} {seed}: {r['gain per column']:+.4f} a column, {r['fit s']:.1f} s",
+                flush=True,
+            )
     print_table(rows)
     save("bound", rows)
     worst = min(rows, key=lambda row: row["gain per column"])
     total = np.mean([row["gain per column"] for row in rows])
-    print(f"mean gain {total:.3f} nats a column; worst {worst['gain per column']:+.4f} ({worst['set']})")
+    print(
+        f"mean gain {total:.3f} nats a column; worst {worst['gain per column']:+.4f} ({worst['set']})"
+    )
     if worst["gain per column"] < -ALLOWED_LOSS:
         raise SystemExit(f"{worst['set']} is more than {ALLOWED_LOSS} nats a column below PCA")

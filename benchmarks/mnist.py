@@ -47,7 +47,9 @@ if __name__ == "__main__":
     ours = linear_probe(Z_train, y_train, Z_test, y_test)
     pca = PCA(10, random_state=0).fit(X_train)
     theirs = linear_probe(pca.transform(X_train), y_train, pca.transform(X_test), y_test)
-    print(f"fit {seconds:.1f} s, {vae.n_iter_} epochs; transform of 70,000 rows {transform_seconds:.1f} s")
+    print(
+        f"fit {seconds:.1f} s, {vae.n_iter_} epochs; transform of 70,000 rows {transform_seconds:.1f} s"
+    )
     print(f"held-out ELBO {elbo['trained']:.1f}, linear start {elbo['linear']:.1f} nats")
     print(f"linear probe {ours:.1f}%, PCA {theirs:.1f}%", flush=True)
 
@@ -55,8 +57,9 @@ if __name__ == "__main__":
         warnings.simplefilter("ignore")
         wide = VAETransformer(50, random_state=0, **settings).fit(X_train)
     Z = wide.transform(X_test)
-    plain, scaled = clustering_accuracy(Z, y_test), clustering_accuracy(
-        StandardScaler().fit_transform(Z), y_test
+    plain, scaled = (
+        clustering_accuracy(Z, y_test),
+        clustering_accuracy(StandardScaler().fit_transform(Z), y_test),
     )
     print(
         f"50 components: {wide.n_active_components_} active, {int((Z == 0).all(0).sum())} exactly 0; "

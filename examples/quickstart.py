@@ -90,7 +90,9 @@ def main():
         rows.append((f"{name}: logistic regression, accuracy", *classify(X, y, k), "PCA"))
         rows.append((f"{name}: k-means, adjusted Rand index", *cluster(X, y, k), "PCA"))
     for method, ours, forest in rank_outliers(*cancer):
-        rows.append((f"breast cancer: outliers by {method}, AUROC", ours, forest, "IsolationForest"))
+        rows.append(
+            (f"breast cancer: outliers by {method}, AUROC", ours, forest, "IsolationForest")
+        )
     print(f"{'':52}{'skvae':>8}{'against':>9}")
     for task, ours, theirs, other in rows:
         print(f"{task:52}{ours:8.1f}{theirs:9.1f}  {other}")

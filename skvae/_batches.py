@@ -54,9 +54,7 @@ def _row_hash(X: NDArray) -> NDArray[np.uint64]:
     return key
 
 
-def encode_rows(
-    X: NDArray, columns: Columns, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def encode_rows(X: NDArray, columns: Columns, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Encode the rows chunk by chunk: no float64 copy of all of them."""
     x = torch.empty(X.shape, dtype=dtype)
     for chunk in row_chunks(len(X)):
@@ -71,9 +69,7 @@ def hold_out(n_rows: int, fraction: float, generator: torch.Generator) -> tuple[
     return order[n_held_out:], order[:n_held_out]
 
 
-def folds(
-    n_rows: int, n_folds: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+def folds(n_rows: int, n_folds: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """The (training, held-out) row numbers of each of ``n_folds`` folds."""
     order = torch.randperm(n_rows, generator=generator, device=generator.device)
     position = torch.arange(n_rows, device=order.device)

@@ -21,7 +21,7 @@ class LogTerms(NamedTuple):
 
 
 def log_weights(terms: LogTerms) -> Tensor:  # (S, N)
-    """log p(x, z_s) / q(z_s | x): the logarithm of the importance weights."""
+    """Log p(x, z_s) / q(z_s | x): the logarithm of the importance weights."""
     return terms.log_px_z + terms.log_pz - terms.log_qz_x
 
 
@@ -38,7 +38,7 @@ def elbo(terms: LogTerms, beta: float = 1.0, free_bits: float = 0.0) -> Tensor: 
 
 
 def importance_weighted_bound(terms: LogTerms) -> Tensor:  # (N,)
-    """log 1/S sum_s p(x, z_s) / q(z_s | x) (Burda et al. 2016, eq. 8)."""
+    """Log 1/S sum_s p(x, z_s) / q(z_s | x) (Burda et al. 2016, eq. 8)."""
     log_w = log_weights(terms)
     return torch.logsumexp(log_w, dim=0) - math.log(log_w.shape[0])
 

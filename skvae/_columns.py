@@ -44,7 +44,7 @@ class Columns:
 
     @property
     def log_jacobian(self) -> Array:
-        """log |dx / dX| per column, in nats: what turns a density of x into one of X."""
+        """Log |dx / dX| per column, in nats: what turns a density of x into one of X."""
         return -np.log(self.scale)
 
 
@@ -71,6 +71,23 @@ def fit_columns(X: NDArray, weight: Array, scaling: str | None, standardised: bo
 def row_chunks(n_rows: int) -> Iterator[slice]:
     for start in range(0, n_rows, CHUNK_ROWS):
         yield slice(start, start + CHUNK_ROWS)
+
+
+def check_numbers(X: NDArray) -> None:
+    if X.dtype.kind not in "buif":
+        raise ValueError(
+            f"X must hold numbers; its dtype is {X.dtype}. Turn such columns into numbers first, "
+            "for example dates into days since the first."
+        )
+
+
+def first_outside(X: NDArray, lower: float, upper: float) -> tuple[int, int] | None:
+    """Row and column of the first cell that is not between the limits."""
+    for rows in row_chunks(len(X)):
+        cells = np.argwhere(~((X[rows] >= lower) & (X[rows] <= upper)))
+        if len(cells):
+            return rows.start + int(cells[0, 0]), int(cells[0, 1])
+    return None
 
 
 def share_one_unit(X: NDArray) -> bool:
@@ -106,8 +123,8 @@ def robust_units(x: Array, scaling: Scaling) -> tuple[Array, Array]:
     """
     x = _some_rows(x).astype(np.float64, copy=False)
     if scaling != "columns":
-        spread = float(np.sqrt(x.var(axis=0).mean()))
-        return x.mean(0), np.full(x.shape[1], spread if spread > 0.0 else 1.0)
+        common = float(np.sqrt(x.var(axis=0).mean()))
+        return x.mean(0), np.full(x.shape[1], common if common > 0.0 else 1.0)
     low, center, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
     spread = (high - low) / 1.349  # of a normal distribution: its standard deviation
     standard = x.std(axis=0)

@@ -6,6 +6,7 @@ f, g and h are 0 at the start, so a network begins as the linear-Gaussian model 
 All random numbers come from the generator that is passed in.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
 
 def _gelu_slope(x: Tensor) -> Tensor:
     density = torch.exp(-0.5 * x.square()) / math.sqrt(2.0 * math.pi)
@@ -65,9 +67,7 @@ class MLP(nn.Module):
         super().__init__()
         self.activation = activation
         self.first = Dense(n_in, hidden[0])
-        self.middle = nn.ModuleList(
-            Dense(i, o) for i, o in zip(hidden[:-1], hidden[1:], strict=True)
-        )
+        self.middle = nn.ModuleList(Dense(i, o) for i, o in itertools.pairwise(hidden))
         self.last = Dense(hidden[-1], n_out)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class MLP(nn.Module):
         return self.last(x)
 
     def jacobian(self, x: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
-        """d output / d x_k for each row, carried forward through the layers."""
+        """D output / d x_k for each row, carried forward through the layers."""
         activation = ACTIVATIONS[self.activation]
         tangent = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)  # one row for each x_k
         for layer in (self.first, *self.middle):
@@ -137,6 +137,6 @@ class Decoder(nn.Module):
         return raw if self.mlp is None else raw + self.mlp(z)
 
     def jacobian(self, z: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
-        """d raw / d z_k for each row."""
+        """D raw / d z_k for each row."""
         linear = self.linear.weight.T.expand(len(z), -1, -1)
         return linear if self.mlp is None else linear + self.mlp.jacobian(z)

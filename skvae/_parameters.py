@@ -5,6 +5,21 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
+import numpy as np
+from sklearn.utils import check_random_state
+
+NOISE_FLOOR = 1e-3  # of a column's noise scale, relative to the columns' standard deviation
+INACTIVE_KL = 0.01  # nats: a component that carries less on average is noise
+# The parameters that give the network its shape: weights fit no other.
+ARCHITECTURE = (
+    "n_components",
+    "hidden_layer_sizes",
+    "activation",
+    "likelihood",
+    "noise",
+    "prior",
+)
+
 
 class Rule(NamedTuple):
     """Names that are allowed, a range of numbers that is allowed, or both."""
@@ -16,12 +31,15 @@ class Rule(NamedTuple):
     open_low: bool = False
 
     def admits(self, value: Any) -> bool:
+        if isinstance(value, np.bool_):
+            value = bool(value)
         if any(value is name or (isinstance(name, str) and value == name) for name in self.names):
             return True
         if self.kind is None or isinstance(value, bool) or not isinstance(value, self.kind):
             return False
-        above = value > self.low if self.open_low else value >= self.low
-        return bool(above and value <= self.high and math.isfinite(value))
+        number: Any = value
+        above = number > self.low if self.open_low else number >= self.low
+        return bool(above and number <= self.high and math.isfinite(number))
 
     def __str__(self) -> str:
         parts = [", ".join(repr(name) for name in self.names)] if self.names else []
@@ -70,13 +88,13 @@ def check_parameters(estimator_name: str, parameters: Mapping[str, Any]) -> None
                 f"The {name!r} parameter of {estimator_name} must be {rule}. "
                 f"Got {parameters[name]!r} instead."
             )
-    sizes = parameters["hidden_layer_sizes"]
-    if not (isinstance(sizes, str) and sizes == "auto"):
-        check_hidden_layer_sizes(estimator_name, sizes)
+    check_hidden_layer_sizes(estimator_name, parameters["hidden_layer_sizes"])
 
 
-def check_hidden_layer_sizes(estimator_name: str, value: Any) -> tuple[int, ...]:
-    """The sizes as a tuple; one integer is one layer, as in MLPClassifier."""
+def check_hidden_layer_sizes(estimator_name: str, value: Any) -> None:
+    """A sequence of sizes; one integer is one layer, as in MLPClassifier."""
+    if isinstance(value, str) and value == "auto":
+        return
     rule = Rule((), Integral, 1)
     sizes = (value,) if isinstance(value, Integral) else value
     if not isinstance(sizes, list | tuple) or not all(rule.admits(size) for size in sizes):
@@ -84,7 +102,6 @@ def check_hidden_layer_sizes(estimator_name: str, value: Any) -> tuple[int, ...]
             f"The 'hidden_layer_sizes' parameter of {estimator_name} must be 'auto', a sequence "
             f"of integers >= 1, or () for the linear model. Got {value!r} instead."
         )
-    return tuple(int(size) for size in sizes)
 
 
 def check_choice(
@@ -103,3 +120,10 @@ def check_choice(
             f"{', '.join(map(repr, names))}, or an instance of {interface.__name__}. "
             f"Got {value!r} instead."
         )
+
+
+def seed_of(random_state: Any) -> int:
+    """A seed for torch's generators; None is fresh, not drawn from NumPy's global generator."""
+    if random_state is None:
+        return int(np.random.default_rng().integers(2**31))
+    return int(check_random_state(random_state).randint(2**31 - 1))

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -42,6 +43,15 @@ def training_resources(work: float, precision: str) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def own_gradients() -> Iterator[None]:
+    """Gradients work as usual, whatever mode the caller is in (``no_grad``, ``inference_mode``)."""
+    import torch
+
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 @cache
 def _multiplies_bfloat16() -> bool:
     import torch
@@ -62,7 +72,7 @@ class _SharedSetting:
 def _bfloat16_products() -> Iterator[None]:
     import torch
 
-    setting = torch.backends.mkldnn.matmul
+    setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     with _SharedSetting.lock:
         if _SharedSetting.users == 0:
             _SharedSetting.before = setting.fp32_precision

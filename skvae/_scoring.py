@@ -60,13 +60,13 @@ def component_kl(vae: VAE, x: Tensor) -> tuple[Tensor]:  # (N, K)
 
 
 def encoder_log_likelihood(vae: VAE, x: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
-    """log p(x) by importance sampling from the encoder (Burda et al. 2016), and largest weight."""
+    """Log p(x) by importance sampling from the encoder (Burda et al. 2016), and largest weight."""
     terms = vae(x, bank.expand(-1, len(x), -1))
     return importance_weighted_bound(terms), largest_weight(log_weights(terms))
 
 
 def sampled_elbo(vae: VAE, x: Tensor, bank: Tensor) -> tuple[Tensor]:
-    """Mean log weight: the ELBO, without any noise where q is the posterior (Roeder et al. 2017)."""
+    """Mean log weight: the ELBO, free of noise where q is the posterior (Roeder et al. 2017)."""
     return (log_weights(vae(x, bank.expand(-1, len(x), -1))).mean(0),)
 
 
@@ -86,8 +86,7 @@ def reconstruction_by_column(vae: VAE, x: Tensor, bank: Tensor) -> tuple[Tensor]
 def decode(vae: VAE, z: Array, of_raw: Callable[[Tensor], Tensor]) -> Array:
     """Mean, mode or draw of each row of ``z`` (N, K), in encoded units."""
     with torch.no_grad():
-        device = vae.encoder.log_scale.device
-        return of_raw(vae.decoder(torch.from_numpy(z).to(device))).cpu().numpy()
+        return of_raw(vae.decoder(torch.from_numpy(z).to(vae.device))).cpu().numpy()
 
 
 def component_scales(vae: VAE, x: Tensor) -> Array:  # (K,)

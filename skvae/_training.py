@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,8 +114,8 @@ def climb(
         _, bounds = _consume(train_folds(vae, rows, n_folds, plan, generator), either)
         state = None
         if stopper.best > 0:
-            epochs = itertools.islice(train(vae, rows, None, plan, generator), stopper.best + 1)
-            last, bounds = _consume(epochs, lambda epoch: False)
+            refit = itertools.islice(train(vae, rows, None, plan, generator), stopper.best + 1)
+            last, bounds = _consume(refit, lambda epoch: False)
             state = last.snapshot()
     else:
         fraction = min(selection.validation_fraction, MAX_HELD_OUT / n_rows)
@@ -145,7 +146,7 @@ def train(
     probe = None if held_out is None else _HeldOut(held_out, vae.n_components, generator)
     for number in range(plan.max_epochs + 1):
         bound = run.epoch(rows) if number > 0 else math.nan
-        if math.isinf(bound) or (math.isnan(bound) and number > 0):
+        if number > 0 and not (math.isfinite(bound) and run.is_finite()):
             raise NonFiniteBoundError(number, worst_column(vae, rows))
         with run.averaged():
             measured = math.nan if probe is None else probe.bound(vae)
@@ -197,6 +198,10 @@ class Run:
             n_rows += len(batch.x)
         return float(total) / n_rows
 
+    def is_finite(self) -> bool:
+        """Whether all weights are: the last step comes after the last bound."""
+        return bool(torch.isfinite(torch.stack(torch._foreach_norm(self.live)).sum()))
+
     def _step(self, batch: Rows) -> Tensor:
         self._set_learning_rate()
         x = batch.x
@@ -240,20 +245,18 @@ class Run:
     def memory(self) -> State:
         """What a later ``Run`` needs to go on as if it were this one."""
         memory = {"step_number": torch.tensor(self.step_number)}
-        for index, (parameter, live) in enumerate(
-            zip(self.vae.parameters(), self.live, strict=True)
-        ):
-            memory[f"{index}.live"] = live
-            for name, value in self.optimizer.state[parameter].items():
-                memory[f"{index}.{name}"] = value
-        return {name: value.clone() for name, value in memory.items()}
+        for (name, parameter), live in zip(self.vae.named_parameters(), self.live, strict=True):
+            memory[f"{name}:live"] = live.clone()
+            for key, value in self.optimizer.state[parameter].items():
+                memory[f"{name}:{key}"] = value.clone()
+        return memory
 
     def resume(self, memory: State) -> None:
         self.step_number = int(memory["step_number"])
-        for index, parameter in enumerate(self.vae.parameters()):
-            prefix = f"{index}."
+        for (name, parameter), live in zip(self.vae.named_parameters(), self.live, strict=True):
+            prefix = f"{name}:"
             kept = {n.removeprefix(prefix): v for n, v in memory.items() if n.startswith(prefix)}
-            self.live[index].copy_(kept.pop("live"))
+            live.copy_(kept.pop("live"))
             self.optimizer.state[parameter].update(kept)
 
 
@@ -322,11 +325,12 @@ class _HeldOut:
 
 def _optimizer(vae: VAE, plan: Plan) -> torch.optim.Optimizer:
     """AdamW; weight decay pulls the MLPs alone, and so the model towards its linear start."""
-    decayed, kept = [], []
+    decayed: list[Tensor] = []
+    kept: list[Tensor] = []
     for name, parameter in vae.named_parameters():
         is_mlp_weight = ".mlp." in name and name.endswith("weight")
         (decayed if is_mlp_weight else kept).append(parameter)
-    groups = [{"params": kept, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": kept, "weight_decay": 0.0}]
     if decayed:
         groups.append({"params": decayed, "weight_decay": plan.alpha})
     return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.99), fused=True)

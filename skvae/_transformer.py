@@ -1,9 +1,8 @@
 """VAETransformer: the estimator. scikit-learn's conventions live here; torch is imported inside."""
 
-import copy
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import (
     _check_sample_weight,
     check_array,
@@ -20,18 +17,19 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from ._columns import CHUNK_ROWS, Array, Columns, fit_columns, robust_units, row_chunks
-from ._linear_start import Moments, column_moments, factor_analysis, probabilistic_pca
-from ._parameters import check_choice, check_hidden_layer_sizes, check_parameters
-from ._resources import enough_threads, training_resources
+from ._health import warn_about_fit, warn_about_weights
+from ._parameters import ARCHITECTURE, INACTIVE_KL, check_choice, check_parameters, seed_of
+from ._resources import enough_threads, own_gradients, training_resources
+
+Array = NDArray[np.floating]
 
 if TYPE_CHECKING:
     import torch
 
     from ._batches import Rows
-    from ._training import Epoch, NonFiniteBoundError, Plan, State
+    from ._columns import Columns
+    from ._training import Epoch, NonFiniteBoundError, Plan
     from ._vae import VAE
-    from .likelihoods import Likelihood
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -40,15 +38,11 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks
     class CallbackSupportMixin:  # type: ignore[no-redef]
         """Nothing to support."""
 
-    def with_callbacks(method):  # type: ignore[no-untyped-def,no-redef]
+    def with_callbacks(method):  # type: ignore[no-untyped-def]
         """Return the method as it is."""
         return method
 
 
-NOISE_FLOOR = 1e-3  # of a column's noise scale, relative to the columns' standard deviation
-INACTIVE_KL = 0.01  # nats: a component that carries less on average is noise
-TRAINING_STEPS = 2500  # that max_iter="auto" aims at
-SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 MORE_SAMPLES = 8  # times n_importance_samples, for rows whose log-likelihood is not yet sharp
 METHODS = ("log_likelihood", "elbo", "reconstruction", "kl")
 
@@ -56,7 +50,153 @@ METHODS = ("log_likelihood", "elbo", "reconstruction", "kl")
 class VAETransformer(
     CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
-    """PLACEHOLDER_DOC"""
+    """Dimensionality reduction, density and generation by a variational autoencoder.
+
+    The model [1]_ starts as the maximum-likelihood linear one, probabilistic PCA [2]_ or factor
+    analysis, and learns what a linear model cannot. Rows are held out while it trains, and the
+    linear start is kept if nothing beats it.
+
+    Columns are standardised inside; inputs and outputs are in the user's units. Log-densities are
+    in nats, and higher is better.
+
+    Parameters
+    ----------
+    n_components : int or "auto", default="auto"
+        Number of components K of z. ``"auto"`` is a third of the columns, at most 10, and at most
+        a third of the distinct rows.
+    hidden_layer_sizes : "auto" or sequence of int, default="auto"
+        Widths of the encoder's hidden layers; the decoder has them in reverse. ``"auto"`` is
+        (128, 128) below 100 columns and (256, 256) from there; ``()`` is the linear model.
+    activation : {"gelu", "relu", "silu", "tanh"}, default="gelu"
+        Activation of the hidden layers.
+    likelihood : {"auto", "gaussian", "bernoulli"} or Likelihood, default="auto"
+        p(x | z) of the columns; see :mod:`skvae.likelihoods`. ``"auto"`` is Gaussian.
+    noise : {"auto", "shared", "per_column"}, default="auto"
+        Whether the (scaled) columns share one Gaussian noise scale, as in probabilistic PCA, or
+        each has its own, as in factor analysis. ``"auto"`` is shared, which makes better codes;
+        noise per column makes better densities.
+    scaling : {"auto", "columns", "common"} or None, default="auto"
+        Divide each column by its own standard deviation, all by one, or none. ``"auto"`` takes one
+        for columns that share a unit, such as pixels or spectra (most span the same range, and
+        neighbours resemble each other), and says what it chose in ``scaling_``.
+    prior : {"normal"} or Prior, default="normal"
+        p(z); see :mod:`skvae.priors`.
+    whiten : bool, default=False
+        Return posterior means as they are (their prior has unit variance). By default they are
+        multiplied by ``component_scale_``, which gives distances between codes the metric of
+        distances between rows, as in PCA.
+    objective : {"elbo", "iwae"}, default="elbo"
+        Train on the evidence lower bound, or on the importance-weighted bound [3]_ with
+        ``n_train_samples`` samples.
+    n_train_samples : int, default=1
+        Samples of z for each row and step.
+    beta : float, default=1.0
+        Weight of the KL divergence in training [4]_. Scores always use 1.
+    kl_warmup : float, default=0.0
+        Fraction of the training steps over which the KL divergence is faded in.
+    free_bits : float, default=0.0
+        KL divergence, in nats, that each component may have for free [5]_.
+    alpha : float, default=0.01
+        Decoupled weight decay of the hidden layers. It pulls towards the linear start.
+    batch_size : int or "auto", default="auto"
+        Rows in a step. ``"auto"`` is 128 below 10,000 rows, 512 below 100,000, else 2048.
+    learning_rate_init : float, default=0.003
+        Step size of AdamW for batches of 128 rows; it grows with the square root of
+        ``batch_size``, is warmed up, and falls to 0 over ``max_iter`` epochs.
+    max_iter : int or "auto", default="auto"
+        Most epochs to train. ``"auto"`` aims at 2500 steps, between 8 and 400 epochs. 0 keeps the
+        linear start.
+    early_stopping : bool, default=True
+        Keep the epoch with the best held-out ELBO. Below 500 distinct rows, 5-fold
+        cross-validation chooses the number of epochs and all rows are trained on. False trains
+        ``max_iter`` epochs on all rows.
+    validation_fraction : float, default=0.1
+        Fraction of the rows held out (at most 5000 rows).
+    n_iter_no_change : int, default=10
+        Epochs without a gain of ``tol`` after which training stops.
+    tol : float, default=0.0001
+        Gain of the held-out ELBO that counts, in nats per column.
+    n_importance_samples : int, default=64
+        Samples of z for each row in the scores. Rows that need more get 8 times as many.
+    warm_start : bool, default=False
+        Let ``fit`` go on from the previous fit's weights and scaling.
+    precision : {"auto", "float32", "float64"}, default="auto"
+        Precision of training. ``"auto"`` is float32, with bfloat16 factors in the products of
+        large layers where the processor multiplies those. Scores and codes are always evaluated
+        in float64.
+    device : str, default="auto"
+        A torch device; ``"auto"`` is a GPU where there is one.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the hidden layers, held-out rows and noise. None is fresh each time; NumPy's and
+        torch's global generators are neither used nor moved.
+    verbose : int, default=0
+        Print a line for each epoch if not 0.
+
+    Attributes
+    ----------
+    n_components_ : int
+        Number of components.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns, where they all are strings.
+    n_iter_ : int
+        Epochs that were run.
+    best_iter_ : int
+        Epoch whose weights were kept; 0 is the linear start.
+    loss_curve_ : list of float
+        Minus the training objective after each epoch, in nats a row and original units.
+    validation_scores_ : list of float
+        Held-out ELBO of the start and after each epoch, in nats a row and original units.
+    kl_per_component_ : ndarray of shape (n_components_,)
+        Mean KL divergence of each component, in nats, falling: the information that it carries.
+    n_active_components_ : int
+        Components that carry at least 0.01 nats. ``transform`` returns 0 for the others.
+    component_scale_ : ndarray of shape (n_components_,)
+        How far the (scaled) reconstruction moves with a step along a component, root mean square.
+    noise_variance_ : ndarray of shape (n_features_in_,)
+        Variance of the Gaussian noise of each column, in original units squared; nan for others.
+    likelihood_ : ndarray of shape (n_features_in_,)
+        Name of each column's likelihood.
+    scaling_ : {"columns", "common", "none"}
+        How the columns were scaled.
+    weights_ : dict of str to ndarray
+        The whole fitted network.
+
+    See Also
+    --------
+    sklearn.decomposition.PCA : The linear model with shared noise.
+    sklearn.decomposition.FactorAnalysis : The linear model with noise per column.
+
+    References
+    ----------
+    .. [1] Kingma & Welling (2014), Auto-Encoding Variational Bayes, eq. 10.
+    .. [2] Tipping & Bishop (1999), Probabilistic Principal Component Analysis.
+    .. [3] Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8.
+    .. [4] Higgins et al. (2017), beta-VAE, eq. 4.
+    .. [5] Kingma et al. (2016), Improved Variational Inference with Inverse Autoregressive Flow,
+           eq. 15.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.pipeline import Pipeline
+    >>> from skvae import VAETransformer
+    >>> X, y = load_iris(return_X_y=True)
+    >>> pipeline = Pipeline(
+    ...     [("vae", VAETransformer(2, random_state=0)), ("clf", LogisticRegression())]
+    ... )
+    >>> pipeline.fit(X, y).score(X, y) > 0.9
+    True
+    >>> vae = pipeline["vae"]
+    >>> vae.transform(X).shape
+    (150, 2)
+    >>> vae.score_samples(X[:2]).shape  # log p(x) in nats: higher is more normal
+    (2,)
+    >>> vae.sample(3, random_state=0).shape
+    (3, 4)
+    """
 
     def __init__(
         self,
@@ -146,13 +286,13 @@ class VAETransformer(
             is then left as it was.
         """
         task = self._start_callbacks()
-        with self._unchanged_on_error():
+        with self._unchanged_on_error(), own_gradients():
             self._check_parameters()
             going_on = self.warm_start and self.__sklearn_is_fitted__()
             X, weight = self._check_training_rows(X, sample_weight, reset=not going_on)
-            seed = _seed(self.random_state)
+            seed = seed_of(self.random_state)
             columns, vae, rows = self._prepare(X, weight, seed, going_on)
-            vars(self).update(self._train(columns, vae, rows, seed, task))
+            self.__dict__.update(self._train(columns, vae, rows, seed, task))
         if task is not None:
             task.call_on_fit_task_end(estimator=self)
         return self
@@ -184,68 +324,75 @@ class VAETransformer(
         ValueError
             As ``fit``; the estimator is left as it was.
         """
-        from ._training import NonFiniteBoundError, Run, worst_column
+        from . import _fitting as fitting
+        from ._training import NonFiniteBoundError, Outcome, Run, worst_column
 
-        with self._unchanged_on_error():
+        with self._unchanged_on_error(), own_gradients():
             self._check_parameters()
             going_on = self.__sklearn_is_fitted__()
             X, weight = self._check_training_rows(X, sample_weight, reset=not going_on)
-            seed = _seed(self.random_state)
+            parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             columns, vae, rows = self._prepare(X, weight, seed, going_on)
             number = self.n_iter_ + 1 if going_on else 1
-            module = self._in_training_precision(vae)
-            plan = self._plan(len(rows.x), max_epochs=1, decay=False)
-            run = Run(module, plan, self._generator(seed), len(rows.x))
+            plan = replace(fitting.plan_for(parameters, len(rows.x)), max_epochs=1, decay=False)
+            generator = fitting.generator_for(parameters, seed + number)  # fresh in each call
+            run = Run(fitting.trainable(parameters, vae), plan, generator, len(rows.x))
             if going_on and self._memory is not None:
-                run.resume(_to_tensors(self._memory))
-            bound = run.epoch(rows)
-            if not np.isfinite(bound):
-                raise self._not_finite(NonFiniteBoundError(number, worst_column(vae, rows)))
+                run.resume(fitting.to_tensors(self._memory))
+            work = fitting.work_per_step(vae, plan, len(rows.x))
+            with enough_threads(work):
+                with training_resources(work, self.precision):
+                    bound = run.epoch(rows)
+                if not (np.isfinite(bound) and run.is_finite()):
+                    raise self._not_finite(NonFiniteBoundError(number, worst_column(vae, rows)))
+                fitted = fitting.describe(columns, vae, rows, run.snapshot(), run.memory())
             losses = self.loss_curve_ if going_on else []
-            vars(self).update(self._describe(columns, vae, rows, run.snapshot()))
-            self.n_iter_ = self.best_iter_ = number
-            self.loss_curve_ = [*losses, -(bound + columns.log_jacobian.sum())]
-            self.validation_scores_ = []
-            self._memory = _to_arrays(run.memory())
+            self.__dict__.update(fitted, _fitted_architecture=self._architecture())
+            outcome = Outcome(None, [bound], [], number, number, False)
+            progress = fitting.describe_outcome(outcome, columns)
+            progress["loss_curve_"] = [*losses, *progress["loss_curve_"]]
+            self.__dict__.update(progress)
         return self
 
     def _check_parameters(self) -> None:
-        name = type(self).__name__
-        check_parameters(name, self.get_params(deep=False))
+        name, parameters = type(self).__name__, self.get_params(deep=False)
+        check_parameters(name, parameters)
+        from ._fitting import device_of
         from .likelihoods import LIKELIHOODS, Likelihood
         from .priors import PRIORS, Prior
 
         check_choice(name, "likelihood", self.likelihood, LIKELIHOODS, Likelihood, ("auto",))
         check_choice(name, "prior", self.prior, PRIORS, Prior)
-        self._device()
+        device_of(parameters)
 
     def _check_training_rows(
         self, X: Any, sample_weight: Any, reset: bool
     ) -> tuple[NDArray, Array]:
         X = validate_data(self, X, dtype="numeric", reset=reset)
-        weight = _check_sample_weight(
-            sample_weight, X, dtype=np.float64, ensure_non_negative=True
-        )
+        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         if not (weight > 0.0).any():
             raise ValueError(
                 "Sample weights must contain at least one non-zero number: all of "
                 f"{len(weight)} are zero, which leaves no row to fit."
             )
-        self._check_support(X)
+        self._check_support(X, self._architecture())
         return X, weight
 
-    def _check_support(self, X: NDArray) -> None:
+    def _check_support(self, X: NDArray, architecture: dict[str, Any]) -> None:
         """Name the first cell that the likelihood gives no density to."""
-        support = self._new_likelihood().support
-        for rows in row_chunks(len(X)):
-            outside = ~((X[rows] >= support.lower) & (X[rows] <= support.upper))
-            if outside.any():
-                row, column = np.argwhere(outside)[0]
-                raise ValueError(
-                    f"Column {self._column_name(column)} (likelihood={self.likelihood!r}) needs "
-                    f"{support.description}; row {rows.start + row} holds "
-                    f"{X[rows][row, column]!r}. Use likelihood='gaussian' or scale the column."
-                )
+        from ._fitting import likelihood_of
+
+        from ._columns import check_numbers, first_outside
+
+        check_numbers(X)
+        support = likelihood_of(architecture).support
+        cell = first_outside(X, support.lower, support.upper)
+        if cell is not None:
+            raise ValueError(
+                f"Column {self._column_name(cell[1])} (likelihood={architecture['likelihood']!r}) "
+                f"needs {support.description}; row {cell[0]} holds {X[cell]}. "
+                "Use likelihood='gaussian' or scale the column."
+            )
 
     def _column_name(self, column: int) -> str:
         names = getattr(self, "feature_names_in_", None)
@@ -253,225 +400,89 @@ class VAETransformer(
 
     def _prepare(
         self, X: NDArray, weight: Array, seed: int, going_on: bool
-    ) -> tuple[Columns, "VAE", "Rows"]:
+    ) -> tuple["Columns", "VAE", "Rows"]:
         """Merge equal rows, encode them, and build the module at its start, in float64."""
-        import torch
+        from . import _fitting as fitting
 
-        from ._batches import Rows, encode_rows, merge_duplicates
-
-        index, weight = merge_duplicates(X, weight)
-        X = X[index]
-        likelihood = self._new_likelihood()
+        parameters = self.get_params(deep=False)
+        X, weight = fitting.merged(X, weight)
         if going_on:
-            columns = self._columns
-        else:
-            columns = fit_columns(X, weight, self.scaling, likelihood.support.standardised)
-        x = encode_rows(X, columns, self._training_dtype(), self._device())
-        shares = torch.as_tensor(weight / weight.mean(), dtype=x.dtype, device=x.device)
-        rows = Rows(x, shares)
-        if going_on:
-            return columns, self._fitted_module().requires_grad_(True), rows
-        vae = self._new_module(columns)
-        with enough_threads(float(X.shape[1]) ** 2 * CHUNK_ROWS):
-            moments = column_moments(
-                ((columns.encode(X[c]), weight[c]) for c in row_chunks(len(X))), X.shape[1]
-            )
-            self._start(vae, moments, rows, columns)
-        vae.initialise(torch.Generator().manual_seed(seed))
-        return columns, vae, rows
-
-    def _start(self, vae: "VAE", moments: Moments, rows: "Rows", columns: Columns) -> None:
-        x, weight = rows.x.cpu().numpy(), rows.weight.cpu().numpy()
-        floor = NOISE_FLOOR * columns.rms
-        if vae.likelihood.noise == "shared":
-            linear = probabilistic_pca(moments, x, weight, vae.n_components, floor)
-        else:
-            linear = factor_analysis(moments, vae.n_components, floor)
-        vae.start_from(linear, *robust_units(x, columns.scaling))
+            self._check_same_architecture()
+            rows = fitting.rows_for(parameters, self._columns, X, weight)
+            return self._columns, self._fitted_module(), rows
+        columns = fitting.columns_for(parameters, X, weight)
+        rows = fitting.rows_for(parameters, columns, X, weight)
+        return columns, fitting.start(parameters, columns, X, weight, rows, seed), rows
 
     def _train(
-        self, columns: Columns, vae: "VAE", rows: "Rows", seed: int, task: Any
+        self, columns: "Columns", vae: "VAE", rows: "Rows", seed: int, task: Any
     ) -> dict[str, Any]:
         """Climb the bound from the start; return every fitted attribute."""
-        from ._training import NonFiniteBoundError, Selection, climb
+        from . import _fitting as fitting
+        from ._training import NonFiniteBoundError, climb
 
+        parameters = self.get_params(deep=False)
         n_rows, n_columns = rows.x.shape
-        plan = self._plan(n_rows, self._max_epochs(n_rows))
-        selection = Selection(
-            bool(self.early_stopping),
-            self.validation_fraction,
-            self.n_iter_no_change,
-            self.tol * n_columns,
-        )
-        module = self._in_training_precision(vae)
+        plan = fitting.plan_for(parameters, n_rows)
         if task is not None:
             task.max_subtasks = plan.max_epochs  # known only now: it depends on the rows
             task.call_on_fit_task_begin(estimator=self)
 
+        def fitted(state: Any) -> dict[str, Any]:
+            described = fitting.describe(columns, vae, rows, state)
+            return described | {"_fitted_architecture": self._architecture()}
+
         def watch(epoch: "Epoch") -> bool:
             self._print_progress(epoch, plan)
-            return self._tell_callbacks(
-                task, epoch, lambda: self._describe(columns, vae, rows, epoch.snapshot())
-            )
+            return self._tell_callbacks(task, epoch, lambda: fitted(epoch.snapshot()))
 
-        with training_resources(self._work_per_step(vae, plan, n_rows), self.precision):
+        work = fitting.work_per_step(vae, plan, n_rows)
+        with enough_threads(work):
             try:
-                outcome = climb(module, rows, plan, selection, self._generator(seed), watch)
+                with training_resources(work, self.precision):
+                    outcome = climb(
+                        fitting.trainable(parameters, vae),
+                        rows,
+                        plan,
+                        fitting.selection_for(parameters, n_columns),
+                        fitting.generator_for(parameters, seed),
+                        watch,
+                    )
             except NonFiniteBoundError as error:
                 raise self._not_finite(error) from None
-        fitted = self._describe(columns, vae, rows, outcome.state)
-        log_jacobian = columns.log_jacobian.sum()
-        fitted["n_iter_"] = outcome.n_epochs
-        fitted["best_iter_"] = outcome.best
-        fitted["loss_curve_"] = [-(bound + log_jacobian) for bound in outcome.bounds]
-        fitted["validation_scores_"] = [bound + log_jacobian for bound in outcome.held_out]
-        self._warn_about_health(fitted, columns, outcome.cut_short)
-        return fitted
-
-    def _plan(self, n_rows: int, max_epochs: int, decay: bool = True) -> "Plan":
-        from ._training import Plan
-
-        batch_size = self._batch_size(n_rows)
-        return Plan(
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            learning_rate=self.learning_rate_init * (batch_size / 128) ** 0.5,
-            alpha=self.alpha,
-            beta=self.beta,
-            kl_warmup=self.kl_warmup,
-            free_bits=self.free_bits,
-            objective=self.objective,
-            n_samples=self.n_train_samples,
-            decay=decay,
+            result = fitted(outcome.state) | fitting.describe_outcome(outcome, columns)
+        warn_about_fit(
+            self.max_iter,
+            self.n_components,
+            result,
+            columns,
+            outcome.cut_short,
+            self._column_name,
         )
+        return result
 
-    def _batch_size(self, n_rows: int) -> int:
-        if self.batch_size != "auto":
-            return int(self.batch_size)
-        return 128 if n_rows < 10_000 else 512 if n_rows < 100_000 else 2048
+    def _architecture(self) -> dict[str, Any]:
+        """The parameters that give the network its shape, as they are now."""
+        return {name: getattr(self, name) for name in ARCHITECTURE}
 
-    def _max_epochs(self, n_rows: int) -> int:
-        """As many epochs as make about the same number of steps on any table, at most 400."""
-        if self.max_iter != "auto":
-            return int(self.max_iter)
-        steps_per_epoch = -(-n_rows // self._batch_size(n_rows))
-        return int(np.clip(-(-TRAINING_STEPS // steps_per_epoch), 8, 400))
-
-    def _work_per_step(self, vae: "VAE", plan: "Plan", n_rows: int) -> float:
-        n_parameters = sum(p.numel() for p in vae.parameters())
-        return 3.0 * n_parameters * min(plan.batch_size, n_rows) * plan.n_samples
-
-    def _describe(
-        self, columns: Columns, vae: "VAE", rows: "Rows", state: "State | None"
-    ) -> dict[str, Any]:
-        """The fitted attributes that weights have; None stands for the weights of ``vae``."""
-        import torch
-
-        from ._scoring import component_scales
-
-        vae = copy.deepcopy(vae)  # a callback's look at an epoch must not move the fit
-        if state is not None:
-            vae.load_state_dict(state)
-        step = max(len(rows.x) // SAMPLE_ROWS, 1)
-        x, weight = rows.x[::step].double(), rows.weight[::step, None].double()
-        with torch.no_grad():
-            kl = (vae.prior.kl(*vae.encoder(x)) * weight).sum(0) / weight.sum()
-            order = torch.argsort(kl, descending=True, stable=True)
-            vae.reorder(order)
-            kl = kl[order].cpu().numpy()
-        return {
-            "n_components_": vae.n_components,
-            "_n_features_out": vae.n_components,
-            "_columns": columns,
-            "scaling_": columns.scaling,
-            "likelihood_": self._likelihood_name(vae.likelihood),
-            "kl_per_component_": kl,
-            "n_active_components_": int((kl >= INACTIVE_KL).sum()),
-            "component_scale_": component_scales(vae, x[:1000]),
-            "noise_variance_": _noise_variance(vae.likelihood, columns),
-            "weights_": _to_arrays(vae.state_dict()),
-            "_memory": None,
-        }
-
-    # -- modules and devices ----------------------------------------------------------------------
-
-    def _device(self) -> "torch.device":
-        import torch
-
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            device = torch.device(self.device)
-            torch.empty(0, device=device)
-        except (RuntimeError, TypeError, AssertionError) as error:
-            raise ValueError(
-                f"The 'device' parameter of {type(self).__name__} must be 'auto' or a torch device "
-                f"that is available here, such as 'cpu' or 'cuda'. Got {self.device!r}: {error}"
-            ) from None
-        return device
-
-    def _generator(self, seed: int) -> "torch.Generator":
-        import torch
-
-        return torch.Generator(self._device()).manual_seed(seed)
-
-    def _training_dtype(self) -> "torch.dtype":
-        import torch
-
-        return torch.float64 if self.precision == "float64" else torch.float32
-
-    def _in_training_precision(self, vae: "VAE") -> "VAE":
-        return copy.deepcopy(vae).to(self._device(), self._training_dtype())
-
-    def _new_likelihood(self) -> "Likelihood":
-        from .likelihoods import LIKELIHOODS, Gaussian
-
-        if not isinstance(self.likelihood, str):
-            return self.likelihood
-        if self.likelihood in ("auto", "gaussian"):
-            return Gaussian("shared" if self.noise == "auto" else self.noise)
-        return LIKELIHOODS[self.likelihood]()
-
-    def _likelihood_name(self, likelihood: "Likelihood") -> NDArray[np.str_]:
-        return np.full(self.n_features_in_, type(likelihood).__name__.lower())
-
-    def _new_module(self, columns: Columns, n_components: int | None = None) -> "VAE":
-        """A module of the estimator's shape, in float64, on the device."""
-        import torch
-
-        from ._vae import VAE
-        from .priors import PRIORS
-
-        n_columns = len(columns.shift)
-        if n_components is None:
-            auto = min(10, -(-n_columns // 3))
-            n_components = auto if self.n_components == "auto" else int(self.n_components)
-        vae = VAE(
-            n_columns,
-            n_components,
-            self._hidden_layer_sizes(n_columns),
-            self.activation,
-            self._new_likelihood().for_columns(n_columns, NOISE_FLOOR * columns.rms),
-            PRIORS[self.prior]() if isinstance(self.prior, str) else copy.deepcopy(self.prior),
-        )
-        return vae.to(self._device(), torch.float64)
-
-    def _hidden_layer_sizes(self, n_columns: int) -> tuple[int, ...]:
-        if isinstance(self.hidden_layer_sizes, str):  # "auto"
-            return (128, 128) if n_columns < 100 else (256, 256)
-        return check_hidden_layer_sizes(type(self).__name__, self.hidden_layer_sizes)
+    def _check_same_architecture(self) -> None:
+        for name, value in self._fitted_architecture.items():
+            now = getattr(self, name)
+            if now is not value and now != value:
+                raise ValueError(
+                    f"The {name!r} parameter was {value!r} when this {type(self).__name__} was "
+                    f"fitted and is {now!r} now, so its weights cannot be trained further. Set it "
+                    "back, or fit anew (a clone, or warm_start=False)."
+                )
 
     def _fitted_module(self) -> "VAE":
-        vae = self._new_module(self._columns, self.n_components_)
-        try:
-            vae.load_state_dict(_to_tensors(self.weights_))
-        except RuntimeError as error:
-            raise ValueError(
-                f"The parameters of this {type(self).__name__} no longer describe the network "
-                "that was fitted. Set them back, or fit again (with warm_start=False). "
-                f"{error}"
-            ) from None
-        return vae.requires_grad_(False)
+        from ._fitting import module_for, to_tensors
+
+        shape = {**self._fitted_architecture, "device": self.device}
+        with own_gradients():
+            vae = module_for(shape, self._columns, self.n_components_)
+            vae.load_state_dict(to_tensors(self.weights_))
+            return vae.requires_grad_(False)
 
     # -- callbacks and messages -------------------------------------------------------------------
 
@@ -504,44 +515,14 @@ class VAETransformer(
             f"{self.learning_rate_init}), or look for errors in that column."
         )
 
-    def _warn_about_health(
-        self, fitted: dict[str, Any], columns: Columns, cut_short: bool
-    ) -> None:
-        if cut_short:
-            warnings.warn(
-                f"max_iter={self.max_iter} epochs ended while the held-out bound was still "
-                "rising. Increase max_iter, or leave it at 'auto'.",
-                ConvergenceWarning,
-                stacklevel=5,  # fit's caller
-            )
-        n_active, n_components = fitted["n_active_components_"], fitted["n_components_"]
-        if self.n_components != "auto" and n_active < n_components:
-            warnings.warn(
-                f"{n_components - n_active} of {n_components} components are inactive: they carry "
-                f"less than {INACTIVE_KL} nats, and transform returns 0 for them. "
-                f"Use n_components={max(n_active, 1)}.",
-                stacklevel=5,  # fit's caller
-            )
-        floor = 1.001 * (NOISE_FLOOR * columns.rms * columns.scale) ** 2
-        at_floor = np.flatnonzero((fitted["noise_variance_"] <= floor) & columns.varies)
-        if len(at_floor):
-            named = ", ".join(self._column_name(c) for c in at_floor[:5])
-            more = " and others" if len(at_floor) > 5 else ""
-            warnings.warn(
-                f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "
-                "column's standard deviation: the other columns determine it exactly, so its "
-                "density has no natural limit. Drop such columns, or use fewer n_components.",
-                stacklevel=5,  # fit's caller
-            )
-
     @contextmanager
     def _unchanged_on_error(self) -> Iterator[None]:
-        before = dict(vars(self))
+        before = dict(self.__dict__)
         try:
             yield
         except BaseException:
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__.clear()
+            self.__dict__.update(before)
             raise
 
     # -- codes and rows ---------------------------------------------------------------------------
@@ -622,7 +603,7 @@ class VAETransformer(
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be an integer >= 1. Got {n_samples!r} instead.")
         vae = self._fitted_module().cpu()
-        generator = torch.Generator().manual_seed(_seed(random_state))
+        generator = torch.Generator().manualseed_of(seed_of(random_state))
         z = vae.prior.sample(int(n_samples), vae.n_components, generator).numpy()
         draw = vae.likelihood.mode if mode else partial(vae.likelihood.sample, generator=generator)
         return self._columns.decode(decode(vae, z, draw))
@@ -666,7 +647,7 @@ class VAETransformer(
             return self._by_chunks(partial(_scoring().negative_kl, vae), X, vae)[0]
         if method == "reconstruction":
             return self.score_features(X).sum(axis=1)
-        bank = self._noise_bank(self.n_importance_samples)
+        bank = self._noise_bank(vae)
         per_row = 2 * max(self.n_importance_samples, 3 * self.n_components_)
         if method == "elbo":
             function = partial(_scoring().sampled_elbo, vae, bank=bank)
@@ -677,12 +658,12 @@ class VAETransformer(
         if refine:
             from ._importance import refined_log_likelihood
 
-            large_bank = self._noise_bank(MORE_SAMPLES * self.n_importance_samples)
+            large_bank = self._noise_bank(vae, MORE_SAMPLES)
             function = partial(refined_log_likelihood, vae, bank=bank, large_bank=large_bank)
         else:
             function = partial(_scoring().encoder_log_likelihood, vae, bank=bank)
         scores, largest = self._by_chunks(function, X, vae, per_row)
-        self._warn_about_weights(largest, refine)
+        warn_about_weights(largest, self.n_importance_samples, refine)
         return scores + log_jacobian
 
     def score_features(self, X: ArrayLike) -> Array:
@@ -701,9 +682,7 @@ class VAETransformer(
         """
         X = self._check_new_rows(X)
         vae = self._fitted_module()
-        function = partial(
-            _scoring().reconstruction_by_column, vae, bank=self._noise_bank(self.n_importance_samples)
-        )
+        function = partial(_scoring().reconstruction_by_column, vae, bank=self._noise_bank(vae))
         return self._by_chunks(function, X, vae)[0] + self._columns.log_jacobian
 
     def score(self, X: ArrayLike, y: None = None) -> float:
@@ -726,11 +705,13 @@ class VAETransformer(
     def _check_new_rows(self, X: Any) -> NDArray:
         check_is_fitted(self)
         X = validate_data(self, X, dtype="numeric", reset=False)
-        self._check_support(X)
+        self._check_support(X, self._fitted_architecture)
         return X
 
-    def _noise_bank(self, n_samples: int) -> "torch.Tensor":
-        return _scoring().noise_bank(n_samples, self.n_components_).to(self._device())
+    def _noise_bank(self, vae: "VAE", times: int = 1) -> "torch.Tensor":
+        with own_gradients():
+            bank = _scoring().noise_bank(times * self.n_importance_samples, self.n_components_)
+            return bank.to(vae.device)
 
     def _by_chunks(
         self,
@@ -743,23 +724,13 @@ class VAETransformer(
         widest = max(parameter.shape[0] for parameter in vae.parameters())
         numbers = per_row * widest
         work = float(min(numbers * len(X), _scoring().CHUNK_NUMBERS)) * widest
-        with enough_threads(work):
-            return _scoring().by_chunks(function, X, self._columns, numbers, self._device())
+        with enough_threads(work), own_gradients():
+            return _scoring().by_chunks(function, X, self._columns, numbers, vae.device)
 
     def _code_scale(self) -> Array:
         """What a posterior mean is multiplied by: 0 for an inactive component."""
         scale = np.ones(self.n_components_) if self.whiten else self.component_scale_
         return np.where(self.kl_per_component_ >= INACTIVE_KL, scale, 0.0)
-
-    def _warn_about_weights(self, largest: Array, refine: bool) -> None:
-        share = float((largest > 0.5).mean())
-        if self.n_importance_samples >= 8 and share > 0.1:
-            fix = "Increase n_importance_samples." if refine else "Use refine=True."
-            warnings.warn(
-                f"For {share:.0%} of the rows more than half of the importance weight sits on one "
-                f"of {self.n_importance_samples} samples: their log p(x) is too low. {fix}",
-                stacklevel=3,
-            )
 
     # -- scikit-learn's conventions ---------------------------------------------------------------
 
@@ -776,30 +747,3 @@ def _scoring() -> Any:
     from . import _scoring as module  # imports torch
 
     return module
-
-
-def _seed(random_state: Any) -> int:
-    """A seed for torch's generators; None is fresh, not drawn from NumPy's global generator."""
-    if random_state is None:
-        return int(np.random.default_rng().integers(2**31))
-    return int(check_random_state(random_state).randint(2**31 - 1))
-
-
-def _noise_variance(likelihood: "Likelihood", columns: Columns) -> Array:
-    """Of each column, in original units; nan where the likelihood has none."""
-    from .likelihoods import Gaussian
-
-    if not isinstance(likelihood, Gaussian):
-        return np.full(len(columns.scale), np.nan)
-    log_scale = likelihood.log_scale.detach().cpu().numpy()
-    return np.exp(2.0 * log_scale) * columns.scale**2
-
-
-def _to_arrays(state: "State") -> dict[str, NDArray]:
-    return {name: value.detach().cpu().numpy() for name, value in state.items()}
-
-
-def _to_tensors(arrays: dict[str, NDArray]) -> "State":
-    import torch
-
-    return {name: torch.from_numpy(value.copy()) for name, value in arrays.items()}

@@ -13,6 +13,7 @@ from ._networks import Decoder, Encoder
 from .likelihoods import Likelihood
 from .priors import Prior
 
+
 class VAE(nn.Module):
     """Encoder, decoder, likelihood and prior, and the joint density that they define."""
 
@@ -36,6 +37,10 @@ class VAE(nn.Module):
     def n_components(self) -> int:
         return len(self.encoder.log_scale)
 
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.log_scale.device
+
     def forward(self, x: Tensor, eps: Tensor) -> LogTerms:  # (N, D), (S, N, K)
         """Evaluate the terms at z = loc + scale * eps (Kingma & Welling 2014, section 2.4)."""
         loc, log_scale = self.encoder(x)  # (N, K)
@@ -45,8 +50,13 @@ class VAE(nn.Module):
         return LogTerms(log_px_z, log_pz, log_qz_x, self.prior.kl(loc, log_scale))
 
     def joint(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:  # (N, D), (..., N, K)
-        """log p(x | z) and log p(z), each (..., N)."""
+        """Log p(x | z) and log p(z), each (..., N)."""
         return self.log_px_z_by_column(x, z).sum(-1), self.prior.log_prob(z)
+
+    def log_joint(self, x: Tensor, z: Tensor) -> Tensor:  # (N, D), (..., N, K) -> (..., N)
+        """Log p(x, z)."""
+        log_px_z, log_pz = self.joint(x, z)
+        return log_px_z + log_pz
 
     def log_px_z_by_column(self, x: Tensor, z: Tensor) -> Tensor:  # (..., N, D)
         return self.likelihood.log_prob(x, self.decoder(z))
@@ -82,29 +92,40 @@ class VAE(nn.Module):
                 part.mlp.initialise(generator)
 
     @torch.no_grad()
-    def reorder(self, order: Tensor) -> None:
-        """Renumber the components: component ``order[i]`` becomes component i."""
-        both = torch.cat([order, len(order) + order])  # the MLP puts out loc, then log_scale
-        for parameter, dim, index in [
-            (self.encoder.linear.weight, 0, order),
-            (self.encoder.linear.bias, 0, order),
-            (self.encoder.log_scale, 0, order),
-            (self.decoder.linear.weight, 1, order),
-        ]:
-            parameter.copy_(parameter.index_select(dim, index))
-        if self.encoder.mlp is not None and self.decoder.mlp is not None:
-            last, first = self.encoder.mlp.last, self.decoder.mlp.first
-            last.weight.copy_(last.weight[both])
-            last.bias.copy_(last.bias[both])
-            first.weight.copy_(first.weight[:, order])
-
-    @torch.no_grad()
     def curvature(self, z: Tensor) -> Tensor:  # (N, K, K)
         """I + J^T F J: minus the Gauss-Newton Hessian of log p(x, z) in z."""
         jacobian = self.decoder.jacobian(z)  # (N, K, P)
         information = self.likelihood.information(self.decoder(z))  # (N, P)
         gram = (jacobian * information[:, None, :]) @ jacobian.mT  # (N, K, K)
         return gram + torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
+
+
+# Where the components stand in each parameter.
+_COMPONENT_AXIS = {
+    "encoder.linear.weight": 0,
+    "encoder.linear.bias": 0,
+    "encoder.log_scale": 0,
+    "encoder.mlp.last.weight": 0,  # twice: loc, then log_scale
+    "encoder.mlp.last.bias": 0,
+    "decoder.linear.weight": 1,
+    "decoder.mlp.first.weight": 1,
+}
+
+
+def reordered(state: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
+    """Renumber the components in a module's state: ``order[i]`` becomes component i.
+
+    A name may carry more after a colon: the optimiser's memory of that parameter.
+    """
+    both = torch.cat([order, len(order) + order])
+    result = dict(state)
+    for name, value in state.items():
+        parameter = name.partition(":")[0]
+        axis = _COMPONENT_AXIS.get(parameter)
+        if axis is not None and value.dim() > axis:
+            index = both if parameter.startswith("encoder.mlp") else order
+            result[name] = value.index_select(axis, index)
+    return result
 
 
 def _assign(parameter: Tensor, value: Array) -> None:

@@ -40,7 +40,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
-        """log p(x_d | raw_d) in nats."""
+        """Log p(x_d | raw_d) in nats."""
 
     @abstractmethod
     def mean(self, raw: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class Likelihood(nn.Module, ABC):
 
     def project(self) -> None:
         """Return to the admissible parameters after an optimiser step. Nothing to do for most."""
-        return None
+        return
 
 
 class Gaussian(Likelihood):

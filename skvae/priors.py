@@ -13,7 +13,7 @@ class Prior(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats, summed over the components: (..., N)."""
+        """Log p(z) in nats, summed over the components: (..., N)."""
 
     @abstractmethod
     def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ BAD_PARAMETERS = [
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize(("name", "value", "rule"), BAD_PARAMETERS)
 def test_a_bad_parameter_is_named_with_its_rule_and_its_value(fitted, name, value, rule, method):
-    message = rf"The '{name}' parameter of VAETransformer must be .*{rule}(.|\n)*[Gg]ot "
+    message = rf"The '{name}' parameter (of VAETransformer )?must be .*{rule}(.|\n)*[Gg]ot "
     for vae in (_vae(), copy.deepcopy(fitted)):
         vae.set_params(**{name: value})
         _assert_refused(vae, lambda vae: getattr(vae, method)(X), ValueError, message)
@@ -259,9 +259,13 @@ BAD_USES = {
     "an unknown score": (lambda vae: vae.score_samples(X, method="ELBO"), KNOWN_METHODS + "'ELBO'"),
     "no score": (lambda vae: vae.score_samples(X, method=None), KNOWN_METHODS + "None"),
     "names, too few": (lambda vae: vae.get_feature_names_out(["a"]), "length equal to number"),
-    "another network": (
-        lambda vae: vae.set_params(hidden_layer_sizes=(5,)).transform(X),
-        "no longer describe the network that was fitted. Set them back, or fit again",
+    "partial_fit, another network": (
+        lambda vae: vae.set_params(hidden_layer_sizes=(5,)).partial_fit(X),
+        r"The 'hidden_layer_sizes' parameter was \(4,\) when .* is \(5,\) now.*Set it back, or fit",
+    ),
+    "warm start, another network": (
+        lambda vae: vae.set_params(n_components=3, warm_start=True).fit(X),
+        "The 'n_components' parameter was 2 when .* is 3 now.*Set it back, or fit",
     ),
 }
 

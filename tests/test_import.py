@@ -32,7 +32,9 @@ def _run(code, without=("nothing",)):
     """What ``code`` prints in a fresh interpreter, as if some packages were not installed."""
     environment = {k: v for k, v in os.environ.items() if k != "SCIPY_ARRAY_API"}
     command = [sys.executable, "-c", ABSENT.format(without=set(without)) + code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -109,14 +111,11 @@ def test_the_public_names_are_listed_and_there():
 
 
 def test_a_star_import_brings_the_public_names():
-    names = {}
-    exec("from skvae import *", names)
-    assert set(skvae.__all__) <= set(names)
+    shown = _run("from skvae import *; print(*sorted(set(dir()) & {'VAETransformer', 'priors'}))")
+    assert shown == "VAETransformer priors"
 
 
 @pytest.mark.parametrize("name", ["VAE", "transformer", "_nothing"])
 def test_an_unknown_name_is_an_attribute_error(name):
     with pytest.raises(AttributeError, match=f"module 'skvae' has no attribute '{name}'"):
         getattr(skvae, name)
-    with pytest.raises(ImportError, match=f"cannot import name '{name}' from 'skvae'"):
-        exec(f"from skvae import {name}")

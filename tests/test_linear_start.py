@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 from scipy.linalg import subspace_angles
-from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine, make_low_rank_matrix
+from sklearn.datasets import (
+    load_breast_cancer,
+    load_digits,
+    load_iris,
+    load_wine,
+    make_low_rank_matrix,
+)
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.preprocessing import StandardScaler
 
@@ -28,7 +34,9 @@ DATA = {
     "wine": lambda: load_wine().data,
     "column scales from 1e-8 to 1e8": wild_scales,
     "duplicated rows": duplicated_rows,
-    "fewer rows than columns": lambda: make_low_rank_matrix(20, 30, effective_rank=15, random_state=0),
+    "fewer rows than columns": lambda: make_low_rank_matrix(
+        20, 30, effective_rank=15, random_state=0
+    ),
     "integers with constant columns": lambda: load_digits().data.astype(np.uint8)[:300],
 }
 MODELS = {"shared": PCA, "per_column": FactorAnalysis}
@@ -62,9 +70,7 @@ def test_log_likelihood_is_that_of_pca(name, n_importance_samples, refine):
 def test_log_likelihood_is_that_of_factor_analysis(name, n_importance_samples):
     X = DATA[name]()
     vae = linear(X, noise="per_column", n_importance_samples=n_importance_samples)
-    np.testing.assert_allclose(
-        vae.score_samples(X), evidence(X, FactorAnalysis), atol=1e-6, rtol=0
-    )
+    np.testing.assert_allclose(vae.score_samples(X), evidence(X, FactorAnalysis), atol=1e-6, rtol=0)
 
 
 @each_data

@@ -418,6 +418,24 @@ def test_a_method_that_does_not_fit_leaves_the_estimator_as_it_was(fitted, metho
     assert joblib.hash(vars(vae)) == before
 
 
+OTHER_NETWORKS = [
+    {"n_components": 3},
+    {"hidden_layer_sizes": ()},
+    {"activation": "tanh"},
+    {"likelihood": "bernoulli"},
+    {"noise": "per_column"},
+    {"scaling": "common"},
+    {"precision": "float64", "max_iter": 0, "random_state": 1},
+]
+
+
+@pytest.mark.parametrize("params", OTHER_NETWORKS, ids=str)
+def test_parameters_set_after_a_fit_wait_for_the_next_one(fitted, params):
+    vae = copy.deepcopy(fitted).set_params(**params)
+    for method in ("transform", "inverse_transform", "log_likelihood", "sample"):
+        assert_array_equal(METHODS[method](vae, X), METHODS[method](fitted, X))
+
+
 # -- going on -------------------------------------------------------------------------------------
 
 

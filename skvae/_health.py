@@ -1,0 +1,65 @@
+"""Warnings that say what is wrong with a fit or a score, and what to do. No torch."""
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from ._parameters import INACTIVE_KL, NOISE_FLOOR
+
+if TYPE_CHECKING:
+    from ._columns import Array, Columns
+
+# Frames between a warning here and the user's call: of fit (scikit-learn wraps it), of a score.
+_FIT, _SCORE = 5, 4
+
+
+def warn_about_fit(
+    max_iter: Any,
+    n_components_asked: Any,
+    fitted: dict[str, Any],
+    columns: "Columns",
+    cut_short: bool,
+    column_name: Callable[[int], str],
+) -> None:
+    """Warn of training cut short, inactive components, and noise at its floor."""
+    if cut_short:
+        warnings.warn(
+            f"max_iter={max_iter!r} epochs ended while the held-out bound was still rising. "
+            "Increase max_iter.",
+            ConvergenceWarning,
+            stacklevel=_FIT,
+        )
+    n_active, n_components = fitted["n_active_components_"], fitted["n_components_"]
+    if n_components_asked != "auto" and n_active < n_components:
+        warnings.warn(
+            f"{n_components - n_active} of {n_components} components are inactive: they carry "
+            f"less than {INACTIVE_KL} nats, and transform returns 0 for them. "
+            f"Use n_components={max(n_active, 1)}.",
+            stacklevel=_FIT,
+        )
+    floor = 1.001 * (NOISE_FLOOR * columns.rms * columns.scale) ** 2
+    at_floor = np.flatnonzero((fitted["noise_variance_"] <= floor) & columns.varies)
+    if len(at_floor):
+        named = ", ".join(column_name(column) for column in at_floor[:5])
+        more = " and others" if len(at_floor) > 5 else ""
+        warnings.warn(
+            f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "
+            "column's standard deviation: the components reproduce it exactly, so its density "
+            "has no natural limit. Use fewer n_components, or drop columns that repeat others.",
+            stacklevel=_FIT,
+        )
+
+
+def warn_about_weights(largest: "Array", n_samples: int, refine: bool) -> None:
+    """Warn if one sample holds most of the importance weight of many rows."""
+    share = float((largest > 0.5).mean())
+    if n_samples >= 8 and share > 0.1:
+        fix = "Increase n_importance_samples." if refine else "Use refine=True."
+        warnings.warn(
+            f"For {share:.0%} of the rows more than half of the importance weight sits on one of "
+            f"{n_samples} samples: their log p(x) is too low. {fix}",
+            stacklevel=_SCORE,
+        )
