@@ -64,7 +64,8 @@ if __name__ == "__main__":
     worst = min(rows, key=lambda row: row["gain per column"])
     total = np.mean([row["gain per column"] for row in rows])
     print(
-        f"mean gain {total:.3f} nats a column; worst {worst['gain per column']:+.4f} ({worst['set']})"
+        f"mean gain {total:.3f} nats a column; "
+        f"worst {worst['gain per column']:+.4f} ({worst['set']})"
     )
     if worst["gain per column"] < -ALLOWED_LOSS:
         raise SystemExit(f"{worst['set']} is more than {ALLOWED_LOSS} nats a column below PCA")

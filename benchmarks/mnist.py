@@ -48,7 +48,8 @@ if __name__ == "__main__":
     pca = PCA(10, random_state=0).fit(X_train)
     theirs = linear_probe(pca.transform(X_train), y_train, pca.transform(X_test), y_test)
     print(
-        f"fit {seconds:.1f} s, {vae.n_iter_} epochs; transform of 70,000 rows {transform_seconds:.1f} s"
+        f"fit {seconds:.1f} s, {vae.n_iter_} epochs; "
+        f"transform of 70,000 rows {transform_seconds:.1f} s"
     )
     print(f"held-out ELBO {elbo['trained']:.1f}, linear start {elbo['linear']:.1f} nats")
     print(f"linear probe {ours:.1f}%, PCA {theirs:.1f}%", flush=True)
@@ -62,7 +63,8 @@ if __name__ == "__main__":
         clustering_accuracy(StandardScaler().fit_transform(Z), y_test),
     )
     print(
-        f"50 components: {wide.n_active_components_} active, {int((Z == 0).all(0).sum())} exactly 0; "
+        f"50 components: {wide.n_active_components_} active, "
+        f"{int((Z == 0).all(0).sum())} exactly 0; "
         f"k-means {plain:.1f}% as is, {scaled:.1f}% after StandardScaler"
     )
     result = {

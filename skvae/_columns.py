@@ -54,6 +54,12 @@ def fit_columns(X: NDArray, weight: Array, scaling: str | None, standardised: bo
     scaler = StandardScaler()
     for rows in row_chunks(len(X)):
         scaler.partial_fit(X[rows].astype(np.float64, copy=False), sample_weight=weight[rows])
+    if not np.isfinite(scaler.var_).all():
+        column = int(np.argmin(np.isfinite(scaler.var_)))
+        raise ValueError(
+            f"The values of column {column} are too large: their variance is not a finite number. "
+            f"Their largest is {np.abs(X[:, column]).max():g}; use another unit."
+        )
     common = float(np.sqrt(scaler.var_.mean())) or 1.0
     varies = scaler.var_ > 0.0
     if not standardised:

@@ -6,7 +6,6 @@ from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.utils import check_random_state
 
 NOISE_FLOOR = 1e-3  # of a column's noise scale, relative to the columns' standard deviation
 INACTIVE_KL = 0.01  # nats: a component that carries less on average is noise
@@ -43,6 +42,8 @@ class Rule(NamedTuple):
 
     def __str__(self) -> str:
         parts = [", ".join(repr(name) for name in self.names)] if self.names else []
+        if len(self.names) > 1:
+            parts[0] = "one of " + parts[0]
         if self.kind is not None:
             noun = "an integer" if self.kind is Integral else "a number"
             limits = []
@@ -97,7 +98,9 @@ def check_hidden_layer_sizes(estimator_name: str, value: Any) -> None:
         return
     rule = Rule((), Integral, 1)
     sizes = (value,) if isinstance(value, Integral) else value
-    if not isinstance(sizes, list | tuple) or not all(rule.admits(size) for size in sizes):
+    if not isinstance(sizes, list | tuple | np.ndarray) or not all(
+        rule.admits(size) for size in sizes
+    ):
         raise ValueError(
             f"The 'hidden_layer_sizes' parameter of {estimator_name} must be 'auto', a sequence "
             f"of integers >= 1, or () for the linear model. Got {value!r} instead."
@@ -126,4 +129,12 @@ def seed_of(random_state: Any) -> int:
     """A seed for torch's generators; None is fresh, not drawn from NumPy's global generator."""
     if random_state is None:
         return int(np.random.default_rng().integers(2**31))
-    return int(check_random_state(random_state).randint(2**31 - 1))
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if Rule((), Integral, 0, 2**32 - 1).admits(random_state):
+        return int(np.random.RandomState(random_state).randint(2**31 - 1))
+    raise ValueError(
+        "random_state must be a seed (an integer between 0 and 2**32 - 1), a numpy RandomState, or "
+        "None. "
+        f"Got {random_state!r} instead."
+    )

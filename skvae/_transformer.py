@@ -17,6 +17,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
 from ._health import warn_about_fit, warn_about_weights
 from ._parameters import ARCHITECTURE, INACTIVE_KL, check_choice, check_parameters, seed_of
 from ._resources import enough_threads, own_gradients, training_resources
@@ -30,18 +31,6 @@ if TYPE_CHECKING:
     from ._columns import Columns
     from ._training import Epoch, NonFiniteBoundError, Plan
     from ._vae import VAE
-
-try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
-except ImportError:  # scikit-learn < 1.9 has no callbacks
-
-    class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing to support."""
-
-    def with_callbacks(method):  # type: ignore[no-untyped-def]
-        """Return the method as it is."""
-        return method
-
 
 MORE_SAMPLES = 8  # times n_importance_samples, for rows whose log-likelihood is not yet sharp
 METHODS = ("log_likelihood", "elbo", "reconstruction", "kl")
@@ -285,7 +274,7 @@ class VAETransformer(
             If a parameter or X is not admissible, or if the bound becomes infinite. The estimator
             is then left as it was.
         """
-        task = self._start_callbacks()
+        task = FitTask(self, X, y)
         with self._unchanged_on_error(), own_gradients():
             self._check_parameters()
             going_on = self.warm_start and self.__sklearn_is_fitted__()
@@ -293,8 +282,7 @@ class VAETransformer(
             seed = seed_of(self.random_state)
             columns, vae, rows = self._prepare(X, weight, seed, going_on)
             self.__dict__.update(self._train(columns, vae, rows, seed, task))
-        if task is not None:
-            task.call_on_fit_task_end(estimator=self)
+        task.end()
         return self
 
     def partial_fit(
@@ -380,9 +368,8 @@ class VAETransformer(
 
     def _check_support(self, X: NDArray, architecture: dict[str, Any]) -> None:
         """Name the first cell that the likelihood gives no density to."""
-        from ._fitting import likelihood_of
-
         from ._columns import check_numbers, first_outside
+        from ._fitting import likelihood_of
 
         check_numbers(X)
         support = likelihood_of(architecture).support
@@ -415,7 +402,7 @@ class VAETransformer(
         return columns, fitting.start(parameters, columns, X, weight, rows, seed), rows
 
     def _train(
-        self, columns: "Columns", vae: "VAE", rows: "Rows", seed: int, task: Any
+        self, columns: "Columns", vae: "VAE", rows: "Rows", seed: int, task: FitTask
     ) -> dict[str, Any]:
         """Climb the bound from the start; return every fitted attribute."""
         from . import _fitting as fitting
@@ -424,9 +411,7 @@ class VAETransformer(
         parameters = self.get_params(deep=False)
         n_rows, n_columns = rows.x.shape
         plan = fitting.plan_for(parameters, n_rows)
-        if task is not None:
-            task.max_subtasks = plan.max_epochs  # known only now: it depends on the rows
-            task.call_on_fit_task_begin(estimator=self)
+        task.begin(plan.max_epochs)
 
         def fitted(state: Any) -> dict[str, Any]:
             described = fitting.describe(columns, vae, rows, state)
@@ -434,7 +419,9 @@ class VAETransformer(
 
         def watch(epoch: "Epoch") -> bool:
             self._print_progress(epoch, plan)
-            return self._tell_callbacks(task, epoch, lambda: fitted(epoch.snapshot()))
+            if epoch.number == 0:
+                return False
+            return task.report_epoch(lambda: fitted(epoch.snapshot()))
 
         work = fitting.work_per_step(vae, plan, n_rows)
         with enough_threads(work):
@@ -485,21 +472,6 @@ class VAETransformer(
             return vae.requires_grad_(False)
 
     # -- callbacks and messages -------------------------------------------------------------------
-
-    def _start_callbacks(self) -> Any:
-        if not hasattr(self, "_init_callback_context"):
-            return None
-        return self._init_callback_context(max_subtasks=None)
-
-    def _tell_callbacks(
-        self, task: Any, epoch: "Epoch", fitted: Callable[[], dict[str, Any]]
-    ) -> bool:
-        """Report one epoch; True if a callback asks to stop."""
-        if task is None or epoch.number == 0:
-            return False
-        leaf = task.subcontext(task_name="epoch")
-        leaf.call_on_fit_task_begin(estimator=self)
-        return bool(leaf.call_on_fit_task_end(estimator=self, reconstruction_attributes=fitted))
 
     def _print_progress(self, epoch: "Epoch", plan: "Plan") -> None:
         if self.verbose:
@@ -603,7 +575,7 @@ class VAETransformer(
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be an integer >= 1. Got {n_samples!r} instead.")
         vae = self._fitted_module().cpu()
-        generator = torch.Generator().manualseed_of(seed_of(random_state))
+        generator = torch.Generator().manual_seed(seed_of(random_state))
         z = vae.prior.sample(int(n_samples), vae.n_components, generator).numpy()
         draw = vae.likelihood.mode if mode else partial(vae.likelihood.sample, generator=generator)
         return self._columns.decode(decode(vae, z, draw))

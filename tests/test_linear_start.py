@@ -154,7 +154,7 @@ def test_many_columns_start_from_a_randomised_decomposition():
 
 def test_per_column_noise_of_too_many_columns_says_what_to_do():
     X = np.random.default_rng(0).normal(size=(5, 1600))
-    with pytest.raises(ValueError, match="at most 1500 columns, got 1600. Use noise='shared'"):
+    with pytest.raises(ValueError, match=r"at most 1500 columns, got 1600\. Use noise='shared'"):
         linear(X, noise="per_column")
 
 
