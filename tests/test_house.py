@@ -35,21 +35,23 @@ ORDER = [
     "_resources",
     "_fitting",
     "_health",
+    "_callbacks",
     "_transformer",
     "__init__",
 ]
 LEAVES = {"_gaussian", "_bounds", "_linear_start", "_networks", "_columns"}
-LEAVES |= {"_parameters", "_resources"}
+LEAVES |= {"_parameters", "_resources", "_callbacks"}
 
 # The torch core is usable without scikit-learn, and what has to be fast to import without torch.
 CORE = {"_gaussian", "_bounds", "likelihoods", "priors", "_networks", "_vae", "_importance"}
 CORE |= {"_batches", "_training", "_fitting"}
-NUMERICAL = {"_linear_start", "_columns", "_parameters", "_health"}
+NUMERICAL = {"_linear_start", "_columns", "_parameters", "_health", "_callbacks"}
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
 ROUTINES = {
     "_linear_start": {"sklearn.decomposition", "sklearn.utils.extmath"},
     "_columns": {"sklearn.preprocessing"},
     "_health": {"sklearn.exceptions"},
+    "_callbacks": {"sklearn.callback"},
 }
 
 FILES = sorted(PACKAGE.glob("*.py"))

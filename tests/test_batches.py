@@ -1,0 +1,273 @@
+"""Rows are merged by value, split without loss, and drawn as often as they weigh."""
+
+import numpy as np
+import pytest
+import torch
+
+from skvae import _batches
+from skvae._batches import (
+    Rows,
+    batches,
+    encode_rows,
+    epoch_order,
+    folds,
+    hold_out,
+    merge_duplicates,
+)
+from skvae._columns import CHUNK_ROWS, fit_columns
+
+
+def _generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def _merged(X, weight=None):
+    """The merged rows and their weights."""
+    index, weight = merge_duplicates(X, np.ones(len(X)) if weight is None else weight)
+    return X[index], weight
+
+
+def _as_set(rows, weight):
+    return {(*row.tolist(), w) for row, w in zip(rows, weight, strict=True)}
+
+
+# -- merging --------------------------------------------------------------------------------------
+
+_rng = np.random.default_rng(0)
+_grid = np.stack(np.meshgrid(np.arange(-50.0, 50.0), np.arange(100.0)), -1).reshape(-1, 2)
+# Columns whose bits a weak hash would mix up: few of them set, all at one end, or nearly the same.
+COLUMNS = {
+    "normal": _rng.normal(size=(500, 3)),
+    "bits": _rng.integers(0, 2, (3000, 10)).astype(float),
+    "small integers as floats": _grid,
+    "small integers, wide": _rng.integers(0, 3, (2000, 40)).astype(float),
+    "powers of two": 2.0 ** _rng.integers(-20, 20, (3000, 2)),
+    "signs": _rng.choice([-1.0, 1.0], (3000, 9)),
+    "one differing last bit": 1.0 + _rng.integers(0, 40, (3000, 2)) * np.finfo(float).eps,
+    "swapped columns": np.concatenate([_grid, _grid[:, ::-1]]),
+    "one column": _rng.integers(0, 100, (1000, 1)).astype(float),
+    "subnormal": _rng.integers(0, 20, (1000, 2)) * 5e-324,
+    "huge": _rng.integers(0, 20, (1000, 2)) * 1e300,
+    "one row": np.ones((1, 4)),
+    "one distinct row": np.ones((CHUNK_ROWS + 5, 2)),
+}
+each_kind = pytest.mark.parametrize("kind", COLUMNS)
+
+
+@each_kind
+def test_every_distinct_row_stays_once_with_its_count(kind):
+    X = COLUMNS[kind]
+    distinct, counts = np.unique(X, axis=0, return_counts=True)
+    rows, weight = _merged(X)
+    assert len(rows) == len(distinct)
+    assert _as_set(rows, weight) == _as_set(distinct, counts.astype(float))
+
+
+@each_kind
+def test_the_order_depends_on_the_values_alone(kind):
+    X = COLUMNS[kind]
+    order = np.random.default_rng(1).permutation(len(X))
+    np.testing.assert_array_equal(_merged(X[order])[0], _merged(X)[0])
+    np.testing.assert_array_equal(_merged(np.repeat(X, 2, axis=0))[0], _merged(X)[0])
+
+
+@each_kind
+def test_weights_add_up(kind):
+    X = COLUMNS[kind]
+    weight = np.random.default_rng(2).uniform(0.1, 2.0, len(X))
+    rows, merged = _merged(X, weight)
+    assert merged.sum() == pytest.approx(weight.sum())
+    assert merged[0] == pytest.approx(weight[(X == rows[0]).all(1)].sum())
+
+
+def test_weights_stand_for_repetitions():
+    X = COLUMNS["normal"]
+    times = np.random.default_rng(3).integers(0, 4, len(X))
+    weighted, repeated = _merged(X, times.astype(float)), _merged(np.repeat(X, times, axis=0))
+    np.testing.assert_array_equal(weighted[0], repeated[0])
+    np.testing.assert_array_equal(weighted[1], repeated[1])
+
+
+def test_rows_of_weight_zero_are_dropped():
+    X = np.array([[1.0], [2.0], [1.0], [3.0]])
+    rows, weight = _merged(X, np.array([0.0, 1.0, 2.0, 0.0]))
+    assert _as_set(rows, weight) == {(1.0, 2.0), (2.0, 1.0)}
+
+
+def test_minus_zero_equals_zero():
+    X = np.array([[0.0, 1.0], [-0.0, 1.0], [0.0, -1.0]])
+    _, weight = _merged(X)
+    assert sorted(weight) == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int16, np.int64, np.float32, np.float64])
+def test_the_order_does_not_depend_on_the_dtype(dtype):
+    X = COLUMNS["bits"]
+    np.testing.assert_array_equal(_merged(X.astype(dtype))[0].astype(float), _merged(X)[0])
+
+
+def test_large_integers_that_float64_cannot_tell_apart_stay_apart():
+    X = 2**60 + np.arange(4)[:, None]
+    assert len(_merged(X)[0]) == 4
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_layout_in_memory_does_not_matter(order):
+    X = COLUMNS["normal"]
+    np.testing.assert_array_equal(_merged(np.asarray(X[::-1], order=order))[0], _merged(X)[0])
+
+
+def test_rows_of_one_hash_are_still_compared(monkeypatch):
+    monkeypatch.setattr(_batches, "_row_hash", lambda X: np.zeros(len(X), np.uint64))
+    X = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0], [4.0, 3.0]])
+    assert _as_set(*_merged(X)) == {(1.0, 2.0, 2.0), (1.0, 3.0, 1.0), (4.0, 3.0, 1.0)}
+
+
+def test_equal_rows_meet_across_the_chunks():
+    X = np.repeat(np.arange(3.0), [CHUNK_ROWS, CHUNK_ROWS + 1, 2])[:, None]
+    assert _as_set(*_merged(X)) == {
+        (0.0, float(CHUNK_ROWS)),
+        (1.0, float(CHUNK_ROWS + 1)),
+        (2.0, 2.0),
+    }
+
+
+def test_rows_encoded_in_chunks_are_those_encoded_at_once():
+    X = np.random.default_rng(0).normal(size=(CHUNK_ROWS + 3, 2))
+    columns = fit_columns(X, np.ones(len(X)), "columns", True)
+    x = encode_rows(X, columns, torch.float64, torch.device("cpu"))
+    np.testing.assert_array_equal(x.numpy(), columns.encode(X))
+
+
+# -- splitting ------------------------------------------------------------------------------------
+
+# (rows, fraction, rows held out)
+PARTS = [
+    (2, 0.1, 1),
+    (2, 0.9, 1),
+    (3, 0.9, 2),
+    (5, 1e-9, 1),
+    (10, 0.5, 5),
+    (500, 0.1, 50),
+    (501, 0.1, 50),
+    (1000, 0.9, 900),
+]
+
+
+@pytest.mark.parametrize(("n_rows", "fraction", "expected"), PARTS)
+def test_held_out_and_kept_rows_are_all_rows(n_rows, fraction, expected):
+    kept, held_out = hold_out(n_rows, fraction, _generator())
+    assert len(held_out) == expected and len(kept) >= 1
+    assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(n_rows))
+
+
+@pytest.mark.parametrize(("n_rows", "n_folds"), [(2, 2), (3, 2), (5, 5), (7, 5), (499, 5)])
+def test_folds_hold_every_row_out_once(n_rows, n_folds):
+    parts = list(folds(n_rows, n_folds, _generator()))
+    assert len(parts) == n_folds
+    for kept, held_out in parts:
+        assert len(kept) >= 1 and len(held_out) >= 1
+        assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(n_rows))
+    every = torch.cat([held_out for _, held_out in parts])
+    assert sorted(every.tolist()) == list(range(n_rows))
+    sizes = [len(held_out) for _, held_out in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_split_depends_on_its_generator_alone():
+    for split in (
+        lambda g: hold_out(50, 0.2, g)[1],
+        lambda g: torch.cat([held_out for _, held_out in folds(50, 5, g)]),
+    ):
+        assert torch.equal(split(_generator(1)), split(_generator(1)))
+        assert not torch.equal(split(_generator(1)), split(_generator(2)))
+
+
+def test_taken_rows_weigh_one_on_average():
+    rows = Rows(torch.arange(6.0)[:, None], torch.tensor([0.5, 0.5, 2.0, 1.0, 1.0, 1.0]))
+    taken = rows.take(torch.tensor([2, 0]))
+    assert taken.x[:, 0].tolist() == [2.0, 0.0]
+    assert taken.weight.tolist() == pytest.approx([1.6, 0.4])
+
+
+# -- one epoch ------------------------------------------------------------------------------------
+
+# They sum to the number of rows.
+WEIGHTS = {
+    "integers": torch.tensor([3.0, 1.0, 0.0, 0.0, 1.0]),
+    "halves": torch.tensor([0.5, 1.5, 2.5, 0.5, 0.0, 1.0]),
+    "any": (w := torch.rand(200, generator=_generator(), dtype=torch.float64)) / w.mean(),
+    "one row holds nearly all": torch.tensor([9.91] + 9 * [0.01], dtype=torch.float64),
+}
+
+
+def _counts(weight, seed):
+    return torch.bincount(epoch_order(weight, _generator(seed)), minlength=len(weight))
+
+
+@pytest.mark.parametrize("value", [1.0, 0.3])
+def test_equal_weights_give_a_permutation(value):
+    order = epoch_order(torch.full((100,), value), _generator())
+    assert sorted(order.tolist()) == list(range(100))
+    assert order.tolist() != list(range(100))
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_row_comes_as_often_as_it_weighs_rounded_down_or_up(kind):
+    weight = WEIGHTS[kind]
+    for seed in range(50):
+        counts = _counts(weight, seed)
+        assert counts.sum() == len(weight)
+        assert (counts >= weight.floor()).all() and (counts <= weight.ceil()).all()
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_row_comes_as_often_as_it_weighs_over_many_epochs(kind):
+    weight, n_epochs = WEIGHTS[kind], 2000
+    mean = sum(_counts(weight, seed) for seed in range(n_epochs)) / n_epochs
+    # A count is one of two neighbouring integers: its variance is at most a quarter.
+    assert float((mean - weight).abs().max()) < 4.5 * 0.5 / n_epochs**0.5
+
+
+def test_drawn_rows_come_in_random_order():
+    order = epoch_order(WEIGHTS["any"], _generator())
+    assert order.tolist() != sorted(order.tolist())
+
+
+# (rows, batch size, sizes of the batches)
+SIZES = [
+    (9, 4, [4, 4, 1]),
+    (8, 4, [4, 4]),
+    (7, 4, [4, 3]),
+    (5, 4, [4, 1]),
+    (4, 4, [4]),
+    (3, 4, [3]),
+    (1, 4, [1]),
+    (3, 1, [1, 1, 1]),
+]
+
+
+@pytest.mark.parametrize(("n_rows", "batch_size", "sizes"), SIZES)
+def test_batches_hold_every_row_whatever_is_left_for_the_last(n_rows, batch_size, sizes):
+    rows = Rows(torch.arange(float(n_rows))[:, None], torch.ones(n_rows))
+    epoch = list(batches(rows, batch_size, _generator()))
+    assert [len(batch.x) for batch in epoch] == sizes
+    assert sorted(torch.cat([b.x for b in epoch])[:, 0].tolist()) == list(range(n_rows))
+    assert all((batch.weight == 1.0).all() for batch in epoch)
+
+
+def test_weights_are_given_on_when_all_rows_fit_and_are_drawn_by_otherwise():
+    rows = Rows(torch.arange(5.0)[:, None], WEIGHTS["integers"])
+    (whole,) = batches(rows, 5, _generator())
+    assert torch.equal(whole.weight, rows.weight) and torch.equal(whole.x, rows.x)
+    drawn = list(batches(rows, 2, _generator()))
+    assert all((batch.weight == 1.0).all() for batch in drawn)
+    assert sorted(torch.cat([b.x for b in drawn])[:, 0].tolist()) == [0.0, 0.0, 0.0, 1.0, 4.0]
+
+
+def test_rows_that_all_fit_need_no_randomness():
+    rows = Rows(torch.ones(4, 2), torch.ones(4))
+    generator = _generator()
+    before = generator.get_state()
+    list(batches(rows, 4, generator))
+    assert torch.equal(generator.get_state(), before)
