@@ -1,6 +1,6 @@
 """Arrays to standardised columns, and back to the user's units. NumPy only."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -48,26 +48,33 @@ class Columns:
         return -np.log(self.scale)
 
 
-def fit_columns(X: NDArray, weight: Array, scaling: str | None, standardised: bool) -> Columns:
+def fit_columns(
+    X: NDArray,
+    weight: Array,
+    scaling: str | None,
+    standardised: bool,
+    column_name: Callable[[int], str] = str,
+) -> Columns:
     """Choose shift and scale. A likelihood that is not ``standardised`` keeps the columns as is."""
     n_columns = X.shape[1]
     scaler = StandardScaler()
-    for rows in row_chunks(len(X)):
-        scaler.partial_fit(X[rows].astype(np.float64, copy=False), sample_weight=weight[rows])
+    with np.errstate(over="ignore", invalid="ignore"):  # told below, with the column
+        for rows in row_chunks(len(X)):
+            scaler.partial_fit(X[rows].astype(np.float64, copy=False), sample_weight=weight[rows])
     if not np.isfinite(scaler.var_).all():
         column = int(np.argmin(np.isfinite(scaler.var_)))
         raise ValueError(
-            f"The values of column {column} are too large: their variance is not a finite number. "
-            f"Their largest is {np.abs(X[:, column]).max():g}; use another unit."
+            f"The values of column {column_name(column)} are too large: their variance is not a "
+            f"finite number. Their largest is {np.abs(X[:, column]).max():g}; use another unit."
         )
     common = float(np.sqrt(scaler.var_.mean())) or 1.0
-    varies = scaler.var_ > 0.0
+    # StandardScaler's scale is 1 for a column that is constant up to rounding.
+    varies = (scaler.scale_ == np.sqrt(scaler.var_)) & (scaler.var_ > 0.0)
     if not standardised:
         return Columns("none", np.zeros(n_columns), np.ones(n_columns), varies, common)
     if scaling == "auto":
         scaling = "common" if share_one_unit(X) else "columns"
     if scaling == "columns":
-        # 1 for a constant column, by StandardScaler's test of what rounding can tell apart.
         return Columns("columns", scaler.mean_, scaler.scale_, varies, 1.0)
     if scaling == "common":
         return Columns("common", scaler.mean_, np.full(n_columns, common), varies, 1.0)

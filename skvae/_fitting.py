@@ -4,7 +4,7 @@
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any
 
@@ -82,9 +82,14 @@ def merged(X: NDArray, weight: Array) -> tuple[NDArray, Array]:
     return X[index], weight
 
 
-def columns_for(parameters: Parameters, X: NDArray, weight: Array) -> Columns:
+def columns_for(
+    parameters: Parameters,
+    X: NDArray,
+    weight: Array,
+    column_name: Callable[[int], str] = str,
+) -> Columns:
     standardised = likelihood_of(parameters).support.standardised
-    return fit_columns(X, weight, parameters["scaling"], standardised)
+    return fit_columns(X, weight, parameters["scaling"], standardised, column_name)
 
 
 def rows_for(parameters: Parameters, columns: Columns, X: NDArray, weight: Array) -> Rows:

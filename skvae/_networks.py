@@ -26,6 +26,10 @@ def _silu_slope(x: Tensor) -> Tensor:
     return gate * (1.0 + x * (1.0 - gate))
 
 
+CELL_LIMIT = 3.0  # robust standard deviations of a column
+CODE_LIMIT = 4.0  # standard deviations of the prior
+
+
 class Activation(NamedTuple):
     """A function and its derivative."""
 
@@ -39,6 +43,18 @@ ACTIVATIONS = {
     "silu": Activation(F.silu, _silu_slope),
     "tanh": Activation(torch.tanh, lambda x: 1.0 - torch.tanh(x).square()),
 }
+
+
+def tame(x: Tensor, limit: float) -> Tensor:
+    """X near 0, at most ``limit`` far out: a wild value must not throw an MLP off.
+
+    Only the MLPs see tamed values. The linear paths see x itself, or the start would not be exact.
+    """
+    return x * torch.rsqrt(1.0 + (x / limit).square())
+
+
+def tame_slope(x: Tensor, limit: float) -> Tensor:
+    return torch.rsqrt(1.0 + (x / limit).square()) ** 3
 
 
 class Dense(nn.Module):
@@ -76,10 +92,9 @@ class MLP(nn.Module):
             x = activation.value(layer(x))
         return self.last(x)
 
-    def jacobian(self, x: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
-        """D output / d x_k for each row, carried forward through the layers."""
+    def jacobian(self, x: Tensor, tangent: Tensor) -> Tensor:  # (N, K), (N, K, K) -> (N, K, P)
+        """The derivatives ``tangent`` of x, carried forward through the layers."""
         activation = ACTIVATIONS[self.activation]
-        tangent = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)  # one row for each x_k
         for layer in (self.first, *self.middle):
             before = layer(x)
             slope = activation.slope(before)[:, None, :]
@@ -112,14 +127,9 @@ class Encoder(nn.Module):
         loc = self.linear(x)
         if self.mlp is None:
             return loc, self.log_scale.expand_as(loc)
-        d_loc, d_log_scale = self.mlp(self._tamed(x)).chunk(2, dim=-1)
+        robust = tame((x - self.center) / self.spread, CELL_LIMIT)
+        d_loc, d_log_scale = self.mlp(robust).chunk(2, dim=-1)
         return loc + d_loc, self.log_scale + d_log_scale
-
-    def _tamed(self, x: Tensor) -> Tensor:
-        # A wild cell must not throw the MLP off; the linear path still sees x itself, or the
-        # start would no longer be exact.
-        u = (x - self.center) / self.spread
-        return u * torch.rsqrt(1.0 + (u / 3.0).square())
 
 
 class Decoder(nn.Module):
@@ -134,9 +144,12 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:  # (..., N, K) -> (..., N, P)
         raw = self.linear(z)
-        return raw if self.mlp is None else raw + self.mlp(z)
+        return raw if self.mlp is None else raw + self.mlp(tame(z, CODE_LIMIT))
 
     def jacobian(self, z: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
         """D raw / d z_k for each row."""
         linear = self.linear.weight.T.expand(len(z), -1, -1)
-        return linear if self.mlp is None else linear + self.mlp.jacobian(z)
+        if self.mlp is None:
+            return linear
+        tangent = torch.diag_embed(tame_slope(z, CODE_LIMIT))
+        return linear + self.mlp.jacobian(tame(z, CODE_LIMIT), tangent)

@@ -397,7 +397,7 @@ class VAETransformer(
             self._check_same_architecture()
             rows = fitting.rows_for(parameters, self._columns, X, weight)
             return self._columns, self._fitted_module(), rows
-        columns = fitting.columns_for(parameters, X, weight)
+        columns = fitting.columns_for(parameters, X, weight, self._column_name)
         rows = fitting.rows_for(parameters, columns, X, weight)
         return columns, fitting.start(parameters, columns, X, weight, rows, seed), rows
 

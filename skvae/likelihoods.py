@@ -70,6 +70,10 @@ class Likelihood(nn.Module, ABC):
     def for_columns(self, n_columns: int, floor: float) -> "Likelihood":
         """A fresh likelihood of this kind for so many columns and this noise floor."""
 
+    def set_noise(self, variance: Tensor) -> None:
+        """Take over the variance (D,) that the means leave. Nothing to do without a noise scale."""
+        return
+
     def project(self) -> None:
         """Return to the admissible parameters after an optimiser step. Nothing to do for most."""
         return
@@ -137,6 +141,12 @@ class Gaussian(Likelihood):
         with torch.no_grad():
             self.log_scale.copy_(torch.log(noise if self.noise == "per_column" else noise[:1]))
         return LinearStart(torch.ones_like(mean), mean, noise.square())
+
+    def set_noise(self, variance: Tensor) -> None:
+        if self.noise == "shared":
+            variance = variance.mean(0, keepdim=True)
+        with torch.no_grad():
+            self.log_scale.copy_(0.5 * torch.log(variance.clamp(min=self.floor**2)))
 
     def for_columns(self, n_columns: int, floor: float) -> "Gaussian":
         return Gaussian(self.noise, n_columns, floor)

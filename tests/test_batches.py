@@ -77,7 +77,7 @@ def test_weights_add_up(kind):
     weight = np.random.default_rng(2).uniform(0.1, 2.0, len(X))
     rows, merged = _merged(X, weight)
     assert merged.sum() == pytest.approx(weight.sum())
-    assert merged[0] == pytest.approx(weight[(X == rows[0]).all(1)].sum())
+    assert merged[0] == pytest.approx(weight[(rows[0] == X).all(1)].sum())
 
 
 def test_weights_stand_for_repetitions():

@@ -1,0 +1,288 @@
+"""A warning comes exactly when something is wrong, names the fix, and points at the user's line."""
+
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.pipeline import make_pipeline
+
+from skvae import VAETransformer
+
+DIGITS = load_digits().data
+
+
+def _vae(n_components=2, **params):
+    small = {"hidden_layer_sizes": (16,), "max_iter": 0, "random_state": 0}
+    return VAETransformer(n_components, **small | params)
+
+
+def _warnings(call):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    return caught
+
+
+def _texts(call):
+    return [str(warning.message) for warning in _warnings(call)]
+
+
+def _only(call):
+    (warning,) = _warnings(call)
+    return warning
+
+
+def _with_eigenvalues(*eigenvalues):
+    """Rows whose covariance has exactly these eigenvalues."""
+    n_columns = len(eigenvalues)
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(n_columns, n_columns)))
+    half = np.sqrt(np.array(eigenvalues) * n_columns)[:, None] * rotation.T
+    return np.concatenate([half, -half])
+
+
+def _table(n_rows=200, seed=0):
+    """Six columns of two factors and noise."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n_rows, 2)) @ rng.normal(size=(2, 6)) + 0.5 * rng.normal(
+        size=(n_rows, 6)
+    )
+
+
+# -- nothing to say -------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("load", [load_wine, load_breast_cancer])
+def test_a_default_fit_and_its_score_warn_of_nothing(load):
+    X = load().data
+    # A part of the rows is enough for the shares that a score warns of.
+    VAETransformer(random_state=0).fit(X).score(X[::4])
+
+
+@pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
+def test_the_default_number_of_epochs_is_enough_for_digits():
+    VAETransformer(random_state=0).fit(DIGITS)
+
+
+# -- epochs ---------------------------------------------------------------------------------------
+
+
+def test_a_fit_cut_short_says_to_increase_max_iter():
+    warning = _only(lambda: _vae(4, max_iter=2).fit(DIGITS))
+    assert warning.category is ConvergenceWarning
+    assert "max_iter=2 epochs ended while the held-out bound was still rising" in str(
+        warning.message
+    )
+    assert "Increase max_iter" in str(warning.message)
+
+
+UNHURRIED = {
+    "no epochs at all": {"max_iter": 0},
+    "every epoch asked for": {"max_iter": 2, "early_stopping": False},
+    "a gain below tol": {"max_iter": 2, "tol": 100.0},
+    "no gain": {"max_iter": 2, "learning_rate_init": 1e-30},
+}
+
+
+@pytest.mark.parametrize("name", UNHURRIED)
+def test_a_fit_that_was_not_cut_short_does_not_say_so(name):
+    assert _texts(lambda: _vae(4, **UNHURRIED[name]).fit(DIGITS)) == []
+
+
+@pytest.mark.parametrize("name", ["folds", "a held-out part"])
+def test_a_fit_that_stopped_by_itself_was_not_cut_short(name):
+    X = np.random.default_rng(0).normal(size=(100 if name == "folds" else 600, 3))
+    X[:, 0] *= 5.0
+    vae = _vae(1, max_iter=50, n_iter_no_change=3, scaling=None)
+    assert _texts(lambda: vae.fit(X)) == []
+    assert vae.n_iter_ < 50
+
+
+# -- components -----------------------------------------------------------------------------------
+
+# (eigenvalues, components asked for, components to use)
+SPARE = [
+    ([9.0, 4.0, *10 * [1.0]], 4, 2),
+    ([9.0, 4.0, *10 * [1.0]], 3, 2),
+    ([9.0, *7 * [1.0]], 5, 1),
+]
+
+
+@pytest.mark.parametrize(("eigenvalues", "asked", "active"), SPARE)
+def test_inactive_components_are_counted_with_the_n_components_to_use(eigenvalues, asked, active):
+    X = _with_eigenvalues(*eigenvalues)
+    warning = _only(lambda: _vae(asked, scaling=None).fit(X))
+    assert warning.category is UserWarning
+    assert f"{asked - active} of {asked} components are inactive" in str(warning.message)
+    assert f"Use n_components={active}." in str(warning.message)
+
+
+@pytest.mark.parametrize(("eigenvalues", "active"), [(row[0], row[2]) for row in SPARE])
+def test_the_n_components_that_was_named_warns_no_more(eigenvalues, active):
+    X = _with_eigenvalues(*eigenvalues)
+    assert _texts(lambda: _vae(active, scaling=None).fit(X)) == []
+
+
+def test_components_that_were_not_asked_for_are_no_ones_fault():
+    vae = _vae("auto", scaling=None)
+    assert _texts(lambda: vae.fit(_with_eigenvalues(*SPARE[0][0]))) == []
+    assert vae.n_active_components_ < vae.n_components_
+
+
+def test_the_fix_is_never_what_was_done():
+    # No structure at all: there is no smaller number of components to name.
+    texts = _texts(lambda: _vae(1, scaling=None).fit(_with_eigenvalues(*8 * [1.0])))
+    assert len(texts) == 1 and "1 of 1 components are inactive" in texts[0]
+    assert "Use n_components=1" not in texts[0]
+
+
+# -- noise ----------------------------------------------------------------------------------------
+
+EXACT = {
+    "a column twice": (lambda X: np.c_[X, X[:, 2]], "2, 6"),
+    "a column twice, in other units": (lambda X: np.c_[X, 1e6 * X[:, 2] + 3.0], "2, 6"),
+}
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("max_iter", [0, 3])
+def test_columns_whose_noise_is_at_its_floor_are_named(name, max_iter):
+    make, columns = EXACT[name]
+    warned = _warnings(
+        lambda: _vae(
+            3, noise="per_column", scaling="columns", max_iter=max_iter, early_stopping=False
+        ).fit(make(_table()))
+    )
+    texts = [str(w.message) for w in warned if "noise scale" in str(w.message)]
+    assert len(texts) == 1
+    assert f"The noise scale of column {columns} fell to its floor" in texts[0]
+    assert "Use fewer n_components, or drop columns that repeat others" in texts[0]
+
+
+def test_a_column_that_follows_from_others_is_at_its_floor_with_them():
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(300, 2))
+    X = np.c_[rng.normal(size=(300, 2)), Z, Z.sum(axis=1)]
+    (text,) = _texts(lambda: _vae(3, noise="per_column", scaling="columns").fit(X))
+    assert "The noise scale of column 2, 3, 4 fell" in text
+
+
+def test_a_column_of_a_frame_is_called_by_its_name():
+    pandas = pytest.importorskip("pandas")
+    X = EXACT["a column twice"][0](_table())
+    frame = pandas.DataFrame(X, columns=["a", "b", "visits", "d", "e", "f", "again"])
+    (text,) = _texts(lambda: _vae(3, noise="per_column", scaling="columns").fit(frame))
+    assert "The noise scale of column 'visits', 'again' fell to its floor" in text
+
+
+def test_no_more_than_five_columns_are_listed():
+    X = np.repeat(np.random.default_rng(0).normal(size=(50, 1)), 8, axis=1)
+    (text,) = _texts(lambda: _vae(1).fit(X))
+    assert "The noise scale of column 0, 1, 2, 3, 4 and others fell" in text
+
+
+@pytest.mark.parametrize("noise", ["shared", "per_column"])
+@pytest.mark.parametrize("constant", [0.0, 0.1, 1e8 + 0.3])
+# Above 4096 distinct rows the columns' statistics are put together from several chunks.
+@pytest.mark.parametrize("n_rows", [200, 5000])
+def test_a_constant_column_is_no_column_without_noise(noise, constant, n_rows):
+    X = np.c_[_table(n_rows)[:, :4], np.full(n_rows, constant)]
+    assert _texts(lambda: _vae(2, noise=noise, scaling="columns").fit(X)) == []
+
+
+def test_noise_above_its_floor_is_not_spoken_of():
+    assert _texts(lambda: _vae(2, noise="per_column").fit(_table())) == []
+
+
+# -- importance weights ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return _vae(3, max_iter=40, early_stopping=False, learning_rate_init=0.01).fit(DIGITS[:600])
+
+
+FAR = 50.0 * DIGITS[:20]
+VERY_FAR = 1e4 * np.random.default_rng(0).normal(size=(20, 64))  # refinement does not settle
+
+
+def test_a_score_that_rests_on_one_sample_says_to_refine(trained):
+    warning = _only(lambda: trained.score_samples(FAR, refine=False))
+    assert warning.category is UserWarning
+    text = str(warning.message)
+    assert "For 100% of the rows more than half of the importance weight sits on one of 64" in text
+    assert "log p(x) is too low" in text and "Use refine=True" in text
+
+
+QUIET = {
+    "ordinary rows": lambda vae: vae.score_samples(DIGITS[:20], refine=False),
+    "ordinary rows, refined": lambda vae: vae.score_samples(DIGITS[:20]),
+    "the mean score": lambda vae: vae.score(DIGITS[:20]),
+    "a few far rows": lambda vae: vae.score_samples(
+        np.concatenate([DIGITS[:20], FAR[:1]]), refine=False
+    ),
+    "no importance weights": lambda vae: vae.score_samples(FAR, method="elbo"),
+    "codes": lambda vae: vae.transform(FAR),
+}
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_a_score_that_rests_on_many_samples_says_nothing(trained, name):
+    assert _texts(lambda: QUIET[name](trained)) == []
+
+
+def test_so_few_samples_that_one_must_be_heavy_say_nothing():
+    vae = _vae(3, n_importance_samples=4).fit(DIGITS[:200])
+    assert _texts(lambda: vae.score_samples(FAR, refine=False)) == []
+
+
+# -- where a warning points -----------------------------------------------------------------------
+#
+# Each call stands in a function of its own, so that "the line of the call" is no other line.
+
+
+def _fit_cut_short(trained):
+    return _vae(4, max_iter=2).fit(DIGITS)
+
+
+def _fit_with_spare_components(trained):
+    return _vae(4, scaling=None).fit(_with_eigenvalues(*SPARE[0][0]))
+
+
+def _fit_with_a_column_twice(trained):
+    X = np.c_[_table(), _table()[:, 2]]
+    return _vae(3, noise="per_column", scaling="columns").fit(X)
+
+
+def _score_samples(trained):
+    return trained.score_samples(FAR, refine=False)
+
+
+def _score(trained):
+    return trained.score(VERY_FAR)
+
+
+DIRECT = [_fit_cut_short, _fit_with_spare_components, _fit_with_a_column_twice, _score_samples]
+
+
+@pytest.mark.parametrize("call", DIRECT, ids=lambda call: call.__name__)
+def test_a_warning_points_at_the_line_of_the_users_call(trained, call):
+    warning = _only(partial(call, trained))
+    first = call.__code__.co_firstlineno
+    assert warning.filename == __file__
+    assert first < warning.lineno <= first + 2
+
+
+def test_a_warning_of_the_mean_score_points_at_the_users_call(trained):
+    warning = _only(partial(_score, trained))
+    assert "Increase n_importance_samples" in str(warning.message)
+    assert warning.filename == __file__
+    assert warning.lineno == _score.__code__.co_firstlineno + 1
+
+
+def test_a_warning_in_a_pipeline_is_not_lost():
+    warning = _only(lambda: make_pipeline(_vae(4, max_iter=2)).fit(DIGITS))
+    assert warning.category is ConvergenceWarning

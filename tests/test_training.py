@@ -1,0 +1,466 @@
+"""The loop: what it climbs, when it stops, and which weights it keeps."""
+
+import copy
+import math
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+
+from skvae import VAETransformer, _training
+from skvae import _fitting as fitting
+from skvae._batches import Rows, hold_out
+from skvae._training import (
+    MAX_GRADIENT_NORM,
+    WARMUP_STEPS,
+    EarlyStopping,
+    Epoch,
+    Plan,
+    Run,
+    Selection,
+    climb,
+    train,
+)
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:.*components are inactive:UserWarning"),
+]
+
+STILL = 1e-30  # a learning rate at which no weight moves
+DIGITS = load_digits().data
+
+
+def _generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Start(NamedTuple):
+    vae: torch.nn.Module
+    rows: Rows
+
+
+def _start(X, n_components=3, hidden=(8,)):
+    """A module at its linear start, ready to train, and its rows."""
+    vae = VAETransformer(n_components, hidden_layer_sizes=hidden, scaling="columns")
+    parameters, weight = vae.get_params(), np.ones(len(X))
+    columns = fitting.columns_for(parameters, X, weight)
+    rows = fitting.rows_for(parameters, columns, X, weight)
+    module = fitting.start(parameters, columns, X, weight, rows, seed=0)
+    return Start(fitting.trainable(parameters, module), rows)
+
+
+@pytest.fixture
+def wine():
+    return _start(load_wine().data)
+
+
+def _run(start, n_epochs=4, batch_size=64, seed=0, **plan):
+    plan = Plan(**{"max_epochs": n_epochs, "batch_size": batch_size, "learning_rate": 3e-3} | plan)
+    return Run(start.vae, plan, _generator(seed), len(start.rows.x))
+
+
+def _bits(state):
+    return {name: value.numpy().tobytes() for name, value in state.items()}
+
+
+def _vae(**params):
+    small = {"n_components": 3, "hidden_layer_sizes": (16,), "random_state": 0}
+    return VAETransformer(**small | params)
+
+
+# -- early stopping -------------------------------------------------------------------------------
+
+NAN = math.nan
+# (held-out bounds from the start on, patience, tol, the best epoch, the last epoch)
+CURVES = {
+    "the start is the best": ([5.0, 4.0, 3.0, 2.0], 3, 0.0, 0, 3),
+    "the start is as good": ([5.0, 5.0, 5.0], 2, 0.0, 0, 2),
+    "the last is the best": ([1.0, 2.0, 3.0], 2, 0.0, 2, None),
+    "a gain resets the patience": ([1.0, 0.0, 2.0, 1.0, 0.0, 9.0], 2, 0.0, 2, 4),
+    "small gains are kept but do not count": ([1.0, 1.1, 1.2, 1.3], 3, 0.5, 3, 3),
+    "small gains add up": ([1.0, 1.3, 1.6, 1.9, 2.2], 2, 0.5, 4, None),
+    "the first of equals": ([1.0, 2.0, 2.0, 2.0], 2, 0.0, 1, 3),
+    "patience of one": ([1.0, 2.0, 2.0], 1, 0.0, 1, 2),
+}
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_early_stopping_keeps_the_best_epoch_and_stops_in_time(name):
+    curve, patience, tol, best, last = CURVES[name]
+    stopper, stopped = EarlyStopping(patience, tol), None
+    for number, held_out in enumerate(curve):
+        epoch = Epoch(number, NAN, held_out, lambda number=number: {"number": number})
+        if stopper.done(epoch):
+            stopped = number
+            break
+    assert stopped == last
+    assert stopper.best == best
+    # None stands for the start, which nobody needs to copy.
+    assert stopper.best_state == (None if best == 0 else {"number": best})
+
+
+@pytest.mark.parametrize(
+    ("curve", "expected"),
+    [([1.0], False), ([1.0, 2.0], True), ([1.0, 1.1], False), ([1.0, 3.0, 2.0], False)],
+)
+def test_a_run_is_still_improving_if_its_last_epoch_gained(curve, expected):
+    stopper = EarlyStopping(10, tol=0.5)
+    for number, held_out in enumerate(curve):
+        stopper.done(Epoch(number, NAN, held_out, dict))
+    assert stopper.still_improving is expected
+
+
+def test_the_weights_that_are_kept_are_those_of_the_best_epoch():
+    # Fast enough to over-fit: the best epoch lies in the middle.
+    vae, rows = _start(DIGITS[:520], 8, hidden=(64,))
+    plan = Plan(max_epochs=60, batch_size=32, learning_rate=0.02)
+    selection = Selection(True, 0.1, patience=3, tol=0.0)
+    outcome = climb(copy.deepcopy(vae), rows, plan, selection, _generator(7), lambda epoch: False)
+    assert 0 < outcome.best < outcome.n_epochs
+    assert outcome.held_out[outcome.best] == max(outcome.held_out)
+    # The same generator holds out the same rows, and draws the same noise for them.
+    generator = _generator(7)
+    kept, held_out = hold_out(len(rows.x), 0.1, generator)
+    probe = _training._HeldOut(rows.take(held_out), vae.n_components, generator)
+    assert probe.bound(vae) == outcome.held_out[0]
+    vae.load_state_dict(outcome.state)
+    assert probe.bound(vae) == outcome.held_out[outcome.best]
+    assert not set(kept.tolist()) & set(held_out.tolist())
+
+
+def test_the_held_out_bound_is_the_elbo_whatever_the_training_objective_is():
+    # At the linear start it is the evidence, which knows neither beta nor samples.
+    starts = {
+        _vae(max_iter=1, learning_rate_init=STILL, **params).fit(DIGITS[:520]).validation_scores_[0]
+        for params in ({}, {"beta": 4.0}, {"free_bits": 9.0}, {"objective": "iwae"})
+    }
+    assert len(starts) == 1
+
+
+@pytest.mark.filterwarnings("ignore:The noise scale:UserWarning")  # of two rows
+@pytest.mark.parametrize("n_rows", [2, 60, 499, 500])
+def test_the_held_out_bound_has_no_chance_in_it(n_rows):
+    X = np.random.default_rng(0).normal(size=(n_rows, 5))
+    vae = _vae(n_components=1, max_iter=3, learning_rate_init=STILL, precision="float64").fit(X)
+    assert_allclose(vae.validation_scores_, vae.validation_scores_[0], rtol=1e-12)
+
+
+# -- what a fit tells about itself ----------------------------------------------------------------
+
+TABLES = {
+    "iris": load_iris().data,
+    "wine": load_wine().data,
+    "breast cancer": load_breast_cancer().data,
+    "digits, folds": DIGITS[:400],
+    "digits, held-out rows": DIGITS[:600],
+    "noise": np.random.default_rng(0).normal(size=(80, 6)),
+    "a curve": np.c_[t := np.linspace(-2.0, 2.0, 600), t**2, np.sin(3.0 * t)],
+}
+
+
+@pytest.fixture(scope="module")
+def fits():
+    """A fit of each table, made when first asked for."""
+
+    class Fits(dict):
+        def __missing__(self, name):
+            self[name] = _vae(max_iter=60, n_components=2).fit(TABLES[name])
+            return self[name]
+
+    return Fits()
+
+
+each_table = pytest.mark.parametrize("name", TABLES)
+
+
+@each_table
+def test_a_fit_never_ends_below_its_linear_start(name, fits):
+    vae = fits[name]
+    scores = vae.validation_scores_
+    assert scores[vae.best_iter_] >= scores[0]
+    assert vae.best_iter_ == int(np.argmax(scores))
+
+
+@each_table
+def test_the_counts_and_the_curves_agree(name, fits):
+    vae = fits[name]
+    assert len(vae.validation_scores_) == vae.n_iter_ + 1
+    assert 0 <= vae.best_iter_ <= vae.n_iter_ <= 60
+    assert np.isfinite(vae.loss_curve_).all() and np.isfinite(vae.validation_scores_).all()
+    assert vae.n_iter_ == 60 or vae.n_iter_ >= vae.n_iter_no_change
+
+
+def test_a_table_learns_what_a_linear_model_cannot(fits):
+    scores = fits["a curve"].validation_scores_
+    assert max(scores) > scores[0] + 0.2
+
+
+def test_the_start_is_kept_where_there_is_nothing_to_learn(fits):
+    vae = fits["noise"]
+    start = _vae(n_components=2, max_iter=0).fit(TABLES["noise"])
+    assert vae.best_iter_ == 0
+    assert_allclose(vae.transform(TABLES["noise"]), start.transform(TABLES["noise"]), rtol=1e-12)
+
+
+# Folds train anew, on all rows and for the best number of epochs; a held-out part trains once.
+SPLITS = {
+    "folds": (DIGITS[:499], True),
+    "a held-out part": (DIGITS[:500], False),
+    "folds: equal rows are one": (np.concatenate([DIGITS[:450], DIGITS[:450]]), True),
+}
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_below_500_distinct_rows_folds_choose_the_number_of_epochs(name):
+    X, by_folds = SPLITS[name]
+    # Fast, and so over-fitted soon: the best epoch is not the last.
+    params = {"n_components": 8, "hidden_layer_sizes": (64,), "batch_size": 32, "alpha": 0.0}
+    vae = _vae(max_iter=60, learning_rate_init=0.02, n_iter_no_change=3, **params).fit(X)
+    assert 0 < vae.best_iter_ < vae.n_iter_
+    assert len(vae.loss_curve_) == (vae.best_iter_ if by_folds else vae.n_iter_)
+
+
+def test_without_epochs_the_start_is_kept():
+    vae = _vae(max_iter=0).fit(DIGITS[:100])
+    assert (vae.n_iter_, vae.best_iter_) == (0, 0)
+    assert vae.loss_curve_ == [] and vae.validation_scores_ == []
+    assert (vae.weights_["decoder.mlp.last.weight"] == 0.0).all()
+
+
+@pytest.mark.parametrize("n_rows", [1, 60, 600])
+def test_without_early_stopping_every_epoch_is_run_on_all_rows(n_rows):
+    vae = _vae(max_iter=25, early_stopping=False).fit(DIGITS[:n_rows])
+    assert (vae.n_iter_, vae.best_iter_, len(vae.loss_curve_)) == (25, 25, 25)
+    assert vae.validation_scores_ == []
+
+
+def test_the_loss_falls():
+    loss = _vae(max_iter=40, early_stopping=False).fit(DIGITS).loss_curve_
+    assert np.mean(loss[-5:]) < np.mean(loss[:5]) - 1.0
+
+
+@pytest.mark.parametrize("factor", [1e-8, 1.0, 1e8])
+def test_curves_are_in_nats_a_row_and_original_units(factor):
+    # The start's bound is its evidence, and folds hold out every row once.
+    X = factor * load_iris().data
+    vae = _vae(max_iter=2, learning_rate_init=STILL, n_train_samples=200).fit(X)
+    expected = vae.score(X)
+    assert vae.validation_scores_[0] == pytest.approx(expected, abs=0.2)
+    assert vae.loss_curve_[0] == pytest.approx(-expected, abs=0.1)
+
+
+# -- the objective --------------------------------------------------------------------------------
+
+
+def _kl(**params):
+    vae = _vae(n_components=6, max_iter=60, early_stopping=False, **params)
+    return vae.fit(DIGITS[:500]).kl_per_component_
+
+
+def test_a_larger_beta_leaves_less_kl():
+    kl = [_kl(beta=beta).sum() for beta in (0.0, 1.0, 4.0)]
+    assert kl[0] > 1.5 * kl[1] > 1.5 * 1.5 * kl[2]
+
+
+def test_free_bits_keep_components_alive_that_the_pressure_would_kill():
+    assert _kl(beta=20.0).max() < 0.1
+    assert _kl(beta=20.0, free_bits=0.5).min() > 0.4
+
+
+@pytest.mark.parametrize("kl_warmup", [0.5, 1.0])
+def test_the_kl_is_faded_in_over_a_fraction_of_the_steps(kl_warmup):
+    # Many samples and no step: the loss is a constant plus beta times the KL.
+    X, n_epochs = load_wine().data, 10
+    vae = _vae(
+        max_iter=n_epochs,
+        early_stopping=False,
+        learning_rate_init=STILL,
+        n_train_samples=200,
+        batch_size=len(X),
+        kl_warmup=kl_warmup,
+    ).fit(X)
+    share = np.minimum(np.arange(n_epochs) / n_epochs / kl_warmup, 1.0)
+    recon, kl = (vae.score_samples(X, method=method).mean() for method in ("reconstruction", "kl"))
+    assert_allclose(vae.loss_curve_, -recon - share * kl, atol=0.1)
+
+
+def test_kl_warm_up_trains():
+    vae = _vae(kl_warmup=0.3, max_iter=20).fit(DIGITS[:520])
+    assert np.isfinite(vae.score(DIGITS[:20]))
+
+
+def test_the_importance_weighted_bound_rises_with_the_samples_from_the_elbo():
+    # Away from the start, where both are the evidence.
+    X = DIGITS[:520]
+    trained = _vae(max_iter=30, early_stopping=False, learning_rate_init=0.01).fit(X)
+    trained.set_params(warm_start=True, learning_rate_init=STILL, max_iter=1)
+
+    def bound(objective, n_samples):
+        vae = copy.deepcopy(trained).set_params(objective=objective, n_train_samples=n_samples)
+        return -vae.fit(X).loss_curve_[0]
+
+    elbo = bound("elbo", 128)
+    few, many = bound("iwae", 4), bound("iwae", 128)
+    assert elbo + 0.1 < few < many - 0.1
+    assert many <= trained.score(X[:100]) + 5.0
+
+
+def test_a_fit_to_the_importance_weighted_bound_learns():
+    vae = _vae(objective="iwae", n_train_samples=5, max_iter=40).fit(DIGITS[:600])
+    assert vae.best_iter_ > 0
+    assert np.isfinite(vae.score(DIGITS[:20]))
+
+
+# -- one run --------------------------------------------------------------------------------------
+
+
+def test_gradients_are_clipped(wine, monkeypatch):
+    def clip(parameters, limit):
+        before.append(float(original(parameters := list(parameters), limit)))
+        after.append(math.sqrt(sum(float(p.grad.square().sum()) for p in parameters)))
+
+    before, after, original = [], [], torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+    wine.rows.x[3, 2] = 1e4
+    _run(wine).epoch(wine.rows)
+    assert max(before) > 100.0 * MAX_GRADIENT_NORM
+    assert max(after) <= 1.001 * MAX_GRADIENT_NORM
+
+
+@pytest.mark.parametrize("wild", [1e2, 1e4, 1e6])
+def test_a_wild_row_does_not_destroy_the_fit(wine, wild):
+    clean = _training._HeldOut(wine.rows, 3, _generator(1))
+    before = clean.bound(wine.vae)
+    x = torch.cat([wine.rows.x, torch.full((1, wine.rows.x.shape[1]), wild)])
+    rows = Rows(x, torch.ones(len(x)))
+    run = _run(wine, n_epochs=20)
+    for _ in range(20):
+        assert math.isfinite(run.epoch(rows))
+    assert run.is_finite()
+    assert clean.bound(wine.vae) > before - 3.0
+
+
+def _learning_rates(start, n_steps, **plan):
+    run, rates = _run(start, n_steps, batch_size=10_000, **plan), []
+    for _ in range(n_steps):
+        run.epoch(start.rows)
+        rates.append({group["lr"] for group in run.optimizer.param_groups})
+    assert all(len(rate) == 1 for rate in rates)
+    return np.array([rate.pop() for rate in rates])
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero(wine):
+    rates = _learning_rates(wine, n_steps := 200, learning_rate=0.01)
+    step = np.arange(n_steps)
+    cosine = 0.5 * (1.0 + np.cos(np.pi * step / n_steps))
+    assert_allclose(rates, 0.01 * cosine * np.minimum(1.0, (step + 1) / WARMUP_STEPS))
+    assert rates[0] == pytest.approx(0.01 / WARMUP_STEPS)
+    assert rates.max() > 0.008
+    assert (np.diff(rates[:30]) > 0.0).all() and (np.diff(rates[WARMUP_STEPS:]) < 0.0).all()
+    assert rates[-1] < 1e-3 * rates.max()
+
+
+def test_without_decay_the_learning_rate_stays(wine):
+    rates = _learning_rates(wine, 80, learning_rate=0.01, decay=False)
+    assert (rates[WARMUP_STEPS - 1 :] == 0.01).all()
+
+
+def test_the_steps_are_counted_over_the_last_small_batch_as_well(wine):
+    run = _run(wine, n_epochs=3, batch_size=len(wine.rows.x) - 1)
+    assert run.n_steps == 6
+    for _ in range(3):
+        run.epoch(wine.rows)
+    assert run.step_number == 6
+
+
+def test_weight_decay_pulls_the_mlps_weights_alone(wine):
+    run = _run(wine, alpha=0.1)
+    decay = {
+        id(parameter): group["weight_decay"]
+        for group in run.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    for name, parameter in wine.vae.named_parameters():
+        expected = 0.1 if ".mlp." in name and name.endswith("weight") else 0.0
+        assert decay[id(parameter)] == expected, name
+
+
+def test_a_snapshot_holds_the_averaged_weights_and_leaves_the_live_ones(wine):
+    run = _run(wine)
+    run.epoch(wine.rows)
+    live = _bits(wine.vae.state_dict())
+    snapshot = run.snapshot()
+    assert _bits(wine.vae.state_dict()) == live
+    assert _bits(snapshot) != live
+    kept = _bits(snapshot)
+    run.epoch(wine.rows)
+    assert _bits(snapshot) == kept  # a copy, not a view
+
+
+def test_the_average_lies_between_the_weights_it_averages(wine):
+    run = _run(wine, batch_size=10_000)
+    path = [wine.vae.decoder.linear.bias.detach().clone()]
+    for _ in range(4):
+        run.epoch(wine.rows)
+        path.append(wine.vae.decoder.linear.bias.detach().clone())
+    path, mean = torch.stack(path), run.snapshot()["decoder.linear.bias"]
+    assert (mean >= path.amin(0) - 1e-6).all() and (mean <= path.amax(0) + 1e-6).all()
+
+
+def test_the_live_weights_come_back_when_the_averaged_ones_are_interrupted(wine):
+    run = _run(wine)
+    run.epoch(wine.rows)
+    live = _bits(wine.vae.state_dict())
+    with pytest.raises(KeyboardInterrupt), run.averaged():
+        assert _bits(wine.vae.state_dict()) != live
+        raise KeyboardInterrupt
+    assert _bits(wine.vae.state_dict()) == live
+
+
+@pytest.mark.parametrize("batch_size", [10_000, 50])
+def test_a_resumed_run_goes_on_bit_by_bit(wine, batch_size):
+    other = copy.deepcopy(wine)
+    whole = _run(wine, batch_size=batch_size)
+    for _ in range(2):
+        whole.epoch(wine.rows)
+    state, memory = whole.snapshot(), whole.memory()
+    noise = whole.generator.get_state()
+
+    resumed = _run(other, batch_size=batch_size, seed=99)
+    other.vae.load_state_dict(state)
+    resumed = Run(other.vae, whole.plan, resumed.generator, len(other.rows.x))
+    resumed.resume(memory)
+    resumed.generator.set_state(noise)
+    for _ in range(2):
+        assert resumed.epoch(other.rows) == whole.epoch(wine.rows)
+    assert _bits(resumed.snapshot()) == _bits(whole.snapshot())
+    assert _bits(resumed.memory()) == _bits(whole.memory())
+
+
+def test_a_memory_is_a_copy(wine):
+    run = _run(wine)
+    run.epoch(wine.rows)
+    memory = run.memory()
+    before = _bits(memory)
+    run.epoch(wine.rows)
+    assert _bits(memory) == before
+
+
+def test_the_epochs_are_numbered_from_the_start(wine):
+    plan = Plan(max_epochs=3, batch_size=64, learning_rate=3e-3)
+    epochs = list(train(wine.vae, wine.rows, None, plan, _generator()))
+    assert [epoch.number for epoch in epochs] == [0, 1, 2, 3]
+    assert math.isnan(epochs[0].bound) and all(math.isfinite(e.bound) for e in epochs[1:])
+    assert all(math.isnan(epoch.held_out) for epoch in epochs)
+
+
+def test_an_epochs_bound_is_the_mean_over_its_rows(wine):
+    # Not over its batches: the last one is small.
+    n_rows = len(wine.rows.x)
+    run = _run(wine, n_epochs=1, batch_size=n_rows - 1, learning_rate=STILL, n_samples=1000)
+    expected = _training._HeldOut(wine.rows, 3, _generator(3)).bound(wine.vae)
+    assert run.epoch(wine.rows) == pytest.approx(expected, abs=0.1)
