@@ -3,12 +3,10 @@
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import joblib
 import numpy as np
-import sklearn
 from sklearn.exceptions import ConvergenceWarning
 
 from ._parameters import INACTIVE_KL, NOISE_FLOOR
@@ -16,20 +14,23 @@ from ._parameters import INACTIVE_KL, NOISE_FLOOR
 if TYPE_CHECKING:
     from ._columns import Array, Columns
 
-_LIBRARIES = tuple(str(Path(module.__file__).parent) for module in (sklearn, joblib))
+# Frames of these packages stand between a warning here and the user's call.
+_PASSED_THROUGH = ("skvae", "sklearn", "joblib", "contextlib")
 
 
 def _warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn at the line of the user's call, through whatever pipeline it came."""
-    level, frame = 2, sys._getframe(2)
-    inside = (*_LIBRARIES, str(Path(__file__).parent))
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and _package(frame) in _PASSED_THROUGH:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level + 1)
+    warnings.warn(message, category, stacklevel=level)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 def warn_about_fit(
-    max_iter: Any,
     n_components_asked: Any,
     fitted: dict[str, Any],
     columns: "Columns",
@@ -39,8 +40,8 @@ def warn_about_fit(
     """Warn of training cut short, inactive components, and noise at its floor."""
     if cut_short:
         _warn(
-            f"All {fitted['n_iter_']} epochs (max_iter={max_iter!r}) were run, and the held-out bound "
-            "was still rising. Use a larger max_iter.",
+            f"max_iter={fitted['n_iter_']} epochs ended while the held-out bound was still rising. "
+            "Increase max_iter.",
             ConvergenceWarning,
         )
     n_active, n_components = fitted["n_active_components_"], fitted["n_components_"]

@@ -27,7 +27,6 @@ def _silu_slope(x: Tensor) -> Tensor:
 
 
 CELL_LIMIT = 3.0  # robust standard deviations of a column
-CODE_LIMIT = 4.0  # standard deviations of the prior
 
 
 class Activation(NamedTuple):
@@ -48,13 +47,10 @@ ACTIVATIONS = {
 def tame(x: Tensor, limit: float) -> Tensor:
     """X near 0, at most ``limit`` far out: a wild value must not throw an MLP off.
 
-    Only the MLPs see tamed values. The linear paths see x itself, or the start would not be exact.
+    Only the encoder's MLP sees tamed values. Its linear path sees x itself, or the start would not
+    be exact; the decoder must be free to follow a wild row.
     """
     return x * torch.rsqrt(1.0 + (x / limit).square())
-
-
-def tame_slope(x: Tensor, limit: float) -> Tensor:
-    return torch.rsqrt(1.0 + (x / limit).square()) ** 3
 
 
 class Dense(nn.Module):
@@ -92,9 +88,10 @@ class MLP(nn.Module):
             x = activation.value(layer(x))
         return self.last(x)
 
-    def jacobian(self, x: Tensor, tangent: Tensor) -> Tensor:  # (N, K), (N, K, K) -> (N, K, P)
-        """The derivatives ``tangent`` of x, carried forward through the layers."""
+    def jacobian(self, x: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
+        """The derivative of the output by each x_k, carried forward through the layers."""
         activation = ACTIVATIONS[self.activation]
+        tangent = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)  # one row for each x_k
         for layer in (self.first, *self.middle):
             before = layer(x)
             slope = activation.slope(before)[:, None, :]
@@ -144,12 +141,9 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:  # (..., N, K) -> (..., N, P)
         raw = self.linear(z)
-        return raw if self.mlp is None else raw + self.mlp(tame(z, CODE_LIMIT))
+        return raw if self.mlp is None else raw + self.mlp(z)
 
     def jacobian(self, z: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
         """D raw / d z_k for each row."""
         linear = self.linear.weight.T.expand(len(z), -1, -1)
-        if self.mlp is None:
-            return linear
-        tangent = torch.diag_embed(tame_slope(z, CODE_LIMIT))
-        return linear + self.mlp.jacobian(tame(z, CODE_LIMIT), tangent)
+        return linear if self.mlp is None else linear + self.mlp.jacobian(z)

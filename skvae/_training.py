@@ -25,6 +25,7 @@ LONGEST_MEMORY = 0.995  # of the weights' moving average, per step
 SMALL_TABLE = 500  # distinct rows
 N_FOLDS = 5
 MAX_HELD_OUT = 5000  # rows: more would not choose better
+CAUTION = 2.0  # standard errors
 TAIL = 0.005  # fraction of the rows: the wildest under the start
 VALIDATION_DRAWS = 2048  # rows times samples: a small held-out part gets more samples a row
 
@@ -52,6 +53,7 @@ class Epoch:
     number: int
     bound: float  # mean objective over the epoch's rows, nats; nan for number 0
     held_out: float  # mean ELBO of the held-out rows, nats; nan without any
+    doubt: float  # standard error of its gain over the start: large where few rows decide
     snapshot: Callable[[], State]  # makes a copy of the (averaged) weights
 
 
@@ -152,8 +154,8 @@ def train(
         with run.averaged():
             if probe is not None and number > 0:
                 probe.calibrate(vae)
-            measured = math.nan if probe is None else probe.bound(vae)
-        yield Epoch(number, bound, measured, run.snapshot)
+            held_out_bound, doubt = (math.nan, 0.0) if probe is None else probe.measure(vae)
+        yield Epoch(number, bound, held_out_bound, doubt, run.snapshot)
 
 
 def train_folds(
@@ -170,7 +172,8 @@ def train_folds(
     for epochs in zip(*runs, strict=True):
         bound = sum(e.bound for e in epochs) / n_folds
         held_out = sum(e.held_out for e in epochs) / n_folds
-        yield Epoch(epochs[0].number, bound, held_out, epochs[0].snapshot)
+        doubt = math.hypot(*(e.doubt for e in epochs)) / n_folds
+        yield Epoch(epochs[0].number, bound, held_out, doubt, epochs[0].snapshot)
 
 
 def objective(terms: LogTerms, plan: Plan, progress: float) -> Tensor:  # (N,)
@@ -280,36 +283,41 @@ class _Swapped:
 class EarlyStopping:
     """Remember the best held-out epoch; say when to stop.
 
-    The start counts as a candidate, so what is kept is never below it on the held-out rows.
+    The best is the one whose gain over the start is the largest, less ``CAUTION`` standard errors:
+    a gain that hangs on few rows can as well be a loss on others. The start, with no gain and no
+    doubt, counts as a candidate, so what is kept is never below it on the held-out rows.
     """
 
     def __init__(self, patience: int, tol: float) -> None:
         self.patience = patience
         self.tol = tol
         self.curve: list[float] = []
+        self._cautious: list[float] = []
         self.best = 0
         self.best_state: State | None = None
         self._last_gain = 0
 
     def done(self, epoch: Epoch) -> bool:
         self.curve.append(epoch.held_out)
-        if epoch.number > 0 and epoch.held_out > self.curve[self.best]:
+        self._cautious.append(epoch.held_out - CAUTION * epoch.doubt)
+        if self._cautious[-1] > self._cautious[self.best]:
             self.best = epoch.number
             self.best_state = epoch.snapshot()
-        if epoch.held_out > self.curve[self._last_gain] + self.tol:
+        if self._cautious[-1] > self._cautious[self._last_gain] + self.tol:
             self._last_gain = epoch.number
         return epoch.number - self._last_gain >= self.patience
 
     @property
     def still_improving(self) -> bool:
         """Whether the very last epoch gained more than ``tol`` over the one before."""
-        return len(self.curve) > 1 and self.curve[-1] > max(self.curve[:-1]) + self.tol
+        values = self._cautious
+        return len(values) > 1 and values[-1] > max(values[:-1]) + self.tol
 
 
 def split_with_tail(
     vae: VAE, rows: Rows, fraction: float, generator: torch.Generator
 ) -> tuple[Rows, Rows]:
-    """Training and held-out rows; of the wildest rows half are held out, weighted down.
+    """Training and held-out rows; half of the wildest rows are held out, and weighted down.
 
     A mean bound can hang on a few rows tens of standard deviations off. A plain tenth of the rows
     would hardly hold one of them, and training, with clipped gradients, takes little notice.
@@ -323,9 +331,8 @@ def split_with_tail(
             continue
         _, held_out = hold_out(len(members), share, generator)
         chosen = members[held_out]
-        weight[chosen] = rows.weight[chosen] * (
-            rows.weight[members].sum() / rows.weight[chosen].sum()
-        )
+        stands_for = rows.weight[members].sum() / rows.weight[chosen].sum()
+        weight[chosen] = rows.weight[chosen] * stands_for
     held_out, kept = torch.nonzero(weight > 0)[:, 0], torch.nonzero(weight == 0)[:, 0]
     return rows.take(kept), Rows(rows.x, weight).take(held_out)
 
@@ -350,13 +357,18 @@ class _HeldOut:
         eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
         self.rows = rows
         self.eps = torch.cat([eps, -eps])
+        self.at_start: Tensor | None = None
 
     @torch.no_grad()
-    def bound(self, vae: VAE) -> float:
-        total = torch.zeros((), dtype=torch.float64, device=self.eps.device)
-        for x, weight, eps in self._chunks():
-            total += (elbo(vae(x, eps)) * weight).sum()
-        return float(total) / len(self.rows.x)
+    def measure(self, vae: VAE) -> tuple[float, float]:
+        """Mean ELBO, and the standard error of its gain over the first time it was measured."""
+        bound = torch.cat([elbo(vae(x, eps)) for x, _, eps in self._chunks()]).double()
+        if self.at_start is None:
+            self.at_start = bound
+        weight = self.rows.weight.double() / len(bound)  # sums to 1
+        gain = bound - self.at_start
+        spread = weight * (gain - (weight * gain).sum())
+        return float((weight * bound).sum()), float(torch.linalg.vector_norm(spread))
 
     @torch.no_grad()
     def calibrate(self, vae: VAE) -> None:

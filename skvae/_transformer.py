@@ -439,7 +439,6 @@ class VAETransformer(
                 raise self._not_finite(error) from None
             result = fitted(outcome.state) | fitting.describe_outcome(outcome, columns)
         warn_about_fit(
-            self.max_iter,
             self.n_components,
             result,
             columns,
