@@ -303,15 +303,14 @@ class EarlyStopping:
         if self._cautious[-1] > self._cautious[self.best]:
             self.best = epoch.number
             self.best_state = epoch.snapshot()
-        if self._cautious[-1] > self._cautious[self._last_gain] + self.tol:
+        if epoch.held_out > self.curve[self._last_gain] + self.tol:
             self._last_gain = epoch.number
         return epoch.number - self._last_gain >= self.patience
 
     @property
     def still_improving(self) -> bool:
         """Whether the very last epoch gained more than ``tol`` over the one before."""
-        values = self._cautious
-        return len(values) > 1 and values[-1] > max(values[:-1]) + self.tol
+        return len(self.curve) > 1 and self.curve[-1] > max(self.curve[:-1]) + self.tol
 
 
 def split_with_tail(
