@@ -250,8 +250,9 @@ def test_a_callback_can_stop_the_fit(callback, selection):
 
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_callback_that_looks_on_changes_nothing(callback, selection):
-    # Long enough for a gain that is beyond doubt.
-    vae, X = _observed(selection, max_iter=40)
+    # Enough rows and epochs for a gain that is beyond doubt.
+    vae, X = _observed(selection, max_iter=40, learning_rate_init=0.03)
+    X = _surface(max(len(X), 400))
     expected = sklearn.clone(vae).fit(X)
     vae.set_callbacks(Witness(X)).fit(X)
     assert vae.best_iter_ == expected.best_iter_ > 0
