@@ -7,6 +7,8 @@ functions named ``time_*`` and ``track_*`` follow asv, so each can be run alone:
     python benchmarks/speed.py --sets blobs_20k_30   # one work item
 """
 
+import subprocess
+import sys
 import time
 import warnings
 
@@ -98,6 +100,19 @@ def time_methods(X, n_components=10):
     return micro
 
 
+def track_import():
+    """Milliseconds that VAETransformer adds to scikit-learn's own import; median of 5 processes."""
+    code = (
+        "import sklearn.base, sklearn.utils.validation, sklearn.decomposition\n"
+        "from time import process_time\n"
+        "start = process_time()\n"
+        "from skvae import VAETransformer; VAETransformer()\n"
+        "print(process_time() - start)"
+    )
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True) for _ in range(5)]
+    return 1e3 * float(np.median([float(run.stdout) for run in runs]))
+
+
 def _seconds(call):
     start = time.perf_counter()
     call()
@@ -126,7 +141,11 @@ if __name__ == "__main__":
     names = arguments.sets or [n for n in WORK if shared_data() is not None or "mnist" not in n]
     rows = [measure(name) for name in names]
     print_table(rows)
-    save("speed", rows, epochs=EPOCHS, batch=BATCH)
+    import_ms = track_import()
+    print(f"import: {import_ms:.1f} ms over scikit-learn's (at most 50)")
+    save("speed", rows, epochs=EPOCHS, batch=BATCH, import_ms=import_ms)
+    if import_ms > 50.0:
+        raise SystemExit("the import takes too long")
     slower = [row["work"] for row in rows if row["plain / skvae"] < 1.0]
     if slower:
         raise SystemExit(f"slower than the plain loop, step for step: {', '.join(slower)}")

@@ -5,7 +5,6 @@ first asked for.
 """
 
 from importlib import import_module
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,13 +12,16 @@ if TYPE_CHECKING:
     from . import priors as priors
     from ._transformer import VAETransformer as VAETransformer
 
-__version__ = _version("skvae")
 __all__ = ["VAETransformer", "likelihoods", "priors"]
 
 _HOME = {"VAETransformer": "._transformer"}
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # loads the email package: only when asked for
+
+        return version("skvae")
     if name in _HOME:
         return getattr(import_module(_HOME[name], __name__), name)
     if name in __all__:
@@ -28,4 +30,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "__version__"])

@@ -2,7 +2,6 @@
 
 import os
 import pickle
-import statistics
 import subprocess
 import sys
 
@@ -75,17 +74,15 @@ def test_every_method_works_without_frames_and_plots():
     assert _run(code, without=EXTRAS) == "(3, 4)"
 
 
-def test_the_estimator_adds_less_than_50_ms_to_the_import_of_scikit_learn():
-    # Processor time, and the median of three: other work on the machine does not count.
+def test_the_estimator_adds_only_itself_to_the_import_of_scikit_learn():
+    # What it costs in time (under 50 ms) is measured by benchmarks/speed.py.
     code = (
-        "import sklearn.base, sklearn.utils.validation, sklearn.decomposition\n"
-        "from time import process_time\n"
-        "start = process_time()\n"
+        "import sys, sklearn.base, sklearn.utils.validation, sklearn.decomposition\n"
+        "before = set(sys.modules)\n"
         "import skvae; from skvae import VAETransformer; VAETransformer()\n"
-        "print(process_time() - start)"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
     )
-    seconds = statistics.median(float(_run(code, without=EXTRAS)) for _ in range(3))
-    assert seconds < 0.050, f"{1e3 * seconds:.0f} ms"
+    assert _run(code, without=EXTRAS) == "skvae"
 
 
 def test_a_fitted_estimator_is_unpickled_in_a_fresh_interpreter(tmp_path):
