@@ -1,43 +1,63 @@
-"""Arrays to standardised columns, and back to the user's units. NumPy only."""
+"""Tables to standardised columns, and back to the user's units. NumPy only."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 from sklearn.preprocessing import StandardScaler
 
 Array = NDArray[np.floating]
 Scaling = Literal["columns", "common", "none"]
 
 CHUNK_ROWS = 4096
-_ROWS_FOR_STATISTICS = 10_000
+CHUNK_CELLS = 2**22  # numbers in a chunk: 32 MB in float64
+ROWS_FOR_STATISTICS = 10_000
 
 
 @dataclass(frozen=True)
 class Columns:
-    """How the user's columns become the model's: x = (X - shift) / scale.
+    """How the columns of a table become the model's: x = (X - shift) / scale.
 
     Attributes
     ----------
     scaling : {"columns", "common", "none"}
         Each column by its own standard deviation, all by one, or none at all.
     shift, scale : ndarray of shape (n_columns,)
+    fill : ndarray of shape (n_columns,)
+        What stands in x for a missing value: admissible to the column's likelihood.
     varies : ndarray of bool of shape (n_columns,)
         False for a constant column.
+    may_miss : ndarray of bool of shape (n_columns,)
+        Columns with missing values in training.
     rms : float
         Root mean square of the encoded columns' standard deviations: 1 where they were scaled.
+    likelihoods : tuple of (str or Likelihood)
+        Of each column.
+    n_levels : tuple of int
+        Of each column; 0 for numbers.
     """
 
     scaling: Scaling
     shift: Array
     scale: Array
+    fill: Array
     varies: NDArray[np.bool_]
+    may_miss: NDArray[np.bool_]
     rms: float
+    likelihoods: tuple[Any, ...]
+    n_levels: tuple[int, ...]
 
-    def encode(self, X: NDArray) -> Array:
-        return (X.astype(np.float64, copy=False) - self.shift) / self.scale
+    def encode(self, X: Any) -> tuple[Array, NDArray[np.bool_] | None]:
+        """Rows of a table to x and what of it is observed (None: all); sparse rows are filled."""
+        X = X.toarray() if issparse(X) else X
+        x = (X.astype(np.float64, copy=False) - self.shift) / self.scale
+        missing = np.isnan(x)
+        if not missing.any():
+            return x, None
+        return np.where(missing, self.fill, x), ~missing
 
     def decode(self, x: Array) -> Array:
         return x * self.scale + self.shift
@@ -48,59 +68,112 @@ class Columns:
         return -np.log(self.scale)
 
 
-def fit_columns(
-    X: NDArray,
-    weight: Array,
-    scaling: str | None,
-    standardised: bool,
-    column_name: Callable[[int], str] = str,
-) -> Columns:
-    """Choose shift and scale. A likelihood that is not ``standardised`` keeps the columns as is."""
-    n_columns = X.shape[1]
-    scaler = StandardScaler()
-    with np.errstate(over="ignore", invalid="ignore"):  # told below, with the column
-        for rows in row_chunks(len(X)):
-            scaler.partial_fit(X[rows].astype(np.float64, copy=False), sample_weight=weight[rows])
-    if not np.isfinite(scaler.var_).all():
-        column = int(np.argmin(np.isfinite(scaler.var_)))
+class Moments(NamedTuple):
+    """Of each column, over what is observed; an empty column has mean 0 and variance 0."""
+
+    mean: Array
+    variance: Array
+    scale: Array  # standard deviation, 1 for a column that is constant up to rounding
+    n_missing: Array
+
+
+def measure(X: Any, weight: Array, column_name: Callable[[int], str]) -> Moments:
+    """Moments of a table's columns, chunk by chunk."""
+    scaler = StandardScaler(with_mean=not issparse(X))
+    n_missing = np.zeros(X.shape[1])
+    for rows in row_chunks(*X.shape):
+        chunk = X[rows].astype(np.float64, copy=False)
+        cells = chunk.data if issparse(chunk) else chunk
+        if cells.dtype.kind == "f" and np.isnan(cells).any():
+            n_missing += np.isnan(chunk.toarray() if issparse(chunk) else chunk).sum(0)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told below
+            scaler.partial_fit(chunk, sample_weight=weight[rows])
+    empty = n_missing == X.shape[0]
+    mean = np.where(empty, 0.0, scaler.mean_)
+    variance = np.where(empty, 0.0, scaler.var_)
+    if not np.isfinite(variance).all():
+        column = int(np.argmin(np.isfinite(variance)))
+        largest = np.nanmax(np.abs(X[:, [column]].toarray() if issparse(X) else X[:, column]))
         raise ValueError(
             f"The values of column {column_name(column)} are too large: their variance is not a "
-            f"finite number. Their largest is {np.abs(X[:, column]).max():g}; use another unit."
+            f"finite number. Their largest is {largest:g}; use another unit."
         )
-    common = float(np.sqrt(scaler.var_.mean())) or 1.0
-    # StandardScaler's scale is 1 for a column that is constant up to rounding.
-    varies = (scaler.scale_ == np.sqrt(scaler.var_)) & (scaler.var_ > 0.0)
-    if not standardised:
-        return Columns("none", np.zeros(n_columns), np.ones(n_columns), varies, common)
+    scale = np.where(empty | (variance == 0.0), 1.0, scaler.scale_)
+    return Moments(mean, variance, scale, n_missing)
+
+
+def fit_columns(
+    X: Any,
+    moments: Moments,
+    likelihoods: Sequence[Any],
+    units: Sequence[str],
+    n_levels: Sequence[int],
+    scaling: str | None,
+    shared_unit: bool,
+) -> Columns:
+    """Choose shift and scale.
+
+    ``units`` say of each column's likelihood what may be done: "location_scale", "scale" or "none".
+    """
+    moved = np.array([unit == "location_scale" for unit in units])
+    ratio = np.array([unit == "scale" for unit in units])
+    varies = (moments.scale == np.sqrt(moments.variance)) & (moments.variance > 0.0)
+    common = float(np.sqrt(moments.variance[moved].mean())) if moved.any() else 0.0
+    common = common or 1.0
+    chosen: Scaling
     if scaling == "auto":
-        scaling = "common" if share_one_unit(X) else "columns"
-    if scaling == "columns":
-        return Columns("columns", scaler.mean_, scaler.scale_, varies, 1.0)
-    if scaling == "common":
-        return Columns("common", scaler.mean_, np.full(n_columns, common), varies, 1.0)
-    return Columns("none", scaler.mean_, np.ones(n_columns), varies, common)
+        chosen = "common" if shared_unit else "columns"
+    else:
+        chosen = cast(Scaling, scaling or "none")
+    if chosen == "columns":
+        scale, rms = moments.scale, 1.0
+    elif chosen == "common":
+        scale, rms = np.full(len(units), common), 1.0
+    else:
+        scale, rms = np.ones(len(units)), common
+    # Positive columns are divided by their geometric mean, so that their logarithm is centred.
+    scale = np.where(moved, scale, 1.0)
+    scale[ratio] = [_geometric_mean(X[:, column]) for column in np.flatnonzero(ratio)]
+    # Sparse rows stay sparse: the decoder's bias can hold a mean as well.
+    shift = np.zeros(len(units)) if issparse(X) else np.where(moved, moments.mean, 0.0)
+    fill = np.where(ratio, 1.0, 0.0)
+    may_miss = moments.n_missing > 0
+    return Columns(
+        chosen, shift, scale, fill, varies, may_miss, rms, tuple(likelihoods), tuple(n_levels)
+    )
 
 
-def row_chunks(n_rows: int) -> Iterator[slice]:
-    for start in range(0, n_rows, CHUNK_ROWS):
-        yield slice(start, start + CHUNK_ROWS)
+def _geometric_mean(cells: Array) -> float:
+    present = cells[~np.isnan(cells)]
+    return float(np.exp(np.log(present).mean())) if len(present) else 1.0
 
 
-def check_numbers(X: NDArray) -> None:
-    if X.dtype.kind not in "buif":
-        raise ValueError(
-            f"X must hold numbers; its dtype is {X.dtype}. Turn such columns into numbers first, "
-            "for example dates into days since the first."
-        )
+def row_chunks(n_rows: int, width: int = 1) -> Iterator[slice]:
+    """Slices of at most CHUNK_ROWS rows, fewer where a row is wide."""
+    size = max(1, min(CHUNK_ROWS, CHUNK_CELLS // max(width, 1)))
+    for start in range(0, n_rows, size):
+        yield slice(start, start + size)
 
 
-def first_outside(X: NDArray, lower: float, upper: float) -> tuple[int, int] | None:
-    """Row and column of the first cell that is not between the limits."""
-    for rows in row_chunks(len(X)):
-        cells = np.argwhere(~((X[rows] >= lower) & (X[rows] <= upper)))
-        if len(cells):
-            return rows.start + int(cells[0, 0]), int(cells[0, 1])
-    return None
+def outside(X: Any, lower: Array, upper: Array, whole: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which cells are not between their column's limits, or not whole; nan is inside."""
+    with np.errstate(invalid="ignore"):
+        wrong = np.less(X, lower) | np.greater(X, upper)
+        if whole.any():
+            wrong |= whole & (np.rint(X) != X) & ~np.isnan(X)
+    return wrong
+
+
+def two_valued(X: Any) -> NDArray[np.bool_]:
+    """Columns that hold 0 and 1 alone, and both."""
+    both = np.zeros((2, X.shape[1]), dtype=bool)
+    others = np.zeros(X.shape[1], dtype=bool)
+    for rows in row_chunks(*X.shape):
+        chunk = X[rows].toarray() if issparse(X) else X[rows]
+        zero, one = chunk == 0, chunk == 1
+        both |= [zero.any(axis=0), one.any(axis=0)]
+        others |= ~(zero | one | (chunk != chunk)).all(axis=0)
+    return both.all(axis=0) & ~others
 
 
 def share_one_unit(X: NDArray) -> bool:
@@ -110,7 +183,12 @@ def share_one_unit(X: NDArray) -> bool:
     (b) neighbouring columns correlate clearly more (1.5 times) than any two do: order carries
     meaning in a signal, not in a table.
     """
-    X = _some_rows(X).astype(np.float64, copy=False)
+    X = some_rows(X).astype(np.float64)
+    missing = np.isnan(X)
+    if missing.any():
+        X[missing] = np.broadcast_to(np.nansum(X, 0) / np.maximum((~missing).sum(0), 1), X.shape)[
+            missing
+        ]
     spans = np.ptp(X, axis=0)
     varies = spans > 0.0
     if varies.sum() < 8 or len(X) < 3:
@@ -128,23 +206,28 @@ def share_one_unit(X: NDArray) -> bool:
     return bool(neighbours > 1.5 * any_two)
 
 
-def robust_units(x: Array, scaling: Scaling) -> tuple[Array, Array]:
-    """Centre and spread of each encoded column, for the input of the encoder's MLP.
+def robust_units(features: Array, scaling: Scaling) -> tuple[Array, Array]:
+    """Centre and spread of each feature (nan: missing), for the input of the encoder's MLP.
 
     Median and interquartile range for columns that were scaled one by one; one spread for all
     where they share a unit (a pixel that is rarely lit must not be blown up).
     """
-    x = _some_rows(x).astype(np.float64, copy=False)
+    empty = np.isnan(features).all(axis=0)
+    features = np.where(empty, 0.0, features)
     if scaling != "columns":
-        common = float(np.sqrt(x.var(axis=0).mean()))
-        return x.mean(0), np.full(x.shape[1], common if common > 0.0 else 1.0)
-    low, center, high = np.quantile(x, [0.25, 0.5, 0.75], axis=0)
+        common = float(np.sqrt(np.nanvar(features, axis=0).mean()))
+        size = features.shape[1]
+        return np.nanmean(features, axis=0), np.full(size, common if common > 0.0 else 1.0)
+    quantile = np.nanquantile if np.isnan(features).any() else np.quantile
+    low, center, high = quantile(features, [0.25, 0.5, 0.75], axis=0)
     spread = (high - low) / 1.349  # of a normal distribution: its standard deviation
-    standard = x.std(axis=0)
+    standard = np.nanstd(features, axis=0)
     spread = np.where(spread > 0.0, spread, np.where(standard > 0.0, standard, 1.0))
     return center, spread
 
 
-def _some_rows(X: NDArray) -> NDArray:
-    step = max(len(X) // _ROWS_FOR_STATISTICS, 1)
-    return X[::step]
+def some_rows(X: Any, width: int = 1) -> Any:
+    """Every so many of the rows: at most 10,000, fewer where a row is wide. Dense."""
+    most = max(100, min(ROWS_FOR_STATISTICS, 4 * CHUNK_CELLS // max(width, 1)))
+    X = X[:: max(X.shape[0] // most, 1)]
+    return X.toarray() if issparse(X) else X

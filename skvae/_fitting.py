@@ -4,27 +4,58 @@
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, issparse, vstack
+from scipy.sparse.linalg import LinearOperator
 
 from ._batches import Rows, encode_rows, merge_duplicates
-from ._columns import CHUNK_ROWS, Array, Columns, fit_columns, robust_units, row_chunks
-from ._linear_start import column_moments, factor_analysis, probabilistic_pca
+from ._columns import (
+    CHUNK_CELLS,
+    CHUNK_ROWS,
+    Array,
+    Columns,
+    fit_columns,
+    measure,
+    robust_units,
+    row_chunks,
+    share_one_unit,
+    some_rows,
+    two_valued,
+)
+from ._frames import Column, Schema
+from ._inputs import Limits
+from ._linear_start import (
+    Moments,
+    centred_rows,
+    column_moments,
+    em_for_missing,
+    factor_analysis,
+    probabilistic_pca,
+)
 from ._parameters import INACTIVE_KL, NOISE_FLOOR
 from ._resources import enough_threads
 from ._scoring import component_scales
 from ._training import Outcome, Plan, Selection, State
 from ._vae import VAE, reordered
-from .likelihoods import LIKELIHOODS, Gaussian, Likelihood
+from .likelihoods import (
+    LIKELIHOODS,
+    Categorical,
+    ColumnLikelihoods,
+    Likelihood,
+    Ordinal,
+    Support,
+)
 from .priors import PRIORS
 
 TRAINING_STEPS = 2500  # that max_iter="auto" aims at
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
+EM_ROWS = 5000  # for a linear start with missing values
 
 Parameters = Mapping[str, Any]
 
@@ -44,13 +75,44 @@ def device_of(parameters: Parameters) -> torch.device:
     return device
 
 
-def likelihood_of(parameters: Parameters) -> Likelihood:
-    likelihood, noise = parameters["likelihood"], parameters["noise"]
-    if not isinstance(likelihood, str):
-        return likelihood
-    if likelihood in ("auto", "gaussian"):
-        return Gaussian("shared" if noise == "auto" else noise)
-    return LIKELIHOODS[likelihood]()
+def likelihood_of(name: Any, noise: str) -> Likelihood:
+    """The likelihood that a name stands for; an instance stands for itself."""
+    if isinstance(name, Likelihood):
+        return name
+    if name in ("gaussian", "log_normal"):
+        return LIKELIHOODS[name]("shared" if noise == "auto" else noise)
+    return LIKELIHOODS[name]()
+
+
+def column_likelihoods(parameters: Parameters, columns: Columns) -> ColumnLikelihoods:
+    """One block for each kind of likelihood among the columns."""
+    blocks: dict[Any, list[int]] = {}
+    for number, name in enumerate(columns.likelihoods):
+        blocks.setdefault(name, []).append(number)
+    floor = NOISE_FLOOR * columns.rms
+    kinds = ColumnLikelihoods(
+        [(likelihood_of(name, parameters["noise"]), numbers) for name, numbers in blocks.items()]
+    )
+    return kinds.for_columns(columns.n_levels, floor)
+
+
+def support_of(name: Any) -> Support:
+    return likelihood_of(name, "auto").support
+
+
+def limits_of(name: Any) -> Limits:
+    """What its likelihood asks of a column; nothing before "auto" has been decided."""
+    if isinstance(name, str) and name == "auto":
+        return Limits("auto", -np.inf, np.inf, False, "")
+    support = support_of(name)
+    return Limits(_name_of(name), support.lower, support.upper, support.whole, support.description)
+
+
+def kind_of(name: Any) -> bool | None:
+    """Whether a likelihood is of categories; None: it leaves that open."""
+    if isinstance(name, str) and name == "auto":
+        return None
+    return isinstance(likelihood_of(name, "auto"), Categorical | Ordinal)
 
 
 def hidden_layer_sizes(value: Any, n_columns: int) -> tuple[int, ...]:
@@ -61,14 +123,15 @@ def hidden_layer_sizes(value: Any, n_columns: int) -> tuple[int, ...]:
 
 def module_for(parameters: Parameters, columns: Columns, n_components: int) -> VAE:
     """A module of the shape that the parameters say, in float64, on their device."""
-    n_columns = len(columns.shift)
     prior = parameters["prior"]
+    likelihood = column_likelihoods(parameters, columns)
+    n_features = len(likelihood.columns_of_features(len(columns.shift)))
     vae = VAE(
-        n_columns,
+        columns.may_miss.tolist(),
         n_components,
-        hidden_layer_sizes(parameters["hidden_layer_sizes"], n_columns),
+        hidden_layer_sizes(parameters["hidden_layer_sizes"], n_features),
         parameters["activation"],
-        likelihood_of(parameters).for_columns(n_columns, NOISE_FLOOR * columns.rms),
+        likelihood,
         PRIORS[prior]() if isinstance(prior, str) else copy.deepcopy(prior),
     )
     return vae.to(device_of(parameters), torch.float64)
@@ -77,48 +140,151 @@ def module_for(parameters: Parameters, columns: Columns, n_components: int) -> V
 # -- before training --------------------------------------------------------------------------
 
 
-def merged(X: NDArray, weight: Array) -> tuple[NDArray, Array]:
+def merged(X: Any, weight: Array) -> tuple[Any, Array]:
     index, weight = merge_duplicates(X, weight)
     return X[index], weight
 
 
 def columns_for(
     parameters: Parameters,
-    X: NDArray,
+    schema: Schema,
+    asked: Sequence[Any],
+    X: Any,
     weight: Array,
     column_name: Callable[[int], str] = str,
 ) -> Columns:
-    standardised = likelihood_of(parameters).support.standardised
-    return fit_columns(X, weight, parameters["scaling"], standardised, column_name)
+    """Choose each column's likelihood where "auto" was asked for, then shift and scale."""
+    moments = measure(X, weight, column_name)
+    binary = two_valued(X)
+    numbers = np.array([column.kind != "category" for column in schema.columns])
+    # Pixels that are only ever 0 or 1 among grey ones are no switches.
+    one_unit = bool(numbers.all()) and not issparse(X) and share_one_unit(X)
+    if one_unit and not binary.all():
+        binary = np.zeros_like(binary)
+    likelihoods = [
+        _automatic(schema.columns[n], bool(binary[n]), X, n) if name == "auto" else name
+        for n, name in enumerate(asked)
+    ]
+    units = [support_of(name).units for name in likelihoods]
+    return fit_columns(
+        X, moments, likelihoods, units, schema.n_levels, parameters["scaling"], one_unit
+    )
 
 
-def rows_for(parameters: Parameters, columns: Columns, X: NDArray, weight: Array) -> Rows:
+def _automatic(column: Column, binary: bool, X: Any, number: int) -> str:
+    if column.kind == "category":
+        return "categorical"
+    if column.kind == "boolean" or binary:
+        return "bernoulli"
+    return "gaussian"
+
+
+def rows_for(parameters: Parameters, columns: Columns, X: Any, weight: Array) -> Rows:
     dtype = torch.float64 if parameters["precision"] == "float64" else torch.float32
-    x = encode_rows(X, columns, dtype, device_of(parameters))
-    return Rows(x, torch.as_tensor(weight / weight.mean(), dtype=x.dtype, device=x.device))
+    cells = encode_rows(X, columns, dtype, device_of(parameters))
+    share = torch.as_tensor(weight / weight.mean(), dtype=dtype, device=device_of(parameters))
+    return Rows(cells, share)
 
 
-def start(
-    parameters: Parameters, columns: Columns, X: NDArray, weight: Array, rows: Rows, seed: int
-) -> VAE:
+def start(parameters: Parameters, columns: Columns, X: Any, weight: Array, seed: int) -> VAE:
     """A module at its linear start, in float64."""
     n_rows, n_columns = X.shape
     n_components = parameters["n_components"]
     if n_components == "auto":
         n_components = min(10, -(-n_columns // 3), -(-n_rows // 3))
     vae = module_for(parameters, columns, int(n_components))
-    floor = NOISE_FLOOR * columns.rms
-    x, shares = rows.x.cpu().numpy(), rows.weight.cpu().numpy()
-    with enough_threads(float(n_columns) ** 2 * CHUNK_ROWS):
-        chunks = ((columns.encode(X[c]), weight[c]) for c in row_chunks(n_rows))
-        moments = column_moments(chunks, n_columns)
-        if vae.likelihood.noise == "shared":
-            linear = probabilistic_pca(moments, x, shares, vae.n_components, floor)
-        else:
-            linear = factor_analysis(moments, vae.n_components, floor)
-        vae.start_from(linear, *robust_units(x, columns.scaling))
+    with enough_threads(float(vae.n_features) ** 2 * CHUNK_ROWS):
+        _start_linear(vae, columns, X, weight)
     vae.initialise(torch.Generator().manual_seed(seed))
     return vae
+
+
+def _start_linear(vae: VAE, columns: Columns, X: Any, weight: Array) -> None:
+    kinds, n_components = vae.likelihood, vae.n_components
+    column = vae.encoder.column.numpy(force=True)
+    floor = NOISE_FLOOR * columns.rms
+    fill = _observed_means(vae, columns, X, weight) if columns.may_miss.any() else None
+
+    def chunks() -> Iterator[tuple[Array, Array]]:
+        for chunk in row_chunks(X.shape[0], vae.n_features):
+            features, seen = _features(vae, columns, X[chunk])
+            if seen is not None:
+                features = np.where(seen, features, fill)
+            yield features, weight[chunk]
+
+    moments = column_moments(chunks(), vae.n_features)
+    scale = _feature_scale(columns, column, moments)
+    moments = moments.in_units_of(scale)
+    gaussian = np.array([support_of(name).units != "none" for name in columns.likelihoods])
+    exact = bool(gaussian.all())
+    per_column = kinds.noise == "per_column"
+    if per_column and exact:
+        linear = factor_analysis(moments, n_components, floor)
+    else:
+        wide = None if moments.covariance is not None else _wide(chunks(), scale, weight, moments)
+        linear = probabilistic_pca(moments, wide, n_components, floor)
+    sample, shares = some_rows(X, vae.n_features), some_rows(weight, vae.n_features)
+    features, seen = _features(vae, columns, sample)
+    if moments.covariance is not None and (seen is not None or (per_column and not exact)):
+        fixed = ~gaussian[column] if per_column else None
+        if fixed is not None:
+            linear = linear._replace(noise=np.where(fixed, 1.0, linear.noise))
+        everything = np.ones(features.shape, dtype=bool)
+        few = slice(None, EM_ROWS)
+        linear = em_for_missing(
+            linear,
+            features[few] / scale,
+            (everything if seen is None else seen)[few],
+            shares[few],
+            not per_column,
+            floor,
+            fixed,
+        )
+    x, observed = columns.encode(sample)
+    if observed is not None:
+        x = np.where(observed, x, np.nan)
+        features = np.where(seen, features, np.nan)
+    robust = robust_units(features, columns.scaling)
+    vae.start_from(linear, scale, robust, torch.from_numpy(x), torch.from_numpy(shares))
+
+
+def _features(vae: VAE, columns: Columns, X: Any) -> tuple[Array, NDArray[np.bool_] | None]:
+    """Features (N, P) of rows of a table, in float64, and which of them are observed."""
+    x, observed = columns.encode(X)
+    features = vae.likelihood.features(torch.from_numpy(x).to(vae.device)).numpy(force=True)
+    return features, None if observed is None else observed[:, vae.encoder.column.numpy(force=True)]
+
+
+def _observed_means(vae: VAE, columns: Columns, X: Any, weight: Array) -> Array:
+    total, count = np.zeros(vae.n_features), np.full(vae.n_features, 1e-300)
+    for chunk in row_chunks(X.shape[0], vae.n_features):
+        features, seen = _features(vae, columns, X[chunk])
+        counted = weight[chunk, None] * (1.0 if seen is None else seen)
+        total += (features * counted).sum(0)
+        count += np.broadcast_to(counted, features.shape).sum(0)
+    return total / count
+
+
+def _feature_scale(columns: Columns, column: NDArray[np.intp], moments: Moments) -> Array:
+    """What a feature is divided by for the linear fit: Gaussian columns have been scaled before."""
+    scaled = np.array([support_of(name).units == "location_scale" for name in columns.likelihoods])
+    standard = np.sqrt(moments.variance)
+    own = (columns.scaling == "columns") & ~scaled[column] & (standard > 1e-6)
+    return np.where(own, standard, 1.0)
+
+
+def _wide(
+    chunks: Iterator[tuple[Array, Array]], scale: Array, weight: Array, moments: Moments
+) -> LinearOperator:
+    """All features, scaled, as a sparse matrix where that is smaller."""
+    parts = []
+    for features, _ in chunks:
+        part = (features / scale).astype(np.float32)
+        is_sparse = np.count_nonzero(part) < 0.3 * part.size
+        parts.append(csr_matrix(part) if is_sparse else part)
+    some_sparse = any(issparse(part) for part in parts)
+    rows = vstack(parts, format="csr") if some_sparse else np.concatenate(parts)
+    return centred_rows(rows, weight, moments.mean)
 
 
 # -- training ---------------------------------------------------------------------------------
@@ -191,22 +357,27 @@ def describe(
     vae = copy.deepcopy(vae)  # a callback's look at an epoch must not move the fit
     if state is not None:
         vae.load_state_dict(state)
-    step = max(len(rows.x) // SAMPLE_ROWS, 1)
-    x, weight = rows.x[::step].double(), rows.weight[::step, None].double()
+    step = max(len(rows) // SAMPLE_ROWS, 1)
+    total, count = torch.zeros(vae.n_components, dtype=torch.float64, device=vae.device), 0.0
     with torch.no_grad():
-        mean_kl = (vae.prior.kl(*vae.encoder(x)) * weight).sum(0) / weight.sum()
+        for x, observed, weight in rows.every(step).chunks(vae.n_features):
+            kl = vae.prior.kl(*vae.encode(x.double(), observed))
+            total += (kl * weight[:, None].double()).sum(0)
+            count += float(weight.sum())
+    mean_kl = total / count
     order = torch.argsort(mean_kl, descending=True, stable=True)
     vae.load_state_dict(reordered(vae.state_dict(), order))
     kl = mean_kl[order].cpu().numpy()
+    few = rows[: max(50, min(1000, CHUNK_CELLS // vae.n_features))]
     return {
         "n_components_": vae.n_components,
         "_n_features_out": vae.n_components,
         "_columns": columns,
         "scaling_": columns.scaling,
-        "likelihood_": np.full(len(columns.shift), type(vae.likelihood).__name__.lower()),
+        "likelihood_": np.array([_name_of(likelihood) for likelihood in columns.likelihoods]),
         "kl_per_component_": kl,
         "n_active_components_": int((kl >= INACTIVE_KL).sum()),
-        "component_scale_": component_scales(vae, x[:1000]),
+        "component_scale_": component_scales(vae, few.x.double(), few.observed),
         "noise_variance_": _noise_variance(vae.likelihood, columns),
         "weights_": to_arrays(vae.state_dict()),
         "_memory": None if memory is None else to_arrays(reordered(memory, order)),
@@ -226,10 +397,15 @@ def describe_outcome(outcome: Outcome, columns: Columns) -> dict[str, Any]:
 
 def _noise_variance(likelihood: Likelihood, columns: Columns) -> Array:
     """Of each column, in original units; nan where the likelihood has none."""
-    if not isinstance(likelihood, Gaussian):
-        return np.full(len(columns.scale), np.nan)
-    log_scale = likelihood.log_scale.detach().cpu().numpy()
-    return np.exp(2.0 * log_scale) * columns.scale**2
+    variance = likelihood.noise_variance(len(columns.scale)).detach().cpu().numpy()
+    return variance * columns.scale**2
+
+
+def _name_of(likelihood: Any) -> str:
+    if isinstance(likelihood, str):
+        return likelihood
+    names = {kind: name for name, kind in LIKELIHOODS.items()}
+    return names.get(type(likelihood), type(likelihood).__name__.lower())
 
 
 def to_arrays(state: State) -> dict[str, NDArray]:

@@ -62,24 +62,33 @@ class Mixture(NamedTuple):
 
 @torch.no_grad()
 def refined_log_likelihood(
-    vae: VAE, x: Tensor, bank: Tensor, large_bank: Tensor
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor, large_bank: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Log p(x) (N,) in nats, and the share of the heaviest sample.
 
     Rows whose estimated error stays above ``ACCURACY`` are done again with the large bank.
     """
-    modes, laplace = _laplace(vae, x)
-    log_likelihood, error, largest = _estimate(vae, x, modes, laplace, bank)
+    modes, laplace = _laplace(vae, x, observed)
+    log_likelihood, error, largest = _estimate(vae, x, observed, modes, laplace, bank)
     needy = torch.nonzero(error > ACCURACY)[:, 0]
     for rows in needy.split(max(1, len(x) * len(bank) // len(large_bank))):
         log_likelihood[rows], _, largest[rows] = _estimate(
-            vae, x[rows], modes.rows(rows), laplace.rows(rows), large_bank
+            vae, x[rows], _of(observed, rows), modes.rows(rows), laplace.rows(rows), large_bank
         )
     return log_likelihood, largest
 
 
+def _of(observed: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if observed is None else observed[rows]
+
+
 def _estimate(
-    vae: VAE, x: Tensor, modes: Mixture, laplace: Mixture, bank: Tensor
+    vae: VAE,
+    x: Tensor,
+    observed: Tensor | None,
+    modes: Mixture,
+    laplace: Mixture,
+    bank: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log p(x), its estimated standard error, and the heaviest sample's share, each (N,).
 
@@ -88,11 +97,11 @@ def _estimate(
     """
     first = modes.widened()
     z = first.sample(bank)
-    log_joint = vae.log_joint(x, z)
+    log_joint = vae.log_joint(x, observed, z)
     second = _matched(z, log_joint - first.log_prob(z), laplace).widened()
     z_second = second.sample(bank)
     z = torch.cat([z, z_second])
-    log_joint = torch.cat([log_joint, vae.log_joint(x, z_second)])
+    log_joint = torch.cat([log_joint, vae.log_joint(x, observed, z_second)])
     log_proposal = torch.logaddexp(first.log_prob(z), second.log_prob(z)) - math.log(2.0)
     log_w = log_joint - log_proposal
     log_w_laplace = laplace.log_prob(z) - log_proposal
@@ -104,14 +113,16 @@ def _estimate(
     return log_likelihood, error, largest_weight(log_w)
 
 
-def _laplace(vae: VAE, x: Tensor) -> tuple[Mixture, Mixture]:
+def _laplace(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Mixture, Mixture]:
     """The Laplace approximations at all modes found, and the one at the heaviest of them."""
-    starts = _starts(vae, x)  # (C, N, K)
+    starts = _starts(vae, x, observed)  # (C, N, K)
     n_starts, n_rows, n_components = starts.shape
     x_all = x.repeat(n_starts, 1)
-    loc = posterior_mode(vae, x_all, starts.reshape(-1, n_components))
-    factor = torch.linalg.cholesky(vae.curvature(loc))
-    log_mass = (vae.log_joint(x_all, loc) - _log_det(factor)).reshape(n_starts, n_rows)
+    observed_all = None if observed is None else observed.repeat(n_starts, 1)
+    loc = posterior_mode(vae, x_all, observed_all, starts.reshape(-1, n_components))
+    factor = torch.linalg.cholesky(vae.curvature(loc, observed_all))
+    log_mass = vae.log_joint(x_all, observed_all, loc) - _log_det(factor)
+    log_mass = log_mass.reshape(n_starts, n_rows)
     loc = loc.reshape(n_starts, n_rows, -1)
     factor = factor.reshape(n_starts, n_rows, n_components, n_components)
     share = torch.softmax(log_mass, 0) + SMALLEST_SHARE
@@ -122,19 +133,19 @@ def _laplace(vae: VAE, x: Tensor) -> tuple[Mixture, Mixture]:
     return Mixture(loc, factor, torch.log(share / share.sum(0))), heaviest
 
 
-def _starts(vae: VAE, x: Tensor) -> Tensor:  # (3, N, K)
+def _starts(vae: VAE, x: Tensor, observed: Tensor | None) -> Tensor:  # (3, N, K)
     """The encoder's mean, the prior's, and the best of some points spread around both."""
-    loc, log_scale = vae.encoder(x)
+    loc, log_scale = vae.encode(x, observed)
     generator = torch.Generator().manual_seed(0)  # the same points for every row and call
     eps = torch.randn((64, 1, loc.shape[-1]), generator=generator, dtype=loc.dtype).to(loc.device)
     around = loc + START_WIDTH * torch.exp(log_scale) * eps[:32]
     candidates = torch.cat([eps.expand(-1, len(x), -1), around])
-    best = vae.log_joint(x, candidates).argmax(0)
+    best = vae.log_joint(x, observed, candidates).argmax(0)
     rows = torch.arange(len(x), device=x.device)
     return torch.stack([loc, torch.zeros_like(loc), candidates[best, rows]])
 
 
-def posterior_mode(vae: VAE, x: Tensor, z: Tensor) -> Tensor:  # (N, D), (N, K) -> (N, K)
+def posterior_mode(vae: VAE, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:  # (N, K)
     """Climb log p(x, z) from ``z`` by damped Gauss-Newton steps, each row on its own.
 
     A step is kept only where it climbs; else that row's damping grows (Levenberg 1944). Rows that
@@ -146,10 +157,10 @@ def posterior_mode(vae: VAE, x: Tensor, z: Tensor) -> Tensor:  # (N, D), (N, K) 
     for _ in range(MAX_STEPS):
         if len(active) == 0:
             break
-        x_a, z_a = x[active], z[active]
-        value, step, promise = _gauss_newton_step(vae, x_a, z_a, damping[active])
+        x_a, observed_a, z_a = x[active], _of(observed, active), z[active]
+        value, step, promise = _gauss_newton_step(vae, x_a, observed_a, z_a, damping[active])
         with torch.no_grad():
-            climbed = vae.log_joint(x_a, z_a + step) > value
+            climbed = vae.log_joint(x_a, observed_a, z_a + step) > value
         z[active] = torch.where(climbed[:, None], z_a + step, z_a)
         damping[active] = torch.where(climbed, 0.1 * damping[active], 8.0 * damping[active])
         settled = (promise < SETTLED) | (damping[active] > 1e12)
@@ -158,14 +169,14 @@ def posterior_mode(vae: VAE, x: Tensor, z: Tensor) -> Tensor:  # (N, D), (N, K) 
 
 
 def _gauss_newton_step(
-    vae: VAE, x: Tensor, z: Tensor, damping: Tensor
+    vae: VAE, x: Tensor, observed: Tensor | None, z: Tensor, damping: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log p(x, z) (N,), the damped step (N, K), and the rise that it promises (N,)."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        value = vae.log_joint(x, z)
+        value = vae.log_joint(x, observed, z)
         (gradient,) = torch.autograd.grad(value.sum(), z)
-    hessian = vae.curvature(z.detach())
+    hessian = vae.curvature(z.detach(), observed)
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     damped = hessian + torch.diag_embed(damping[:, None] * diagonal)
     step = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(damped))[..., 0]

@@ -1,32 +1,41 @@
-"""The maximum-likelihood linear-Gaussian model of the columns, which a fit starts from.
+"""The maximum-likelihood linear-Gaussian model of the features, which a fit starts from.
 
-NumPy, SciPy and scikit-learn only, from the moments of the (encoded) columns:
+NumPy, SciPy and scikit-learn only. D here is the number of features: of the columns, or of the
+levels of those that hold categories.
 
     x = W z + mean + noise * e,    z ~ N(0, I),  e ~ N(0, I)
 """
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
+from scipy.sparse.linalg import LinearOperator, svds
 from sklearn.decomposition import FactorAnalysis
-from sklearn.utils.extmath import randomized_svd
 
 Array = NDArray[np.floating]
 
 # Up to here the covariance is formed (D^2 numbers) and decomposed exactly.
 MAX_COLUMNS_FOR_COVARIANCE = 1500
+MAX_EM_STEPS = 100
+SETTLED = 1e-4  # relative change of the loadings in one EM step
 
 
 class Moments(NamedTuple):
-    """First and second moments of the encoded columns."""
+    """First and second moments of the features."""
 
     mean: Array  # (D,)
     variance: Array  # (D,)
     covariance: Array | None  # (D, D), None where D is too large to form it
     n_samples: float  # how many rows the weights stand for
+
+    def in_units_of(self, scale: Array) -> "Moments":
+        covariance = self.covariance
+        if covariance is not None:
+            covariance = covariance / (scale[:, None] * scale)
+        return Moments(self.mean / scale, self.variance / scale**2, covariance, self.n_samples)
 
 
 class LinearGaussian(NamedTuple):
@@ -59,17 +68,18 @@ def column_moments(chunks: Iterable[tuple[Array, Array]], n_columns: int) -> Mom
 
 
 def probabilistic_pca(
-    moments: Moments, x: Array, weight: Array, n_components: int, floor: float
+    moments: Moments, wide: LinearOperator | None, n_components: int, floor: float
 ) -> LinearGaussian:
     """One noise scale for all columns (Tipping & Bishop 1999, eq. 7 and 8).
 
     sigma^2 = mean of the discarded eigenvalues, W = U (Lambda - sigma^2)^1/2, on the unbiased
-    covariance and over min(N, D) eigenvalues, as ``sklearn.decomposition.PCA``.
+    covariance and over min(N, D) eigenvalues, as ``sklearn.decomposition.PCA``. ``wide`` are the
+    centred rows over sqrt(N), needed where the covariance was not formed.
     """
     n_columns = len(moments.mean)
     n_kept = min(n_components, n_columns)
     unbiased = moments.n_samples / max(moments.n_samples - 1.0, 1.0)
-    eigenvalues, vectors = _leading_eigenpairs(moments, x, weight, n_kept)
+    eigenvalues, vectors = _leading_eigenpairs(moments, wide, n_kept)
     eigenvalues = np.maximum(eigenvalues, 0.0) * unbiased
     n_discarded = min(moments.n_samples, n_columns) - n_kept
     discarded = max(moments.variance.sum() * unbiased - eigenvalues.sum(), 0.0)
@@ -121,8 +131,23 @@ def diagonalise(loadings: Array, noise_variance: Array) -> tuple[Array, Array]:
     return rotated, np.maximum(information[order], 0.0)
 
 
+def centred_rows(rows: Any, weight: Array, mean: Array) -> LinearOperator:
+    """diag(sqrt(w)) (rows - 1 mean^T) for dense or sparse rows, without forming it; sum w = 1."""
+    root = np.sqrt(weight / weight.sum())
+
+    def times(v: Array) -> Array:
+        v = v.reshape(len(mean), -1)
+        return root[:, None] * (rows @ v - mean @ v)
+
+    def transposed_times(u: Array) -> Array:
+        u = root[:, None] * u.reshape(len(root), -1)
+        return rows.T @ u - mean[:, None] * u.sum(0)
+
+    return LinearOperator(rows.shape, times, transposed_times, times, np.float64, transposed_times)
+
+
 def _leading_eigenpairs(
-    moments: Moments, x: Array, weight: Array, n_kept: int
+    moments: Moments, wide: LinearOperator | None, n_kept: int
 ) -> tuple[Array, Array]:
     """The largest eigenvalues (K,) of the biased covariance, falling, and vectors (D, K)."""
     n_columns = len(moments.mean)
@@ -131,11 +156,65 @@ def _leading_eigenpairs(
             moments.covariance, subset_by_index=(n_columns - n_kept, n_columns - 1)
         )
         return values[::-1], vectors[:, ::-1]
-    root = np.sqrt(weight / weight.sum()).astype(x.dtype)[:, None]
-    centred = (x - moments.mean.astype(x.dtype)) * root
-    _, singular, rows = randomized_svd(centred, n_kept, n_iter=7, random_state=0)
-    values = np.zeros(n_kept)
-    values[: len(singular)] = singular.astype(np.float64) ** 2
-    vectors = np.zeros((n_columns, n_kept))
-    vectors[:, : len(singular)] = rows.T
+    assert wide is not None
+    n_found = min(n_kept, min(wide.shape) - 1)
+    values, vectors = np.zeros(n_kept), np.zeros((n_columns, n_kept))
+    if n_found > 0:
+        _, singular, rows = svds(wide, n_found, random_state=0)
+        values[:n_found] = singular[::-1] ** 2
+        vectors[:, :n_found] = rows[::-1].T
     return values, vectors
+
+
+def em_for_missing(
+    linear: LinearGaussian,
+    features: Array,
+    seen: NDArray[np.bool_],
+    weight: Array,
+    shared: bool,
+    floor: float,
+    fixed: NDArray[np.bool_] | None = None,
+) -> LinearGaussian:
+    """Fit the linear-Gaussian model to what is observed, by EM from ``linear``.
+
+    Ilin & Raiko 2010 (PCA with missing values), section 3: each row's posterior is based on the
+    features (N, D) that are ``seen`` in it, each feature's loadings on the rows that it is seen in.
+    The noise of ``fixed`` features stays as it is.
+    """
+    n_components = linear.loadings.shape[1]
+    filled, seen = np.where(seen, features, 0.0), seen.astype(np.float64)
+    weighted = seen * (weight / weight.mean())[:, None]
+    count = weighted.sum(0)
+    squares = (weighted * filled**2).sum(0)
+    ridge = 1e-8 * np.eye(n_components + 1)  # a feature that is never seen gets no loadings
+    mean, loadings, noise = linear.mean, linear.loadings, linear.noise**2
+    for _ in range(MAX_EM_STEPS):
+        first, second = _posterior_moments(filled, seen, mean, loadings, noise)
+        products = (weighted.T @ second).reshape(-1, n_components + 1, n_components + 1)
+        targets = (weighted * filled).T @ first  # (D, K + 1)
+        solution = np.linalg.solve(products + ridge, targets[..., None])[..., 0]
+        change = np.abs(solution[:, :-1] - loadings).max() / max(np.abs(loadings).max(), 1e-12)
+        loadings, mean = solution[:, :-1], solution[:, -1]
+        left = np.maximum(squares - (solution * targets).sum(1), 0.0)
+        new = np.full_like(noise, left.sum() / count.sum()) if shared else left / (count + 1e-12)
+        new = np.maximum(new, floor**2)
+        noise = new if fixed is None else np.where(fixed, noise, new)
+        if change < SETTLED:
+            break
+    return LinearGaussian(mean, linear.scale, loadings, np.sqrt(noise))
+
+
+def _posterior_moments(
+    filled: Array, seen: Array, mean: Array, loadings: Array, noise: Array
+) -> tuple[Array, Array]:
+    """E[(z, 1)] (N, K + 1) and E[(z, 1) (z, 1)^T] (N, (K + 1)^2) given what is seen."""
+    n_rows, n_components = len(filled), loadings.shape[1]
+    scaled = loadings / noise[:, None]
+    products = (scaled[:, :, None] * loadings[:, None, :]).reshape(len(mean), -1)
+    precision = (seen @ products).reshape(n_rows, n_components, n_components)
+    covariance = np.linalg.inv(precision + np.eye(n_components))
+    loc = (covariance @ (((seen * (filled - mean)) @ scaled)[..., None]))[..., 0]
+    first = np.concatenate([loc, np.ones((n_rows, 1))], axis=1)
+    second = first[:, :, None] * first[:, None, :]
+    second[:, :-1, :-1] += covariance
+    return first, second.reshape(n_rows, -1)

@@ -105,28 +105,91 @@ class MLP(nn.Module):
 
 
 class Encoder(nn.Module):
-    """q(z | x): the location and log scale of each component."""
+    """q(z | x): the location and log scale of each component.
 
+    Its linear part begins as the exact posterior of a linear-Gaussian model of the features, also
+    where values are missing. That model is kept, as buffers, for what missing values need.
+
+    Parameters
+    ----------
+    column : Tensor of shape (P,)
+        The column that each feature belongs to.
+    may_miss : Tensor of bool of shape (D,)
+        Columns with missing values in training: the MLP is told where they are.
+    """
+
+    column: Tensor
+    may_miss: Tensor
     center: Tensor
     spread: Tensor
+    mean: Tensor
+    loadings: Tensor
+    variance: Tensor
 
     def __init__(
-        self, n_columns: int, hidden: Sequence[int], n_components: int, activation: str
+        self,
+        column: Tensor,
+        may_miss: Tensor,
+        hidden: Sequence[int],
+        n_components: int,
+        activation: str,
     ) -> None:
         super().__init__()
-        self.linear = Dense(n_columns, n_components)
+        n_features = len(column)
+        n_in = n_features + int(may_miss.sum())
+        self.linear = Dense(n_features, n_components)
         self.log_scale = nn.Parameter(torch.zeros(n_components))
-        self.mlp = MLP(n_columns, hidden, 2 * n_components, activation) if hidden else None
-        self.register_buffer("center", torch.zeros(n_columns))
-        self.register_buffer("spread", torch.ones(n_columns))
+        self.mlp = MLP(n_in, hidden, 2 * n_components, activation) if hidden else None
+        self.register_buffer("column", column, persistent=False)
+        self.register_buffer("may_miss", may_miss, persistent=False)
+        self.register_buffer("center", torch.zeros(n_features))  # robust units, for the MLP
+        self.register_buffer("spread", torch.ones(n_features))
+        self.register_buffer("mean", torch.zeros(n_features))  # the linear-Gaussian model
+        self.register_buffer("loadings", torch.zeros(n_features, n_components))
+        self.register_buffer("variance", torch.ones(n_features))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # (N, D) -> (N, K), (N, K)
-        loc = self.linear(x)
+    def forward(  # (N, P), (N, D) -> (N, K), (N, K)
+        self, features: Tensor, observed: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        if observed is not None:
+            seen = observed[:, self.column]
+            features = torch.where(seen, features, self.mean)
+        loc, log_scale = self.linear(features), self.log_scale
+        if observed is not None:
+            loc, log_scale = self._from_fewer_columns(loc, seen)
+            # The MLP sees what the linear model expects in place of a missing value.
+            features = torch.where(seen, features, self.mean + loc @ self.loadings.T)
         if self.mlp is None:
-            return loc, self.log_scale.expand_as(loc)
-        robust = tame((x - self.center) / self.spread, CELL_LIMIT)
+            return loc, log_scale.expand_as(loc)
+        robust = tame((features - self.center) / self.spread, CELL_LIMIT)
+        if self.mlp.first.weight.shape[1] > robust.shape[1]:
+            missing = torch.zeros_like(robust[:, : int(self.may_miss.sum())])
+            if observed is not None:
+                missing = (~observed[:, self.may_miss]).to(robust.dtype)
+            robust = torch.cat([robust, missing], 1)
         d_loc, d_log_scale = self.mlp(robust).chunk(2, dim=-1)
-        return loc + d_loc, self.log_scale + d_log_scale
+        return loc + d_loc, log_scale + d_log_scale
+
+    def _from_fewer_columns(self, loc: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """What the linear posterior becomes when it is not based on all columns.
+
+        With precision I + sum_d w_d w_d^T / psi_d over the columns that are seen, the posterior
+        mean is that matrix's inverse times h = sum_d w_d (x_d - m_d) / psi_d. Over all columns the
+        precision is diagonal, so ``loc`` (with m_d for what is missing) gives h. The best diagonal
+        q has the inverse of the precision's diagonal as its variance.
+        """
+        with torch.no_grad():  # in float64: large precisions must not drown the prior's 1
+            w = self.loadings.double()
+            n_features, n_components = w.shape
+            products = (w[:, :, None] * w[:, None, :]) / self.variance.double()[:, None, None]
+            products = products.reshape(n_features, -1)
+            size = (len(seen), n_components, n_components)
+            identity = torch.eye(n_components, dtype=w.dtype, device=w.device)
+            precision = (seen.double() @ products).reshape(size) + identity
+            of_all = (products.sum(0).reshape(size[1:]) + identity).diagonal()
+            correction = (torch.linalg.inv(precision) * of_all).to(loc.dtype)
+            lost = torch.log(precision.diagonal(dim1=1, dim2=2) / of_all).to(loc.dtype)
+        return (correction @ loc[..., None])[..., 0], self.log_scale - 0.5 * lost
 
 
 class Decoder(nn.Module):

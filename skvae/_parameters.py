@@ -15,6 +15,8 @@ ARCHITECTURE = (
     "hidden_layer_sizes",
     "activation",
     "likelihood",
+    "categorical_features",
+    "max_categories",
     "noise",
     "prior",
 )
@@ -60,6 +62,8 @@ RULES: Mapping[str, Rule] = {
     "activation": Rule(("gelu", "relu", "silu", "tanh")),
     "noise": Rule(("auto", "shared", "per_column")),
     "scaling": Rule(("auto", "columns", "common", None)),
+    "max_categories": Rule((None,), Integral, 2),
+    "handle_unknown": Rule(("ignore", "error")),
     "whiten": Rule((True, False)),
     "objective": Rule(("elbo", "iwae")),
     "n_train_samples": Rule((), Integral, 1),

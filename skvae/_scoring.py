@@ -5,10 +5,10 @@ Everything is evaluated in float64: a density is a sum of hundreds of terms.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import qmc
 from torch import Tensor
@@ -35,51 +35,53 @@ def noise_bank(n_samples: int, n_components: int) -> Tensor:  # (S, 1, K)
 
 
 def by_chunks(
-    function: Callable[[Tensor], tuple[Tensor, ...]],
-    X: NDArray,
+    function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]],
+    X: Any,
     columns: Columns,
     numbers_per_row: int,
     device: torch.device,
 ) -> tuple[Array, ...]:
-    """Encode ``X`` and apply ``function`` chunk by chunk."""
+    """Encode the table ``X`` and apply ``function`` to x and observed, chunk by chunk."""
     chunk_rows = max(1, min(4096, CHUNK_NUMBERS // max(numbers_per_row, 1)))
     results = []
-    for start in range(0, len(X), chunk_rows):
-        x = torch.from_numpy(columns.encode(X[start : start + chunk_rows])).to(device)
+    for start in range(0, X.shape[0], chunk_rows):
+        x, observed = columns.encode(X[start : start + chunk_rows])
+        seen = None if observed is None else torch.from_numpy(observed).to(device)
         with torch.no_grad():
-            results.append([value.cpu().numpy() for value in function(x)])
+            values = function(torch.from_numpy(x).to(device), seen)
+        results.append([value.cpu().numpy() for value in values])
     return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
 
 
-def posterior_means(vae: VAE, x: Tensor) -> tuple[Tensor]:  # (N, K)
-    return (vae.encoder(x)[0],)
+def posterior_means(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:  # (N, K)
+    return (vae.encode(x, observed)[0],)
 
 
-def component_kl(vae: VAE, x: Tensor) -> tuple[Tensor]:  # (N, K)
-    return (vae.prior.kl(*vae.encoder(x)),)
-
-
-def encoder_log_likelihood(vae: VAE, x: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
+def encoder_log_likelihood(
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
+) -> tuple[Tensor, Tensor]:
     """Log p(x) by importance sampling from the encoder (Burda et al. 2016), and largest weight."""
-    terms = vae(x, bank.expand(-1, len(x), -1))
+    terms = vae(x, observed, bank.expand(-1, len(x), -1))
     return importance_weighted_bound(terms), largest_weight(log_weights(terms))
 
 
-def sampled_elbo(vae: VAE, x: Tensor, bank: Tensor) -> tuple[Tensor]:
+def sampled_elbo(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> tuple[Tensor]:
     """Mean log weight: the ELBO, free of noise where q is the posterior (Roeder et al. 2017)."""
-    return (log_weights(vae(x, bank.expand(-1, len(x), -1))).mean(0),)
+    return (log_weights(vae(x, observed, bank.expand(-1, len(x), -1))).mean(0),)
 
 
-def negative_kl(vae: VAE, x: Tensor) -> tuple[Tensor]:
-    return (-component_kl(vae, x)[0].sum(-1),)
+def negative_kl(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:
+    return (-vae.prior.kl(*vae.encode(x, observed)).sum(-1),)
 
 
-def reconstruction_by_column(vae: VAE, x: Tensor, bank: Tensor) -> tuple[Tensor]:  # (N, D)
+def reconstruction_by_column(
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
+) -> tuple[Tensor]:  # (N, D)
     """E_q log p(x_d | z): the reconstruction probability of An & Cho 2015, column by column."""
-    loc, log_scale = vae.encoder(x)
+    loc, log_scale = vae.encode(x, observed)
     total = torch.zeros_like(x)
     for eps in bank:
-        total += vae.log_px_z_by_column(x, loc + torch.exp(log_scale) * eps)
+        total += vae.log_px_z_by_column(x, observed, loc + torch.exp(log_scale) * eps)
     return (total / len(bank),)
 
 
@@ -89,16 +91,20 @@ def decode(vae: VAE, z: Array, of_raw: Callable[[Tensor], Tensor]) -> Array:
         return of_raw(vae.decoder(torch.from_numpy(z).to(vae.device))).cpu().numpy()
 
 
-def component_scales(vae: VAE, x: Tensor) -> Array:  # (K,)
-    """Root mean square, over the rows, of the norm of the decoder mean's derivative by z_k.
+def component_scales(vae: VAE, x: Tensor, observed: Tensor | None) -> Array:  # (K,)
+    """Root mean square, over the rows, of the norm of the reconstruction's derivative by z_k.
 
-    In the units of the encoded columns: a step of one along a scaled component moves the
+    In the units of the encoded features: a step of one along a scaled component moves the
     reconstruction by one.
     """
+
+    def reconstruct(z: Tensor) -> Tensor:
+        return vae.likelihood.feature_mean(vae.decoder(z)) / vae.feature_scale
+
     with torch.no_grad():
-        z = vae.encoder(x)[0]
-        raw, jacobian = vae.decoder(z), vae.decoder.jacobian(z)  # (N, P), (N, K, P)
-    raw.requires_grad_()
-    (slope,) = torch.autograd.grad(vae.likelihood.mean(raw).sum(), raw)
-    norms = (jacobian * slope[:, None, :]).square().sum(-1)  # (N, K)
-    return norms.mean(0).sqrt().detach().cpu().numpy()
+        z = vae.encode(x, observed)[0]
+        norms = []
+        for direction in torch.eye(z.shape[-1], dtype=z.dtype, device=z.device):
+            _, slope = torch.func.jvp(reconstruct, (z,), (direction.expand_as(z),))
+            norms.append(slope.square().sum(-1).mean())
+    return torch.stack(norms).sqrt().cpu().numpy()

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ._batches import Rows, batches, folds, hold_out
+from ._batches import Batch, Rows, batches, folds, hold_out
 from ._bounds import LogTerms, elbo, importance_weighted_bound, log_weights, warmed_beta
+from ._columns import row_chunks
 from ._vae import VAE
 
 State = dict[str, Tensor]
@@ -100,7 +101,7 @@ def climb(
     watch: Watch,
 ) -> Outcome:
     """Train, hold out as the number of rows allows, and keep the best epoch."""
-    n_rows = len(rows.x)
+    n_rows = len(rows)
     if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
         return Outcome(None, [], [], 0, 0, False)
     if not selection.early_stopping:
@@ -145,7 +146,7 @@ def train(
     vae: VAE, rows: Rows, held_out: Rows | None, plan: Plan, generator: torch.Generator
 ) -> Iterator[Epoch]:
     """Yield epoch 0 (the start), then every epoch until ``plan.max_epochs``."""
-    run = Run(vae, plan, generator, n_rows=len(rows.x))
+    run = Run(vae, plan, generator, n_rows=len(rows))
     probe = None if held_out is None else _HeldOut(held_out, vae.n_components, generator)
     for number in range(plan.max_epochs + 1):
         bound = run.epoch(rows) if number > 0 else math.nan
@@ -167,7 +168,7 @@ def train_folds(
     """
     runs = [
         train(copy.deepcopy(vae), rows.take(kept), rows.take(held_out), plan, generator)
-        for kept, held_out in folds(len(rows.x), n_folds, generator)
+        for kept, held_out in folds(len(rows), n_folds, generator)
     ]
     for epochs in zip(*runs, strict=True):
         bound = sum(e.bound for e in epochs) / n_folds
@@ -199,7 +200,7 @@ class Run:
 
     def epoch(self, rows: Rows) -> float:
         """One pass over the rows; the mean objective before each step, in nats."""
-        total, n_rows = torch.zeros((), dtype=rows.x.dtype, device=rows.x.device), 0
+        total, n_rows = torch.zeros_like(rows.weight[0]), 0
         for batch in batches(rows, self.plan.batch_size, self.generator):
             total += self._step(batch) * len(batch.x)  # stays on the device: read once, below
             n_rows += len(batch.x)
@@ -209,14 +210,15 @@ class Run:
         """Whether all weights are: the last step comes after the last bound."""
         return bool(torch.isfinite(torch.stack(torch._foreach_norm(self.live)).sum()))
 
-    def _step(self, batch: Rows) -> Tensor:
+    def _step(self, batch: Batch) -> Tensor:
         self._set_learning_rate()
         x = batch.x
         size = (self.plan.n_samples, len(x), self.vae.n_components)
         eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
         progress = self.step_number / self.n_steps
         with torch.enable_grad():
-            bound = (objective(self.vae(x, eps), self.plan, progress) * batch.weight).mean()
+            terms = self.vae(x, batch.observed, eps)
+            bound = (objective(terms, self.plan, progress) * batch.weight).mean()
             loss = -bound
         self.optimizer.zero_grad()
         loss.backward()
@@ -321,7 +323,7 @@ def split_with_tail(
     A mean bound can hang on a few rows tens of standard deviations off. A plain tenth of the rows
     would hardly hold one of them, and training, with clipped gradients, takes little notice.
     """
-    surprise = _surprise(vae, rows.x)
+    surprise = _surprise(vae, rows)
     in_tail = surprise > surprise.kthvalue(math.ceil((1.0 - TAIL) * len(surprise))).values
     weight = torch.zeros_like(rows.weight)
     for stratum, share in [(~in_tail, fraction), (in_tail, 0.5)]:
@@ -333,16 +335,16 @@ def split_with_tail(
         stands_for = rows.weight[members].sum() / rows.weight[chosen].sum()
         weight[chosen] = rows.weight[chosen] * stands_for
     held_out, kept = torch.nonzero(weight > 0)[:, 0], torch.nonzero(weight == 0)[:, 0]
-    return rows.take(kept), Rows(rows.x, weight).take(held_out)
+    return rows.take(kept), Rows(rows.cells, weight).take(held_out)
 
 
 @torch.no_grad()
-def _surprise(vae: VAE, x: Tensor, chunk_rows: int = 4096) -> Tensor:  # (N,)
+def _surprise(vae: VAE, rows: Rows) -> Tensor:  # (N,)
     """-log p(x) of the linear start, where any z will do (else of about that)."""
     chunks = []
-    for part in x.split(chunk_rows):
-        at_mean = torch.zeros((1, len(part), vae.n_components), dtype=x.dtype, device=x.device)
-        chunks.append(-log_weights(vae(part, at_mean))[0])
+    for x, observed, _ in rows.chunks(vae.n_features):
+        at_mean = torch.zeros((1, len(x), vae.n_components), dtype=x.dtype, device=x.device)
+        chunks.append(-log_weights(vae(x, observed, at_mean))[0])
     return torch.cat(chunks)
 
 
@@ -350,10 +352,10 @@ class _HeldOut:
     """Held-out rows with one fixed noise, in antithetic pairs, so that epochs compare."""
 
     def __init__(self, rows: Rows, n_components: int, generator: torch.Generator) -> None:
-        x = rows.x
-        n_pairs = max(1, min(8, VALIDATION_DRAWS // (2 * len(x))))
-        size = (n_pairs, len(x), n_components)
-        eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
+        n_pairs = max(1, min(8, VALIDATION_DRAWS // (2 * len(rows))))
+        size = (n_pairs, len(rows), n_components)
+        weight = rows.weight
+        eps = torch.randn(size, generator=generator, dtype=weight.dtype, device=weight.device)
         self.rows = rows
         self.eps = torch.cat([eps, -eps])
         self.at_start: Tensor | None = None
@@ -361,7 +363,8 @@ class _HeldOut:
     @torch.no_grad()
     def measure(self, vae: VAE) -> tuple[float, float]:
         """Mean ELBO, and the standard error of its gain over the first time it was measured."""
-        bound = torch.cat([elbo(vae(x, eps)) for x, _, eps in self._chunks()]).double()
+        parts = [elbo(vae(batch.x, batch.observed, eps)) for batch, eps in self._chunks(vae)]
+        bound = torch.cat(parts).double()
         if self.at_start is None:
             self.at_start = bound
         weight = self.rows.weight.double() / len(bound)  # sums to 1
@@ -375,17 +378,22 @@ class _HeldOut:
 
         On training rows it is too small, and clipped gradients let it ignore the wild ones.
         """
-        total = torch.zeros(self.rows.x.shape[1], dtype=torch.float64, device=self.eps.device)
-        for x, weight, eps in self._chunks():
-            loc, log_scale = vae.encoder(x)
+        total = torch.zeros(vae.n_features, dtype=torch.float64, device=self.eps.device)
+        count = torch.zeros_like(total)
+        for (x, observed, weight), eps in self._chunks(vae):
+            loc, log_scale = vae.encode(x, observed)
             raw = vae.decoder(loc + torch.exp(log_scale) * eps)
-            total += ((x - vae.likelihood.mean(raw)).square().mean(0) * weight[:, None]).sum(0)
-        vae.likelihood.set_noise(total / len(self.rows.x))
+            left = (vae.likelihood.features(x) - raw).square().mean(0)  # (N, P)
+            seen = weight[:, None].expand_as(left)
+            if observed is not None:
+                seen = seen * observed[:, vae.encoder.column]
+            total += (left * seen).sum(0)
+            count += seen.sum(0)
+        vae.likelihood.set_noise(total / count.clamp(min=1e-9), count)
 
-    def _chunks(self, chunk_rows: int = 1024) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for start in range(0, len(self.rows.x), chunk_rows):
-            chunk = slice(start, start + chunk_rows)
-            yield self.rows.x[chunk], self.rows.weight[chunk], self.eps[:, chunk]
+    def _chunks(self, vae: VAE) -> Iterator[tuple[Batch, Tensor]]:
+        for chunk in row_chunks(len(self.rows), 4 * vae.n_features):
+            yield self.rows[chunk], self.eps[:, chunk]
 
 
 def _optimizer(vae: VAE, plan: Plan) -> torch.optim.Optimizer:
@@ -404,5 +412,11 @@ def _optimizer(vae: VAE, plan: Plan) -> torch.optim.Optimizer:
 @torch.no_grad()
 def worst_column(vae: VAE, rows: Rows) -> int:
     """The column that holds the wildest cell: where a bound explodes first."""
-    robust = (rows.x - vae.encoder.center) / vae.encoder.spread
-    return int(robust.abs().amax(0).argmax())
+    encoder = vae.encoder
+    wildest = torch.zeros_like(encoder.center)
+    for x, observed, _ in rows.chunks(vae.n_features):
+        robust = ((vae.likelihood.features(x) - encoder.center) / encoder.spread).abs()
+        if observed is not None:
+            robust = torch.where(observed[:, encoder.column], robust, 0.0)
+        wildest = torch.maximum(wildest, robust.amax(0))
+    return int(encoder.column[wildest.argmax()])

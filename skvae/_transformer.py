@@ -1,6 +1,6 @@
 """VAETransformer: the estimator. scikit-learn's conventions live here; torch is imported inside."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_array,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
+from ._frames import fit_schema
 from ._health import warn_about_fit, warn_about_weights
+from ._inputs import (
+    categories_asked,
+    check_support,
+    per_column,
+    training_weight,
+    validated,
+)
 from ._parameters import ARCHITECTURE, INACTIVE_KL, check_choice, check_parameters, seed_of
 from ._resources import enough_threads, own_gradients, training_resources
 
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 
     from ._batches import Rows
     from ._columns import Columns
+    from ._frames import Schema
     from ._training import Epoch, NonFiniteBoundError, Plan
     from ._vae import VAE
 
@@ -58,8 +63,23 @@ class VAETransformer(
         (128, 128) below 100 columns and (256, 256) from there; ``()`` is the linear model.
     activation : {"gelu", "relu", "silu", "tanh"}, default="gelu"
         Activation of the hidden layers.
-    likelihood : {"auto", "gaussian", "bernoulli"} or Likelihood, default="auto"
-        p(x | z) of the columns; see :mod:`skvae.likelihoods`. ``"auto"`` is Gaussian.
+    likelihood : str, Likelihood or dict, default="auto"
+        p(x | z) of the columns: "gaussian", "student_t", "log_normal", "bernoulli", "categorical",
+        "ordinal", "poisson", "negative_binomial", an instance (see :mod:`skvae.likelihoods`), or
+        ``{column: one of these}`` with names or numbers of columns. ``"auto"``, also for columns
+        that a dict does not name, is categorical for categories, Bernoulli for booleans and for
+        numbers that are only ever 0 and 1, and Gaussian for other numbers. ``likelihood_`` says
+        what was chosen.
+    categorical_features : "from_dtype", None or array-like of bool, int or str, \
+            default="from_dtype"
+        Columns that hold categories: those with a dtype of categories, strings or objects that are
+        no numbers; none; or the columns that a mask, numbers or names point at.
+    max_categories : int or None, default=255
+        Most levels of a category. Rarer ones share one level, of which ``sample`` draws one, and
+        for which ``inverse_transform`` gives the most frequent.
+    handle_unknown : {"ignore", "error"}, default="ignore"
+        What to do with a level that was not there in ``fit``, or another number where ``"auto"``
+        found only 0 and 1: treat it as missing, or raise.
     noise : {"auto", "shared", "per_column"}, default="auto"
         Whether the (scaled) columns share one Gaussian noise scale, as in probabilistic PCA, or
         each has its own, as in factor analysis. ``"auto"`` is shared, which makes better codes;
@@ -194,6 +214,9 @@ class VAETransformer(
         hidden_layer_sizes: Any = "auto",
         activation: str = "gelu",
         likelihood: Any = "auto",
+        categorical_features: Any = "from_dtype",
+        max_categories: int | None = 255,
+        handle_unknown: str = "ignore",
         noise: str = "auto",
         scaling: str | None = "auto",
         prior: Any = "normal",
@@ -222,6 +245,9 @@ class VAETransformer(
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.likelihood = likelihood
+        self.categorical_features = categorical_features
+        self.max_categories = max_categories
+        self.handle_unknown = handle_unknown
         self.noise = noise
         self.scaling = scaling
         self.prior = prior
@@ -280,8 +306,9 @@ class VAETransformer(
             going_on = self.warm_start and self.__sklearn_is_fitted__()
             X, weight = self._check_training_rows(X, sample_weight, reset=not going_on)
             seed = seed_of(self.random_state)
-            columns, vae, rows = self._prepare(X, weight, seed, going_on)
-            self.__dict__.update(self._train(columns, vae, rows, seed, task))
+            schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
+            fitted = self._train(columns, vae, rows, seed, task)
+            self.__dict__.update(fitted, _schema=schema)
         task.end()
         return self
 
@@ -320,14 +347,14 @@ class VAETransformer(
             going_on = self.__sklearn_is_fitted__()
             X, weight = self._check_training_rows(X, sample_weight, reset=not going_on)
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
-            columns, vae, rows = self._prepare(X, weight, seed, going_on)
+            schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
             number = self.n_iter_ + 1 if going_on else 1
-            plan = replace(fitting.plan_for(parameters, len(rows.x)), max_epochs=1, decay=False)
+            plan = replace(fitting.plan_for(parameters, len(rows)), max_epochs=1, decay=False)
             generator = fitting.generator_for(parameters, seed + number)  # fresh in each call
-            run = Run(fitting.trainable(parameters, vae), plan, generator, len(rows.x))
+            run = Run(fitting.trainable(parameters, vae), plan, generator, len(rows))
             if going_on and self._memory is not None:
                 run.resume(fitting.to_tensors(self._memory))
-            work = fitting.work_per_step(vae, plan, len(rows.x))
+            work = fitting.work_per_step(vae, plan, len(rows))
             with enough_threads(work):
                 with training_resources(work, self.precision):
                     bound = run.epoch(rows)
@@ -335,7 +362,7 @@ class VAETransformer(
                     raise self._not_finite(NonFiniteBoundError(number, worst_column(vae, rows)))
                 fitted = fitting.describe(columns, vae, rows, run.snapshot(), run.memory())
             losses = self.loss_curve_ if going_on else []
-            self.__dict__.update(fitted, _fitted_architecture=self._architecture())
+            self.__dict__.update(fitted, _schema=schema, _fitted_architecture=self._architecture())
             outcome = Outcome(None, [bound], [], number, number, False)
             progress = fitting.describe_outcome(outcome, columns)
             progress["loss_curve_"] = [*losses, *progress["loss_curve_"]]
@@ -349,57 +376,74 @@ class VAETransformer(
         from .likelihoods import LIKELIHOODS, Likelihood
         from .priors import PRIORS, Prior
 
-        check_choice(name, "likelihood", self.likelihood, LIKELIHOODS, Likelihood, ("auto",))
+        asked = self.likelihood
+        for one in asked.values() if isinstance(asked, Mapping) else [asked]:
+            check_choice(name, "likelihood", one, LIKELIHOODS, Likelihood, ("auto",))
         check_choice(name, "prior", self.prior, PRIORS, Prior)
         device_of(parameters)
 
-    def _check_training_rows(
-        self, X: Any, sample_weight: Any, reset: bool
-    ) -> tuple[NDArray, Array]:
-        X = validate_data(self, X, dtype="numeric", reset=reset)
-        weight = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if not (weight > 0.0).any():
-            raise ValueError(
-                "Sample weights must contain at least one non-zero number: all of "
-                f"{len(weight)} are zero, which leaves no row to fit."
-            )
-        self._check_support(X, self._architecture())
-        return X, weight
-
-    def _check_support(self, X: NDArray, architecture: dict[str, Any]) -> None:
-        """Name the first cell that the likelihood gives no density to."""
-        from ._columns import check_numbers, first_outside
-        from ._fitting import likelihood_of
-
-        check_numbers(X)
-        support = likelihood_of(architecture).support
-        cell = first_outside(X, support.lower, support.upper)
-        if cell is not None:
-            raise ValueError(
-                f"Column {self._column_name(cell[1])} (likelihood={architecture['likelihood']!r}) "
-                f"needs {support.description}; row {cell[0]} holds {X[cell]}. "
-                "Use likelihood='gaussian' or scale the column."
-            )
+    def _check_training_rows(self, X: Any, sample_weight: Any, reset: bool) -> tuple[Any, Array]:
+        X = validated(self, X, reset)
+        return X, training_weight(sample_weight, X)
 
     def _column_name(self, column: int) -> str:
         names = getattr(self, "feature_names_in_", None)
         return repr(str(names[column])) if names is not None else str(column)
 
+    def _asked(self, likelihood: Any) -> list[Any]:
+        """The likelihood that was asked for, of each column."""
+        names = getattr(self, "feature_names_in_", None)
+        return per_column(likelihood, names, self.n_features_in_)
+
+    def _fit_schema(self, X: Any, weight: Array) -> "Schema":
+        from ._fitting import kind_of
+
+        names = getattr(self, "feature_names_in_", None)
+        asked = categories_asked(self.categorical_features, names, self.n_features_in_)
+        kinds = [kind_of(likelihood) for likelihood in self._asked(self.likelihood)]
+
+        def is_category(column: int) -> bool | None:
+            kind = kinds[column]
+            return asked[column] if kind is None else kind
+
+        return fit_schema(X, weight, is_category, self.max_categories, self._column_name)
+
+    def _supported(self, table: Any, likelihoods: Any, asked: list[Any]) -> Any:
+        """The table, if every likelihood gives every cell a density.
+
+        Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
+        """
+        from ._fitting import limits_of
+
+        lenient = np.array([one == "auto" for one in asked]) & (self.handle_unknown == "ignore")
+        limits = [limits_of(likelihood) for likelihood in likelihoods]
+        return check_support(table, limits, self._column_name, lenient)
+
+    def _read(self, X: Any) -> Any:
+        """Rows that came after ``fit`` as a table."""
+        table = self._schema.read(X, self.handle_unknown)
+        asked = self._asked(self._fitted_architecture["likelihood"])
+        return self._supported(table, self._columns.likelihoods, asked)
+
     def _prepare(
-        self, X: NDArray, weight: Array, seed: int, going_on: bool
-    ) -> tuple["Columns", "VAE", "Rows"]:
+        self, X: Any, weight: Array, seed: int, going_on: bool
+    ) -> tuple["Schema", "Columns", "VAE", "Rows"]:
         """Merge equal rows, encode them, and build the module at its start, in float64."""
         from . import _fitting as fitting
 
         parameters = self.get_params(deep=False)
-        X, weight = fitting.merged(X, weight)
         if going_on:
             self._check_same_architecture()
-            rows = fitting.rows_for(parameters, self._columns, X, weight)
-            return self._columns, self._fitted_module(), rows
-        columns = fitting.columns_for(parameters, X, weight, self._column_name)
-        rows = fitting.rows_for(parameters, columns, X, weight)
-        return columns, fitting.start(parameters, columns, X, weight, rows, seed), rows
+            table, weight = fitting.merged(self._read(X), weight)
+            rows = fitting.rows_for(parameters, self._columns, table, weight)
+            return self._schema, self._columns, self._fitted_module(), rows
+        schema = self._fit_schema(X, weight)
+        asked = self._asked(self.likelihood)
+        table = self._supported(schema.read(X, "ignore"), asked, ["asked for"] * len(asked))
+        table, weight = fitting.merged(table, weight)
+        columns = fitting.columns_for(parameters, schema, asked, table, weight, self._column_name)
+        vae = fitting.start(parameters, columns, table, weight, seed)
+        return schema, columns, vae, fitting.rows_for(parameters, columns, table, weight)
 
     def _train(
         self, columns: "Columns", vae: "VAE", rows: "Rows", seed: int, task: FitTask
@@ -409,7 +453,7 @@ class VAETransformer(
         from ._training import NonFiniteBoundError, climb
 
         parameters = self.get_params(deep=False)
-        n_rows, n_columns = rows.x.shape
+        n_rows, n_columns = len(rows), len(columns.shift)
         plan = fitting.plan_for(parameters, n_rows)
         task.begin(plan.max_epochs)
 
@@ -454,7 +498,7 @@ class VAETransformer(
     def _check_same_architecture(self) -> None:
         for name, value in self._fitted_architecture.items():
             now = getattr(self, name)
-            if now is not value and now != value:
+            if not _same(now, value):
                 raise ValueError(
                     f"The {name!r} parameter was {value!r} when this {type(self).__name__} was "
                     f"fitted and is {now!r} now, so its weights cannot be trained further. Set it "
@@ -547,7 +591,7 @@ class VAETransformer(
         z = np.divide(codes, scale, out=np.zeros(codes.shape), where=scale > 0.0)
         vae = self._fitted_module()
         decoded = self._columns.decode(decode(vae, z, vae.likelihood.mean))
-        return decoded.astype(codes.dtype, copy=False)
+        return self._schema.write(decoded.astype(codes.dtype, copy=False))
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, mode: bool = False) -> Array:
         """Draw rows from the model: prior, decoder, likelihood.
@@ -574,10 +618,12 @@ class VAETransformer(
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be an integer >= 1. Got {n_samples!r} instead.")
         vae = self._fitted_module().cpu()
-        generator = torch.Generator().manual_seed(seed_of(random_state))
+        seed = seed_of(random_state)
+        generator = torch.Generator().manual_seed(seed)
         z = vae.prior.sample(int(n_samples), vae.n_components, generator).numpy()
         draw = vae.likelihood.mode if mode else partial(vae.likelihood.sample, generator=generator)
-        return self._columns.decode(decode(vae, z, draw))
+        table = self._columns.decode(decode(vae, z, draw))
+        return self._schema.write(table, None if mode else np.random.default_rng(seed))
 
     # -- scores -----------------------------------------------------------------------------------
 
@@ -613,11 +659,12 @@ class VAETransformer(
         """
         X = self._check_new_rows(X)
         vae = self._fitted_module()
-        log_jacobian = self._columns.log_jacobian.sum()
+        log_jacobian = self._log_jacobian(X)
         if method == "kl":
             return self._by_chunks(partial(_scoring().negative_kl, vae), X, vae)[0]
         if method == "reconstruction":
-            return self.score_features(X).sum(axis=1)
+            function = partial(_scoring().reconstruction_by_column, vae, bank=self._noise_bank(vae))
+            return self._by_chunks(function, X, vae)[0].sum(axis=1) + log_jacobian
         bank = self._noise_bank(vae)
         per_row = 2 * max(self.n_importance_samples, 3 * self.n_components_)
         if method == "elbo":
@@ -654,7 +701,8 @@ class VAETransformer(
         X = self._check_new_rows(X)
         vae = self._fitted_module()
         function = partial(_scoring().reconstruction_by_column, vae, bank=self._noise_bank(vae))
-        return self._by_chunks(function, X, vae)[0] + self._columns.log_jacobian
+        by_column = self._by_chunks(function, X, vae)[0]
+        return by_column + np.where(_is_missing(X), 0.0, self._columns.log_jacobian)
 
     def score(self, X: ArrayLike, y: None = None) -> float:
         """Mean of ``score_samples(X)``: log p(x) in nats a row, in original units.
@@ -673,11 +721,16 @@ class VAETransformer(
         """
         return float(self.score_samples(X).mean())
 
-    def _check_new_rows(self, X: Any) -> NDArray:
+    def _check_new_rows(self, X: Any) -> Any:
         check_is_fitted(self)
-        X = validate_data(self, X, dtype="numeric", reset=False)
-        self._check_support(X, self._fitted_architecture)
-        return X
+        return self._read(validated(self, X, reset=False))
+
+    def _log_jacobian(self, X: Any) -> Array:
+        """Of the change to original units, over the observed columns of each row."""
+        log_jacobian = self._columns.log_jacobian
+        if not log_jacobian.any():
+            return np.zeros(X.shape[0])
+        return log_jacobian.sum() - _is_missing(X) @ log_jacobian
 
     def _noise_bank(self, vae: "VAE", times: int = 1) -> "torch.Tensor":
         with own_gradients():
@@ -694,7 +747,7 @@ class VAETransformer(
         """Apply ``function``, whose largest array has ``per_row`` network evaluations a row."""
         widest = max(parameter.shape[0] for parameter in vae.parameters())
         numbers = per_row * widest
-        work = float(min(numbers * len(X), _scoring().CHUNK_NUMBERS)) * widest
+        work = float(min(numbers * X.shape[0], _scoring().CHUNK_NUMBERS)) * widest
         with enough_threads(work), own_gradients():
             return _scoring().by_chunks(function, X, self._columns, numbers, vae.device)
 
@@ -711,6 +764,8 @@ class VAETransformer(
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         return tags
 
 
@@ -718,3 +773,16 @@ def _scoring() -> Any:
     from . import _scoring as module  # imports torch
 
     return module
+
+
+def _is_missing(X: Any) -> Any:
+    """Cells of a table that are missing, as numbers; sparse where the table is."""
+    if not issparse(X):
+        return np.isnan(X).astype(np.float64) if X.dtype.kind == "f" else np.zeros(X.shape)
+    missing = X.astype(np.float64)
+    missing.data = np.isnan(missing.data).astype(np.float64)
+    return missing
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and bool(np.all(a == b)))
