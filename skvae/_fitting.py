@@ -29,7 +29,6 @@ from ._columns import (
     two_valued,
 )
 from ._frames import Column, Schema
-from ._inputs import Limits
 from ._linear_start import (
     Moments,
     centred_rows,
@@ -47,6 +46,7 @@ from .likelihoods import (
     LIKELIHOODS,
     Categorical,
     ColumnLikelihoods,
+    Gaussian,
     Likelihood,
     Ordinal,
     Support,
@@ -79,8 +79,8 @@ def likelihood_of(name: Any, noise: str) -> Likelihood:
     """The likelihood that a name stands for; an instance stands for itself."""
     if isinstance(name, Likelihood):
         return name
-    if name in ("gaussian", "log_normal"):
-        return LIKELIHOODS[name]("shared" if noise == "auto" else noise)
+    if name == "gaussian":
+        return Gaussian("shared" if noise == "auto" else noise)
     return LIKELIHOODS[name]()
 
 
@@ -96,23 +96,16 @@ def column_likelihoods(parameters: Parameters, columns: Columns) -> ColumnLikeli
     return kinds.for_columns(columns.n_levels, floor)
 
 
-def support_of(name: Any) -> Support:
-    return likelihood_of(name, "auto").support
+def support_of(likelihood: Any) -> Support:
+    """What a likelihood asks of a column; "auto" has not been decided, and so asks nothing."""
+    if isinstance(likelihood, str) and likelihood == "auto":
+        return Gaussian.support
+    return likelihood_of(likelihood, "auto").support
 
 
-def limits_of(name: Any) -> Limits:
-    """What its likelihood asks of a column; nothing before "auto" has been decided."""
-    if isinstance(name, str) and name == "auto":
-        return Limits("auto", -np.inf, np.inf, False, "")
-    support = support_of(name)
-    return Limits(_name_of(name), support.lower, support.upper, support.whole, support.description)
-
-
-def kind_of(name: Any) -> bool | None:
-    """Whether a likelihood is of categories; None: it leaves that open."""
-    if isinstance(name, str) and name == "auto":
-        return None
-    return isinstance(likelihood_of(name, "auto"), Categorical | Ordinal)
+def takes_levels(likelihood: Any) -> bool:
+    """Whether a likelihood is of the levels of a category."""
+    return isinstance(likelihood_of(likelihood, "auto"), Categorical | Ordinal)
 
 
 def hidden_layer_sizes(value: Any, n_columns: int) -> tuple[int, ...]:
@@ -374,7 +367,7 @@ def describe(
         "_n_features_out": vae.n_components,
         "_columns": columns,
         "scaling_": columns.scaling,
-        "likelihood_": np.array([_name_of(likelihood) for likelihood in columns.likelihoods]),
+        "likelihood_": np.array([name_of(likelihood) for likelihood in columns.likelihoods]),
         "kl_per_component_": kl,
         "n_active_components_": int((kl >= INACTIVE_KL).sum()),
         "component_scale_": component_scales(vae, few.x.double(), few.observed),
@@ -401,7 +394,7 @@ def _noise_variance(likelihood: Likelihood, columns: Columns) -> Array:
     return variance * columns.scale**2
 
 
-def _name_of(likelihood: Any) -> str:
+def name_of(likelihood: Any) -> str:
     if isinstance(likelihood, str):
         return likelihood
     names = {kind: name for name, kind in LIKELIHOODS.items()}

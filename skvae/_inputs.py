@@ -1,8 +1,9 @@
 """What comes into an estimator: validated by scikit-learn, then read as a table."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from numbers import Integral
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +11,7 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 
 from ._columns import Array, outside, row_chunks
-from ._frames import library_of
-
-
-class Limits(NamedTuple):
-    """What a column's likelihood gives a density to."""
-
-    name: str  # of the likelihood
-    lower: float
-    upper: float
-    whole: bool
-    description: str
+from ._frames import Schema, fit_schema, library_of
 
 
 def validated(estimator: Any, X: Any, reset: bool) -> Any:
@@ -114,39 +105,86 @@ def _place(key: Any, names: Sequence[Any] | None, n_columns: int, parameter: str
     )
 
 
+def column_name(estimator: Any, number: int) -> str:
+    """For messages: the name in quotes, or the number."""
+    names = getattr(estimator, "feature_names_in_", None)
+    return repr(str(names[number])) if names is not None else str(number)
+
+
+def fit_table(estimator: Any, X: Any, weight: Array) -> tuple[Schema, list[Any], Any]:
+    """Learn the columns of X; the likelihood asked for of each, and X as a table."""
+    from ._fitting import takes_levels
+
+    names, n_columns = getattr(estimator, "feature_names_in_", None), estimator.n_features_in_
+    categories = categories_asked(estimator.categorical_features, names, n_columns)
+    asked = per_column(estimator.likelihood, names, n_columns)
+
+    def is_category(number: int) -> bool | None:
+        named = asked[number]
+        is_open = isinstance(named, str) and named == "auto"
+        return categories[number] if is_open else takes_levels(named)
+
+    name = partial(column_name, estimator)
+    schema = fit_schema(X, weight, is_category, estimator.max_categories, name)
+    strict = np.zeros(n_columns, dtype=bool)
+    return schema, asked, check_support(schema.read(X, "ignore"), asked, name, strict)
+
+
+def read_table(estimator: Any, X: Any) -> Any:
+    """Rows that came after ``fit`` as a table.
+
+    Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
+    """
+    table = estimator._schema.read(X, estimator.handle_unknown)
+    names = getattr(estimator, "feature_names_in_", None)
+    asked = estimator._fitted_architecture["likelihood"]
+    was_open = [one == "auto" for one in per_column(asked, names, estimator.n_features_in_)]
+    lenient = np.array(was_open) & (estimator.handle_unknown == "ignore")
+    likelihoods = estimator._columns.likelihoods
+    return check_support(table, likelihoods, partial(column_name, estimator), lenient)
+
+
 def check_support(
     table: Any,
-    limits: Sequence[Limits],
-    column_name: Callable[[int], str],
+    likelihoods: Sequence[Any],
+    name_of_column: Callable[[int], str],
     lenient: NDArray[np.bool_],
 ) -> Any:
     """Name the first cell that its likelihood gives no density to.
 
     In ``lenient`` columns such cells become missing instead: there the likelihood was our choice.
     """
-    lower = np.array([limit.lower for limit in limits])
-    upper = np.array([limit.upper for limit in limits])
-    whole = np.array([limit.whole for limit in limits])
+    from ._fitting import name_of, support_of
+
+    supports = [support_of(likelihood) for likelihood in likelihoods]
+    lower = np.array([support.lower for support in supports])
+    upper = np.array([support.upper for support in supports])
+    whole = np.array([support.whole for support in supports])
     if np.isinf(lower).all() and np.isinf(upper).all():
         return table
     for rows in row_chunks(*table.shape):
         chunk = table[rows].toarray() if issparse(table) else table[rows]
         wrong = outside(chunk, lower, upper, whole)
-        if not wrong.any():
-            continue
         strict = wrong & ~lenient
         if strict.any():
             row, column = map(int, np.argwhere(strict)[0])
-            limit = limits[column]
             raise ValueError(
-                f"Column {column_name(column)} (likelihood={limit.name!r}) needs "
-                f"{limit.description}; row {rows.start + row} holds {chunk[row, column]}. "
-                "Use likelihood='gaussian' or clean the column."
+                f"Column {name_of_column(column)} (likelihood={name_of(likelihoods[column])!r}) "
+                f"needs {supports[column].description}; row {rows.start + row} holds "
+                f"{chunk[row, column]}. Use likelihood='gaussian' or clean the column."
             )
-        table = table.astype(np.float64)  # a copy: the caller's rows stay as they are
-        if issparse(table):
-            table = table.tolil()
-            table[rows.start + np.flatnonzero(wrong.any(axis=1))] = np.nan
-            return check_support(table.tocsr(), limits, column_name, lenient)
-        table[rows][wrong] = np.nan
+        if wrong.any():
+            table = _made_missing(table, wrong, rows.start)
+    return table
+
+
+def _made_missing(table: Any, wrong: NDArray[np.bool_], start: int) -> Any:
+    """A copy of the table with nan in these cells of the rows from ``start`` on."""
+    row, column = np.nonzero(wrong)
+    if issparse(table):
+        table = table.astype(np.float64).tolil()
+        table[start + row, column] = np.nan
+        return table.tocsr()
+    table = table.astype(np.float64)
+    table[start + row, column] = np.nan
     return table

@@ -14,15 +14,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
-from ._frames import fit_schema
 from ._health import warn_about_fit, warn_about_weights
-from ._inputs import (
-    categories_asked,
-    check_support,
-    per_column,
-    training_weight,
-    validated,
-)
+from ._inputs import column_name, fit_table, read_table, training_weight, validated
 from ._parameters import ARCHITECTURE, INACTIVE_KL, check_choice, check_parameters, seed_of
 from ._resources import enough_threads, own_gradients, training_resources
 
@@ -304,7 +297,8 @@ class VAETransformer(
         with self._unchanged_on_error(), own_gradients():
             self._check_parameters()
             going_on = self.warm_start and self.__sklearn_is_fitted__()
-            X, weight = self._check_training_rows(X, sample_weight, reset=not going_on)
+            X = validated(self, X, reset=not going_on)
+            weight = training_weight(sample_weight, X)
             seed = seed_of(self.random_state)
             schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
             fitted = self._train(columns, vae, rows, seed, task)
@@ -345,7 +339,8 @@ class VAETransformer(
         with self._unchanged_on_error(), own_gradients():
             self._check_parameters()
             going_on = self.__sklearn_is_fitted__()
-            X, weight = self._check_training_rows(X, sample_weight, reset=not going_on)
+            X = validated(self, X, reset=not going_on)
+            weight = training_weight(sample_weight, X)
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
             number = self.n_iter_ + 1 if going_on else 1
@@ -382,49 +377,6 @@ class VAETransformer(
         check_choice(name, "prior", self.prior, PRIORS, Prior)
         device_of(parameters)
 
-    def _check_training_rows(self, X: Any, sample_weight: Any, reset: bool) -> tuple[Any, Array]:
-        X = validated(self, X, reset)
-        return X, training_weight(sample_weight, X)
-
-    def _column_name(self, column: int) -> str:
-        names = getattr(self, "feature_names_in_", None)
-        return repr(str(names[column])) if names is not None else str(column)
-
-    def _asked(self, likelihood: Any) -> list[Any]:
-        """The likelihood that was asked for, of each column."""
-        names = getattr(self, "feature_names_in_", None)
-        return per_column(likelihood, names, self.n_features_in_)
-
-    def _fit_schema(self, X: Any, weight: Array) -> "Schema":
-        from ._fitting import kind_of
-
-        names = getattr(self, "feature_names_in_", None)
-        asked = categories_asked(self.categorical_features, names, self.n_features_in_)
-        kinds = [kind_of(likelihood) for likelihood in self._asked(self.likelihood)]
-
-        def is_category(column: int) -> bool | None:
-            kind = kinds[column]
-            return asked[column] if kind is None else kind
-
-        return fit_schema(X, weight, is_category, self.max_categories, self._column_name)
-
-    def _supported(self, table: Any, likelihoods: Any, asked: list[Any]) -> Any:
-        """The table, if every likelihood gives every cell a density.
-
-        Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
-        """
-        from ._fitting import limits_of
-
-        lenient = np.array([one == "auto" for one in asked]) & (self.handle_unknown == "ignore")
-        limits = [limits_of(likelihood) for likelihood in likelihoods]
-        return check_support(table, limits, self._column_name, lenient)
-
-    def _read(self, X: Any) -> Any:
-        """Rows that came after ``fit`` as a table."""
-        table = self._schema.read(X, self.handle_unknown)
-        asked = self._asked(self._fitted_architecture["likelihood"])
-        return self._supported(table, self._columns.likelihoods, asked)
-
     def _prepare(
         self, X: Any, weight: Array, seed: int, going_on: bool
     ) -> tuple["Schema", "Columns", "VAE", "Rows"]:
@@ -434,14 +386,13 @@ class VAETransformer(
         parameters = self.get_params(deep=False)
         if going_on:
             self._check_same_architecture()
-            table, weight = fitting.merged(self._read(X), weight)
+            table, weight = fitting.merged(read_table(self, X), weight)
             rows = fitting.rows_for(parameters, self._columns, table, weight)
             return self._schema, self._columns, self._fitted_module(), rows
-        schema = self._fit_schema(X, weight)
-        asked = self._asked(self.likelihood)
-        table = self._supported(schema.read(X, "ignore"), asked, ["asked for"] * len(asked))
+        schema, asked, table = fit_table(self, X, weight)
         table, weight = fitting.merged(table, weight)
-        columns = fitting.columns_for(parameters, schema, asked, table, weight, self._column_name)
+        name = partial(column_name, self)
+        columns = fitting.columns_for(parameters, schema, asked, table, weight, name)
         vae = fitting.start(parameters, columns, table, weight, seed)
         return schema, columns, vae, fitting.rows_for(parameters, columns, table, weight)
 
@@ -487,7 +438,7 @@ class VAETransformer(
             result,
             columns,
             outcome.cut_short,
-            self._column_name,
+            partial(column_name, self),
         )
         return result
 
@@ -526,7 +477,7 @@ class VAETransformer(
     def _not_finite(self, error: "NonFiniteBoundError") -> ValueError:
         return ValueError(
             f"The bound became infinite or nan in epoch {error.epoch}; the wildest values stand in "
-            f"column {self._column_name(error.column)}. Use a smaller learning_rate_init (now "
+            f"column {column_name(self, error.column)}. Use a smaller learning_rate_init (now "
             f"{self.learning_rate_init}), or look for errors in that column."
         )
 
@@ -723,7 +674,7 @@ class VAETransformer(
 
     def _check_new_rows(self, X: Any) -> Any:
         check_is_fitted(self)
-        return self._read(validated(self, X, reset=False))
+        return read_table(self, validated(self, X, reset=False))
 
     def _log_jacobian(self, X: Any) -> Array:
         """Of the change to original units, over the observed columns of each row."""

@@ -312,7 +312,8 @@ class Categorical(Likelihood):
         # The largest of log p + Gumbel noise is a draw (Gumbel 1954).
         uniform = torch.rand(raw.shape, generator=generator, dtype=raw.dtype, device=raw.device)
         tiny = torch.finfo(raw.dtype).tiny
-        return self.mode(raw - torch.log(-torch.log(uniform.clamp(min=tiny)).clamp(min=tiny)))
+        exponential = (-torch.log(uniform.clamp(min=tiny))).clamp(min=tiny)
+        return self.mode(raw - torch.log(exponential))
 
     def information(self, raw: Tensor) -> Tensor:
         """Only its diagonal; ``curvature`` has all of diag(p) - p p^T."""
@@ -429,10 +430,10 @@ def _t_log_prob(x: Tensor, loc: Tensor, log_scale: Tensor, df: Tensor) -> Tensor
 def _marginal_t(x: Tensor, weight: Tensor, fit: LinearFit, floor: float) -> tuple[Tensor, Tensor]:
     """Scale (D,) and degrees of freedom (D,) of each column on its own, by maximum likelihood.
 
-    EM (Kent, Tyler & Vardi 1994) for each df of a grid, on up to 1000 rows: it is but a start.
+    EM (Kent, Tyler & Vardi 1994) for each df of a grid, on up to 500 rows: it is but a start.
     """
-    stride = math.ceil(len(x) / 1000)
-    weight = weight[::stride, None] * ~x[::stride].isnan()
+    stride = math.ceil(len(x) / 500)
+    weight = weight.to(x.dtype)[::stride, None] * ~x[::stride].isnan()
     x = x[::stride].nan_to_num()
     smallest = (0.01 * fit.scale).clamp(min=floor)  # equal values would draw it to 0
     loc, scale = fit.mean, torch.maximum(fit.scale, smallest)
@@ -588,8 +589,8 @@ class Ordinal(Likelihood):
     @torch.no_grad()
     def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         # The thresholds are such that raw = 0 is the marginal; the slope is one Newton step's.
-        count = weight.new_zeros((self.inner.shape[1] + 1, x.shape[1]))  # (L, D)
-        count.scatter_add_(0, x.nan_to_num().long(), weight[:, None] * ~x.isnan())
+        count = x.new_zeros((self.inner.shape[1] + 1, x.shape[1]))  # (L, D)
+        count.scatter_add_(0, x.nan_to_num().long(), weight.to(x.dtype)[:, None] * ~x.isnan())
         share = (count / count.sum(0).clamp(min=torch.finfo(x.dtype).tiny)).T.clamp(min=1e-4)
         share = share * nn.functional.pad(self.inner, (1, 0), value=True)
         below = (share.cumsum(1) / share.sum(1, keepdim=True))[:, :-1].where(self.inner, 0.5)
@@ -709,11 +710,13 @@ class NegativeBinomial(Likelihood):
 
     @torch.no_grad()
     def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
-        # The dispersion is the marginal's, so rather small: z explains some of the variance.
+        # Var x = m + m^2 ((1 + 1 / r) e^v - 1) where the log rate varies by v over z.
         mean, variance = _count_moments(x, weight)
-        r = mean.square() / (variance - mean).clamp(min=1e-9)
-        self.log_dispersion.copy_(torch.log(torch.where(variance > mean, r, 1e4).clamp(0.05, 1e4)))
-        return _count_start(mean, fit)
+        start = _count_start(mean, fit)
+        exp_minus_v = torch.exp(2.0 * (start.bias - torch.log(mean)))
+        inverse_r = (1.0 + (variance - mean) / mean.square()) * exp_minus_v - 1.0
+        self.log_dispersion.copy_(-torch.log(inverse_r.clamp(1e-4, 20.0)))
+        return start
 
 
 def _log_rate(raw: Tensor) -> Tensor:
@@ -725,17 +728,23 @@ def _rate_information(raw: Tensor) -> Tensor:
 
 
 def _count_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance (D,) of the counts that are not missing."""
-    share = weight[:, None] * ~x.isnan()
+    """Mean (at least 0.01) and variance (D,) of the counts that are not missing."""
+    share = weight.to(x.dtype)[:, None] * ~x.isnan()
     share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
     mean = (share * x.nan_to_num()).sum(0)
-    return mean, (share * (x.nan_to_num() - mean).square()).sum(0)
+    return mean.clamp(min=1e-2), (share * (x.nan_to_num() - mean).square()).sum(0)
 
 
 def _count_start(mean: Tensor, fit: LinearFit) -> LinearStart:
-    mean = mean.clamp(min=1e-2)
-    slope = 1.0 + 1.0 / mean  # of raw by log(1 + e^raw), which stands for the feature
-    return LinearStart(slope, torch.log(mean), fit.scale.square().clamp(min=1e-3))
+    # A linear log rate makes the rate log-normal over z: its log's mean is below log(mean) by half
+    # the variance v, and not below the mean of the counts' own logs.
+    log_mean = torch.log(mean)
+    slope = 1.0 + torch.exp(-log_mean)  # of raw by log(1 + e^raw), which stands for the feature
+    variance = fit.scale.square()
+    v = slope.square() * (variance - fit.noise.square()).clamp(min=0.0)
+    lowest = torch.log(torch.expm1(fit.mean).clamp(min=1e-2))
+    bias = torch.maximum(log_mean - 0.5 * v, torch.minimum(lowest, log_mean))
+    return LinearStart(slope, bias, variance.clamp(min=1e-3))
 
 
 class ColumnLikelihoods(Likelihood):
@@ -751,9 +760,12 @@ class ColumnLikelihoods(Likelihood):
     The raw parameters are ordered by parts.
     """
 
+    column: Tensor  # (P,)  the column of each raw parameter
+    _back: Tensor  # (D,)   where each column stands in the parts' order
+
     def __init__(self, parts: Sequence[tuple[Likelihood, Sequence[int]]]) -> None:
         super().__init__()
-        self.parts = nn.ModuleList(likelihood for likelihood, _ in parts)
+        self.parts: Any = nn.ModuleList(likelihood for likelihood, _ in parts)
         self._columns = [list(columns) for _, columns in parts]
         n_columns = sum(map(len, self._columns))
         of_features = [

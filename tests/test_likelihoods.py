@@ -1,97 +1,232 @@
 """One table of likelihoods drives these tests: a new likelihood is one row."""
 
+import copy
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 
-from skvae.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
+from skvae.likelihoods import (
+    LIKELIHOODS,
+    Bernoulli,
+    Categorical,
+    ColumnLikelihoods,
+    Gaussian,
+    Likelihood,
+    LinearFit,
+    LogNormal,
+    NegativeBinomial,
+    Ordinal,
+    Poisson,
+    StudentT,
+)
 
 
 class Case(NamedTuple):
-    likelihood: Likelihood
-    reference: Any  # raw (ndarray) -> frozen scipy distribution
-    values: np.ndarray  # of the support, for the density
-    discrete: bool
+    likelihood: Likelihood  # of three columns
+    reference: Any  # raw (ndarray) -> frozen scipy distribution, or Levels
+    values: np.ndarray  # of the support, from end to end
+    spacing: np.ndarray | None  # of the values, to integrate over them; None: sum over them
+    has_mean: bool = True  # categories have none: the mode stands for it
+
+    @property
+    def weights(self):
+        return np.ones_like(self.values) if self.spacing is None else self.spacing
 
 
-def gaussian(noise, scales):
-    likelihood = Gaussian(noise, n_columns=3)
+class Levels:
+    """The part of scipy's interface that is used here, from the levels' probabilities."""
+
+    def __init__(self, p):  # (..., D, L)
+        self.p = p
+        self.number = np.arange(p.shape[-1])
+
+    def logpmf(self, x):
+        chosen = np.take_along_axis(self.p, np.asarray(x, dtype=int)[..., None], -1)
+        return np.log(chosen[..., 0])
+
+    def mean(self):
+        return (self.p * self.number).sum(-1)
+
+    def var(self):
+        return (self.p * self.number**2).sum(-1) - self.mean() ** 2
+
+    def std(self):
+        return np.sqrt(self.var())
+
+
+def having(likelihood, **parameters):
+    """In float64, with these values; __ stands for a dot."""
+    likelihood = likelihood.double()
     with torch.no_grad():
-        likelihood.log_scale.copy_(torch.log(torch.tensor(scales)))
-    return likelihood.double()
+        for name, value in parameters.items():
+            parameter = likelihood.get_parameter(name.replace("__", "."))
+            parameter.copy_(torch.tensor(value, dtype=torch.float64))
+    return likelihood
 
+
+def ordered(raw):
+    tau = np.array([[-1.0, 0.5], [0.0, 2.0], [0.3, 0.5]])
+    below = stats.logistic.cdf(tau - raw[..., None])
+    ends = np.zeros((*below.shape[:-1], 1)), np.ones((*below.shape[:-1], 1))
+    return Levels(np.diff(np.concatenate([ends[0], below, ends[1]], -1), axis=-1))
+
+
+LINE = np.linspace(-60.0, 60.0, 4001), np.full(4001, 120.0 / 4000)
+GRID = np.linspace(-25.0, 25.0, 4001)  # values are a function of it that reaches the tails
+LONG_LINE = np.sinh(GRID), np.cosh(GRID) * 50.0 / 4000
+HALF_LINE = np.exp(GRID), np.exp(GRID) * 50.0 / 4000
+COUNTS = np.arange(400.0)
+SCALES = np.array([0.5, 1.0, 2.0])
+LOG_SCALES = np.array([0.3, 0.5, 0.4])
+DF = np.array([8.0, 5.0, 30.0])
+DISPERSIONS = np.array([2.0, 5.0, 0.8])
 
 CASES = {
     "gaussian": Case(
-        gaussian("per_column", [0.5, 1.0, 2.0]),
-        lambda raw: stats.norm(raw, [0.5, 1.0, 2.0]),
-        np.linspace(-60.0, 60.0, 40_001),
-        False,
+        having(Gaussian(n_columns=3), log_scale=np.log(SCALES)),
+        lambda raw: stats.norm(raw, SCALES),
+        *LINE,
     ),
     "gaussian, shared noise": Case(
-        gaussian("shared", [0.7]),
+        having(Gaussian("shared", n_columns=3), log_scale=[math.log(0.7)]),
         lambda raw: stats.norm(raw, 0.7),
-        np.linspace(-30.0, 30.0, 40_001),
-        False,
+        *LINE,
     ),
     "bernoulli": Case(
-        Bernoulli(),
-        lambda raw: stats.bernoulli(1.0 / (1.0 + np.exp(-raw))),
-        np.array([0.0, 1.0]),
-        True,
+        Bernoulli(), lambda raw: stats.bernoulli(special.expit(raw)), np.array([0.0, 1.0]), None
+    ),
+    "categorical": Case(
+        Categorical([3, 3, 3]).double(),
+        lambda raw: Levels(special.softmax(raw.reshape(*raw.shape[:-1], 3, 3), -1)),
+        np.arange(3.0),
+        None,
+        has_mean=False,
+    ),
+    "student_t": Case(
+        having(StudentT(3), log_scale=np.log(SCALES), log_excess=np.log(DF - 1.0)),
+        lambda raw: stats.t(DF, raw, SCALES),
+        *LONG_LINE,
+    ),
+    "log_normal": Case(
+        having(LogNormal(n_columns=3), of_log__log_scale=np.log(LOG_SCALES)),
+        lambda raw: stats.lognorm(LOG_SCALES, scale=np.exp(raw)),
+        *HALF_LINE,
+    ),
+    "log_normal, shared noise": Case(
+        having(LogNormal("shared", n_columns=3), of_log__log_scale=[math.log(0.4)]),
+        lambda raw: stats.lognorm(0.4, scale=np.exp(raw)),
+        *HALF_LINE,
+    ),
+    "ordinal": Case(
+        having(Ordinal([3, 3, 3]), first=[-1.0, 0.0, 0.3], log_gap=np.log([[1.5], [2.0], [0.2]])),
+        ordered,
+        np.arange(3.0),
+        None,
+    ),
+    "poisson": Case(Poisson(), lambda raw: stats.poisson(np.exp(raw)), COUNTS, None),
+    "negative_binomial": Case(
+        having(NegativeBinomial(3), log_dispersion=np.log(DISPERSIONS)),
+        lambda raw: stats.nbinom(DISPERSIONS, DISPERSIONS / (DISPERSIONS + np.exp(raw))),
+        COUNTS,
+        None,
     ),
 }
-RAW = torch.tensor([[-1.3, 0.2, 2.5], [0.0, -4.0, 0.7]], dtype=torch.float64)  # (N, D)
 
 each_likelihood = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+
+def raw_of(likelihood):  # (N, P)
+    n_raw = len(likelihood.columns_of_features(3))
+    raw = [[-1.3, 0.2, 2.5, 0.6, -0.4, 1.1, 0.0, 0.9, -2.0], [0.0, -4.0, 0.7] * 3]
+    return torch.tensor(raw, dtype=torch.float64)[:, :n_raw]
+
+
+def everywhere(value, dtype=torch.float64):  # (N, D)
+    return torch.full((2, 3), value, dtype=dtype)
+
+
+def drawn(likelihood, n_rows=2000):
+    """Rows of a likelihood whose raw parameters vary a little, as with one latent variable."""
+    generator = torch.Generator().manual_seed(5)
+    raw = raw_of(likelihood)[:1]
+    z = torch.randn((n_rows, 1), generator=generator, dtype=raw.dtype)
+    return likelihood.sample(raw + 0.3 * z * torch.linspace(-1.0, 1.0, raw.shape[1]), generator)
+
+
+def fit_of(likelihood, x, share=0.9):
+    """The linear fit of a table with nan: it leaves this share of the standard deviation."""
+    seen = ~x.isnan()
+    features = likelihood.features(torch.where(seen, x, 1.0))
+    seen = seen[:, likelihood.columns_of_features(x.shape[1])]
+    n = seen.sum(0).clamp(min=1)
+    mean = (features * seen).sum(0) / n
+    scale = (((features - mean) * seen).square().sum(0) / n).sqrt()
+    return LinearFit(mean, scale, share * scale)
+
+
+def started(likelihood, x, weight=None):
+    weight = torch.ones(len(x), dtype=x.dtype) if weight is None else weight
+    likelihood = copy.deepcopy(likelihood)
+    fit = fit_of(likelihood, x)
+    return likelihood, fit, likelihood.start(x, weight, fit)
 
 
 def test_every_likelihood_has_a_row_in_the_table():
     assert {type(case.likelihood) for case in CASES.values()} == set(LIKELIHOODS.values())
 
 
+# -- densities ------------------------------------------------------------------------------------
+
+
 @each_likelihood
 def test_the_log_probability_is_scipys(case):
-    distribution = case.reference(RAW.numpy())
-    log_density = distribution.logpmf if case.discrete else distribution.logpdf
+    raw = raw_of(case.likelihood)
+    distribution = case.reference(raw.numpy())
+    log_density = distribution.logpmf if case.spacing is None else distribution.logpdf
     for value in (case.values[0], case.values[-1], 1.0):
-        x = torch.full_like(RAW, value)
-        ours = case.likelihood.log_prob(x, RAW).detach()
-        np.testing.assert_allclose(ours, log_density(np.full(RAW.shape, value)), rtol=1e-6)
+        ours = case.likelihood.log_prob(everywhere(value), raw).detach()
+        np.testing.assert_allclose(ours, log_density(np.full((2, 3), value)), rtol=1e-6)
 
 
 @each_likelihood
 def test_the_density_integrates_to_one(case):
-    x = torch.from_numpy(case.values)[:, None, None].expand(-1, *RAW.shape)
-    density = torch.exp(case.likelihood.log_prob(x, RAW)).detach().numpy()
-    total = density.sum(0) if case.discrete else np.trapezoid(density, case.values, axis=0)
-    np.testing.assert_allclose(total, 1.0, rtol=1e-9)
+    raw = raw_of(case.likelihood)
+    x = torch.from_numpy(case.values)[:, None, None].expand(-1, 2, 3)
+    raw = raw.expand(len(x), *raw.shape)
+    density = torch.exp(case.likelihood.log_prob(x, raw)).detach().numpy()
+    np.testing.assert_allclose(np.tensordot(case.weights, density, 1), 1.0, rtol=1e-9)
 
 
 @each_likelihood
 def test_the_mean_is_scipys(case):
-    np.testing.assert_allclose(
-        case.likelihood.mean(RAW).detach(), case.reference(RAW.numpy()).mean(), rtol=1e-9
-    )
+    raw = raw_of(case.likelihood)
+    mean = case.likelihood.mean(raw).detach()
+    if case.has_mean:
+        np.testing.assert_allclose(mean, case.reference(raw.numpy()).mean(), rtol=1e-9)
+    else:
+        assert torch.equal(mean, case.likelihood.mode(raw))
 
 
 @each_likelihood
 def test_no_value_is_more_probable_than_the_mode(case):
-    mode = case.likelihood.mode(RAW)
-    at_mode = case.likelihood.log_prob(mode, RAW)
-    for value in case.values[:: max(len(case.values) // 50, 1)]:
-        assert bool((case.likelihood.log_prob(torch.full_like(RAW, value), RAW) <= at_mode).all())
+    raw = raw_of(case.likelihood)
+    at_mode = case.likelihood.log_prob(case.likelihood.mode(raw), raw) + 1e-12
+    some = case.values[:: len(case.values) // 50] if case.spacing is not None else case.values
+    for value in some:
+        assert bool((case.likelihood.log_prob(everywhere(value), raw) <= at_mode).all())
 
 
 @each_likelihood
 def test_draws_have_the_mean_and_variance_of_the_distribution(case):
     n = 40_000
-    raw = RAW.expand(n, *RAW.shape)
-    draws = case.likelihood.sample(raw, torch.Generator().manual_seed(0)).detach().numpy()
-    reference = case.reference(RAW.numpy())
+    raw = raw_of(case.likelihood)
+    generator = torch.Generator().manual_seed(0)
+    draws = case.likelihood.sample(raw.expand(n, *raw.shape), generator).detach().numpy()
+    reference = case.reference(raw.numpy())
     error = np.abs(draws.mean(0) - reference.mean())
     assert (error < 4.5 * reference.std() / np.sqrt(n) + 1e-12).all()
     np.testing.assert_allclose(draws.var(0), reference.var(), rtol=0.1, atol=1e-3)
@@ -100,34 +235,245 @@ def test_draws_have_the_mean_and_variance_of_the_distribution(case):
 @each_likelihood
 def test_draws_come_from_the_generator_that_is_passed_in(case):
     def draw():
-        return case.likelihood.sample(RAW, torch.Generator().manual_seed(3))
+        raw = raw_of(case.likelihood)
+        return case.likelihood.sample(raw, torch.Generator().manual_seed(3))
 
     state = torch.get_rng_state()
     assert torch.equal(draw(), draw())
     assert torch.equal(state, torch.get_rng_state())
 
 
+def expected_negative_hessian(case, raw):  # (N, P, P)
+    """-E[d^2 log p(x) / d raw^2], all columns together, by a sum or integral over the support."""
+    x = torch.from_numpy(case.values)[:, None, None].expand(-1, 2, 3)
+    raw = raw.expand(len(x), *raw.shape).clone().requires_grad_()
+    log_p = case.likelihood.log_prob(x, raw)
+    share = torch.from_numpy(case.weights)[:, None, None] * log_p.detach().exp()
+    hessian = torch.zeros(2, raw.shape[-1], raw.shape[-1], dtype=raw.dtype)
+    for d in range(3):
+        (first,) = torch.autograd.grad(log_p[..., d].sum(), raw, create_graph=True)
+        for p in range(raw.shape[-1]):
+            (second,) = torch.autograd.grad(first[..., p].sum(), raw, retain_graph=True)
+            hessian[:, p] -= (share[..., d, None] * second).sum(0)
+    return hessian
+
+
 @each_likelihood
-def test_the_information_is_minus_the_expected_second_derivative(case):
-    raw = RAW.clone().requires_grad_()
-    # Both likelihoods are exponential families in raw: the second derivative does not depend on x.
-    value = case.likelihood.log_prob(torch.ones_like(raw), raw).sum()
-    (first,) = torch.autograd.grad(value, raw, create_graph=True)
-    (second,) = torch.autograd.grad(first.sum(), raw)
-    torch.testing.assert_close(case.likelihood.information(RAW).detach(), -second)
+def test_the_curvature_is_minus_the_expected_second_derivative(case):
+    # Whatever the family: for exponential ones in raw the second derivative hangs not on x.
+    raw = raw_of(case.likelihood)
+    expected = expected_negative_hessian(case, raw)
+    axes = torch.eye(raw.shape[-1], dtype=raw.dtype).expand(2, -1, -1)
+    curvature = case.likelihood.curvature(axes, raw, None).detach()
+    torch.testing.assert_close(curvature, expected, rtol=1e-6, atol=1e-9)
+    information = case.likelihood.information(raw).detach()
+    torch.testing.assert_close(
+        information, expected.diagonal(dim1=-2, dim2=-1), rtol=1e-6, atol=1e-9
+    )
+
+
+@each_likelihood
+def test_missing_columns_drop_from_the_curvature(case):
+    likelihood, raw = case.likelihood, raw_of(case.likelihood)
+    generator = torch.Generator().manual_seed(1)
+    jacobian = torch.randn((2, 2, raw.shape[-1]), generator=generator, dtype=raw.dtype)
+    observed = torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], dtype=raw.dtype)
+    without = jacobian * observed[:, likelihood.columns_of_features(3)][:, None]
+    torch.testing.assert_close(
+        likelihood.curvature(jacobian, raw, observed), likelihood.curvature(without, raw, None)
+    )
 
 
 @each_likelihood
 def test_the_support_holds_every_value(case):
     support = case.likelihood.support
     assert support.lower <= case.values.min() and case.values.max() <= support.upper
+    assert support.whole == (case.spacing is None and type(case.likelihood) is not Bernoulli)
+
+
+@each_likelihood
+def test_samples_of_z_may_stand_in_front(case):
+    raw = raw_of(case.likelihood)
+    x = everywhere(1.0)
+    both = case.likelihood.log_prob(x, torch.stack([raw, raw + 0.5]))
+    torch.testing.assert_close(both[0], case.likelihood.log_prob(x, raw))
+    torch.testing.assert_close(both[1], case.likelihood.log_prob(x, raw + 0.5))
+
+
+@each_likelihood
+def test_the_precision_stays_what_it_is(case):
+    likelihood, raw = copy.deepcopy(case.likelihood).float(), raw_of(case.likelihood).float()
+    x = likelihood.sample(raw, torch.Generator().manual_seed(0))
+    results = [x, likelihood.log_prob(x, raw), likelihood.mean(raw), likelihood.mode(raw)]
+    results += [likelihood.information(raw), likelihood.features(x), likelihood.feature_mean(raw)]
+    assert {result.dtype for result in results} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [-50.0, 25.0, 50.0])
+@each_likelihood
+def test_extreme_raw_has_a_finite_log_probability_and_gradient(case, size, dtype):
+    likelihood = copy.deepcopy(case.likelihood).to(dtype)
+    for value in (0.0, case.values[0], case.values[-1], 1.0):  # 0: a missing value's filling
+        raw = (torch.zeros_like(raw_of(likelihood)) + size).to(dtype)
+        raw[:, 1::2] = 0.0
+        raw.requires_grad_()
+        log_p = likelihood.log_prob(everywhere(value, dtype), raw)
+        gradients = torch.autograd.grad(log_p.sum(), [raw, *likelihood.parameters()])
+        assert all(bool(g.isfinite().all()) for g in [log_p, *gradients])
+        assert bool(likelihood.information(raw).isfinite().all())
+
+
+# -- the start ------------------------------------------------------------------------------------
+
+
+@each_likelihood
+def test_the_start_stands_for_the_marginal_mean_of_the_features(case):
+    likelihood, fit, start = started(case.likelihood, drawn(case.likelihood))
+    error = likelihood.feature_mean(start.bias).detach() - fit.mean
+    assert bool((error.abs() < 0.6 * fit.scale).all())
+
+
+@each_likelihood
+def test_the_start_moves_the_features_as_the_linear_fit_does(case):
+    likelihood, fit, start = started(case.likelihood, drawn(case.likelihood))
+    column = likelihood.columns_of_features(3)
+    step = 1e-4 * fit.scale
+    if len(column) > 3:  # indicators add up to 1, so their loadings to 0
+        step = step - torch.zeros(3, dtype=step.dtype).index_add_(0, column, step)[column] / 3.0
+    moved = likelihood.feature_mean(start.bias + start.weight_per_loading * step)
+    slope = (moved - likelihood.feature_mean(start.bias)).detach() / step
+    torch.testing.assert_close(slope, torch.ones_like(slope), rtol=0.2, atol=0.0)
+
+
+@each_likelihood
+def test_the_start_counts_rows_by_their_weight(case):
+    x = drawn(case.likelihood, 300)
+    weight = torch.arange(300.0, dtype=x.dtype) % 3
+    repeated = x.repeat_interleave(weight.long(), 0)
+    fit = fit_of(case.likelihood, repeated)
+    weighted, plain = copy.deepcopy(case.likelihood), copy.deepcopy(case.likelihood)
+    starts = weighted.start(x, weight, fit), plain.start(repeated, torch.ones(300), fit)
+    torch.testing.assert_close(*starts)
+    torch.testing.assert_close(weighted.state_dict(), plain.state_dict())
+
+
+@each_likelihood
+def test_the_start_survives_empty_and_constant_columns(case):
+    x = drawn(case.likelihood, 50)
+    x[:, 0] = math.nan
+    x[:, 1] = 1.0
+    x[::3, 2] = math.nan
+    likelihood, _, start = started(case.likelihood, x)
+    assert all(bool(value.isfinite().all()) for value in start)
+    assert bool((start.variance > 0).all() and (start.weight_per_loading > 0).all())
+    assert all(bool(value.isfinite().all()) for value in likelihood.parameters())
+    assert bool(likelihood.log_prob(x.nan_to_num(1.0), start.bias.expand(50, -1)).isfinite().all())
+
+
+@each_likelihood
+def test_missing_values_do_not_change_the_start(case):
+    x = drawn(case.likelihood, 60)
+    fit = fit_of(case.likelihood, x)
+    weight = torch.ones(60, dtype=x.dtype)
+    apart = torch.cat([x, torch.full_like(x, math.nan)])
+    likelihoods = [copy.deepcopy(case.likelihood) for _ in range(2)]
+    one = likelihoods[0].start(x, weight, fit)
+    other = likelihoods[1].start(apart, torch.cat([weight, weight]), fit)
+    torch.testing.assert_close(one, other)
+    torch.testing.assert_close(likelihoods[0].state_dict(), likelihoods[1].state_dict())
+
+
+def test_the_start_of_student_t_sees_past_the_wild_values():
+    x = torch.from_numpy(stats.t(2.0, 0.0, 0.3).rvs((2000, 1), random_state=0))
+    likelihood = StudentT().double()
+    fit = fit_of(likelihood, x, share=1.0)
+    assert fit.scale.item() > 0.6
+    likelihood.start(x, torch.ones(2000, dtype=x.dtype), fit)
+    assert likelihood.log_scale.exp().item() == pytest.approx(0.3, rel=0.25)
+    assert 1.5 <= 1.0 + likelihood.log_excess.exp().item() <= 3.0
+
+
+def test_the_start_of_ordinal_is_the_marginal():
+    x = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 1.0], [3.0, math.nan]], dtype=torch.float64)
+    likelihood, _, start = started(Ordinal([4, 2]).double(), x)
+    assert start.bias.tolist() == [0.0, 0.0]
+    levels = torch.arange(4.0, dtype=torch.float64)[:, None]
+    shares = [
+        likelihood.log_prob(torch.cat([levels, levels.clamp(max=1)], 1), start.bias.expand(4, 2))
+        .exp()[:n, d]
+        .tolist()
+        for d, n in enumerate([4, 2])
+    ]
+    assert shares[0] == pytest.approx([0.25, 0.5, 0.0, 0.25], abs=2e-4)
+    assert shares[1] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_the_start_of_counts_leaves_to_z_what_z_explains():
+    # Poisson counts whose log rate varies over z: overdispersed, but not given z.
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn((5000, 1), generator=generator, dtype=torch.float64)
+    x = torch.poisson(torch.exp(3.0 + z), generator=generator)
+    weight = torch.ones(5000, dtype=x.dtype)
+    likelihood = NegativeBinomial().double()
+    fit = fit_of(likelihood, x, share=0.2)
+    start = likelihood.start(x, weight, fit)
+    assert start.bias.item() == pytest.approx(3.0, abs=0.15)
+    assert likelihood.log_dispersion.exp().item() > 50.0
+    assert x.var() > 25.0 * x.mean()
+
+
+# -- noise ----------------------------------------------------------------------------------------
 
 
 def test_the_noise_cannot_fall_below_its_floor():
-    likelihood = gaussian("per_column", [1e-9, 0.5, 1e-4])
-    likelihood.project()
-    scales = torch.exp(likelihood.log_scale).tolist()
-    assert scales == pytest.approx([1e-3, 0.5, 1e-3])
+    for likelihood in (Gaussian(n_columns=3), LogNormal(n_columns=3), StudentT(3)):
+        *_, log_scale = (p for n, p in likelihood.named_parameters() if n.endswith("log_scale"))
+        with torch.no_grad():
+            log_scale.copy_(torch.log(torch.tensor([1e-9, 0.5, 1e-4])))
+        likelihood.project()
+        assert torch.exp(log_scale).tolist() == pytest.approx([1e-3, 0.5, 1e-3])
+
+
+@pytest.mark.parametrize("kind", [Gaussian, LogNormal])
+def test_the_noise_can_be_set_from_what_predictions_leave(kind):
+    variance, count = torch.tensor([0.25, 1.0, 1e-12]), torch.tensor([1.0, 3.0, 0.0])
+    own, shared = kind(n_columns=3), kind("shared", n_columns=3)
+    own.set_noise(variance, count)
+    shared.set_noise(variance, count)
+    scales = [torch.exp(next(iter(each.parameters()))).tolist() for each in (own, shared)]
+    assert scales[0] == pytest.approx([0.5, 1.0, 1e-3])
+    assert scales[1] == pytest.approx([math.sqrt(3.25 / 4.0)])
+
+
+@each_likelihood
+def test_the_noise_variance_is_that_of_an_additive_noise(case):
+    variance = case.likelihood.noise_variance(3).detach()
+    assert variance.shape == (3,)
+    if isinstance(case.likelihood, Gaussian | StudentT):
+        raw = raw_of(case.likelihood)
+        np.testing.assert_allclose(variance, case.reference(raw.numpy()).var()[0])
+    else:
+        assert bool(variance.isnan().all())
+
+
+def test_without_a_variance_student_t_has_no_noise_variance():
+    likelihood = having(StudentT(2), log_excess=np.log([0.5, 2.0]))
+    assert likelihood.noise_variance(2).isnan().tolist() == [True, False]
+
+
+# -- columns --------------------------------------------------------------------------------------
+
+
+@each_likelihood
+def test_a_fresh_likelihood_is_of_the_same_kind(case):
+    fresh = case.likelihood.for_columns([4, 2], 0.1)
+    assert type(fresh) is type(case.likelihood) and fresh.noise == case.likelihood.noise
+    n_raw = len(fresh.columns_of_features(2))
+    assert fresh.log_prob(torch.ones(5, 2), torch.zeros(5, n_raw)).shape == (5, 2)
+    assert getattr(fresh, "n_levels", (4, 2)) == (4, 2)
+    assert getattr(fresh, "floor", 0.1) == 0.1
+    fresh.project()
 
 
 def test_bernoulli_takes_probabilities_as_grey_values():
@@ -136,3 +482,188 @@ def test_bernoulli_takes_probabilities_as_grey_values():
     mixed = 0.25 * Bernoulli().log_prob(torch.tensor(1.0), raw)
     mixed += 0.75 * Bernoulli().log_prob(torch.tensor(0.0), raw)
     torch.testing.assert_close(grey, mixed)
+
+
+def test_the_curvature_of_a_categorical_is_that_of_a_softmax():
+    likelihood = Categorical([3, 2])
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn((4, 5), generator=generator)
+    jacobian = torch.randn((4, 2, 5), generator=generator)
+    expected = torch.zeros(4, 2, 2)
+    for levels in (slice(0, 3), slice(3, 5)):
+        p = torch.softmax(raw[:, levels], -1)
+        middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+        expected += jacobian[..., levels] @ middle @ jacobian[..., levels].mT
+    torch.testing.assert_close(likelihood.curvature(jacobian, raw, None), expected)
+
+
+def test_the_features_of_a_categorical_are_indicators():
+    features = Categorical([3, 1, 2]).features(torch.tensor([[2.0, 0.0, 1.0]]))
+    assert features.tolist() == [[0.0, 0.0, 1.0, 1.0, 0.0, 1.0]]
+
+
+def test_an_ordinal_column_with_fewer_levels_is_as_it_would_be_alone():
+    together = having(
+        Ordinal([4, 2, 1]), first=[-1.0, 0.7, 3.0], log_gap=[[0.1, -0.3], [5.0, 5.0], [0.0, 0.0]]
+    )
+    alone = [
+        having(Ordinal([4]), first=[-1.0], log_gap=[[0.1, -0.3]]),
+        having(Ordinal([2]), first=[0.7]),
+        Ordinal([1]).double(),
+    ]
+    raw = torch.tensor([[0.3, -1.2, 4.0], [-2.0, 0.5, -9.0]], dtype=torch.float64)
+    x = torch.tensor([[3.0, 1.0, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)
+    for d, one in enumerate(alone):
+        own = slice(d, d + 1)
+        torch.testing.assert_close(
+            together.log_prob(x, raw)[:, own], one.log_prob(x[:, own], raw[:, own])
+        )
+        for name in ("mean", "mode", "information"):
+            torch.testing.assert_close(
+                getattr(together, name)(raw)[:, own], getattr(one, name)(raw[:, own])
+            )
+
+
+@pytest.mark.parametrize("kind", [Ordinal, Categorical])
+def test_a_column_with_one_level_is_certain(kind):
+    likelihood = kind([1])
+    x, raw = torch.zeros(3, 1), torch.tensor([[-40.0], [0.0], [40.0]], requires_grad=True)
+    log_p = likelihood.log_prob(x, raw)
+    (gradient,) = torch.autograd.grad(log_p.sum(), raw)
+    assert log_p.tolist() == gradient.tolist() == [[0.0]] * 3
+    assert likelihood.information(raw).tolist() == [[0.0]] * 3
+    assert likelihood.mean(raw).tolist() == likelihood.mode(raw).tolist() == [[0.0]] * 3
+    assert likelihood.sample(raw, torch.Generator().manual_seed(0)).tolist() == [[0.0]] * 3
+    start = started(likelihood, x.double())[2]
+    assert all(bool(value.isfinite().all()) for value in start)
+
+
+def test_counts_beyond_float32_have_an_accurate_log_probability():
+    for count in (1e5, 1e7):
+        x, raw = torch.tensor([count]), torch.log(torch.tensor([count]))
+        exact = stats.poisson(np.exp(raw.double().item())).logpmf(count)
+        assert Poisson().log_prob(x, raw).item() == pytest.approx(exact, abs=1e-4)
+
+
+def test_a_rate_that_would_overflow_goes_on_linearly():
+    raw = torch.tensor([19.0, 20.0, 21.0, 22.0], dtype=torch.float64)
+    rate = Poisson().mean(raw) / math.exp(20.0)
+    torch.testing.assert_close(rate, torch.tensor([math.exp(-1.0), 1.0, 2.0, 3.0]).double())
+    raw = torch.tensor([50.0], requires_grad=True)
+    Poisson().log_prob(torch.tensor([3.0]), raw).backward()
+    assert raw.grad.item() < 0.0  # back to where the counts are
+
+
+# -- several kinds --------------------------------------------------------------------------------
+
+# Columns interleaved: the raw parameters are ordered by parts, the columns are not.
+PARTS = [
+    (having(Gaussian(n_columns=2), log_scale=np.log([0.5, 2.0])), [3, 0]),
+    (Categorical([3, 2]).double(), [4, 1]),
+    (Poisson(), [2]),
+    (having(Ordinal([4]), first=[-1.0], log_gap=[[0.1, -0.3]]), [6]),
+    (having(StudentT(1), log_excess=[1.5]), [5]),
+]
+N_RAW = [2, 5, 1, 1, 1]
+
+
+@pytest.fixture
+def mixed():
+    likelihood = ColumnLikelihoods([(copy.deepcopy(part), columns) for part, columns in PARTS])
+    generator = torch.Generator().manual_seed(2)
+    raw = torch.randn((20, 10), generator=generator, dtype=torch.float64)
+    return likelihood, likelihood.sample(raw, generator).detach(), raw
+
+
+def of_parts(raw):
+    """Each part of its own, its columns, and its raw parameters."""
+    return [(*part, own) for part, own in zip(PARTS, raw.split(N_RAW, -1), strict=True)]
+
+
+def test_several_kinds_evaluate_each_column_as_its_own_likelihood(mixed):
+    likelihood, x, raw = mixed
+    log_p = likelihood.log_prob(x, torch.stack([raw, -raw]))
+    for part, columns, own in of_parts(raw):
+        expected = part.log_prob(x[:, columns], torch.stack([own, -own]))
+        torch.testing.assert_close(log_p[..., columns], expected)
+
+
+@pytest.mark.parametrize("name", ["mean", "mode"])
+def test_several_kinds_put_their_columns_in_order(mixed, name):
+    likelihood, _, raw = mixed
+    values = getattr(likelihood, name)(raw)
+    for part, columns, own in of_parts(raw):
+        torch.testing.assert_close(values[:, columns], getattr(part, name)(own))
+
+
+@pytest.mark.parametrize("name", ["information", "feature_mean"])
+def test_several_kinds_order_their_raw_parameters_by_parts(mixed, name):
+    likelihood, _, raw = mixed
+    values = getattr(likelihood, name)(raw).split(N_RAW, -1)
+    for (part, _, own), value in zip(of_parts(raw), values, strict=True):
+        torch.testing.assert_close(value, getattr(part, name)(own))
+
+
+def test_several_kinds_draw_from_each_in_turn(mixed):
+    likelihood, _, raw = mixed
+    draws = likelihood.sample(raw, torch.Generator().manual_seed(7))
+    generator = torch.Generator().manual_seed(7)
+    for part, columns, own in of_parts(raw):
+        torch.testing.assert_close(draws[:, columns], part.sample(own, generator))
+
+
+def test_several_kinds_know_the_column_of_each_feature(mixed):
+    likelihood, x, _ = mixed
+    assert likelihood.columns_of_features(7).tolist() == [3, 0, 4, 4, 4, 1, 1, 2, 6, 5]
+    parts = likelihood.features(x).split(N_RAW, -1)
+    for (part, columns), features in zip(PARTS, parts, strict=True):
+        torch.testing.assert_close(features, part.features(x[:, columns]))
+
+
+def test_the_curvature_of_several_kinds_is_their_sum(mixed):
+    likelihood, _, raw = mixed
+    generator = torch.Generator().manual_seed(1)
+    jacobian = torch.randn((20, 3, 10), generator=generator, dtype=raw.dtype)
+    observed = (torch.rand((20, 7), generator=generator) < 0.7).to(raw.dtype)
+    expected = sum(
+        part.curvature(j, own, observed[:, columns])
+        for (part, columns, own), j in zip(of_parts(raw), jacobian.split(N_RAW, -1), strict=True)
+    )
+    torch.testing.assert_close(likelihood.curvature(jacobian, raw, observed), expected)
+
+
+def test_several_kinds_start_as_each_alone(mixed):
+    likelihood, x, _ = mixed
+    weight, fit = torch.ones(20, dtype=x.dtype), fit_of(likelihood, x)
+    x[::4, 2] = x[::5, 6] = math.nan
+    start = likelihood.start(x, weight, fit)
+    fits = zip(*(value.split(N_RAW) for value in fit), strict=True)
+    own_starts = zip(*(value.split(N_RAW) for value in start), strict=True)
+    for number, (own_fit, own_start) in enumerate(zip(fits, own_starts, strict=True)):
+        part, columns = copy.deepcopy(PARTS[number][0]), PARTS[number][1]
+        expected = part.start(x[:, columns], weight, LinearFit(*own_fit))
+        torch.testing.assert_close(own_start, tuple(expected))
+        torch.testing.assert_close(likelihood.parts[number].state_dict(), part.state_dict())
+
+
+def test_several_kinds_have_the_noise_of_each(mixed):
+    likelihood, *_ = mixed
+    variance = likelihood.noise_variance(7)
+    assert variance.isnan().tolist() == [False, True, True, False, True, False, True]
+    assert variance[[3, 0]].tolist() == pytest.approx([0.25, 4.0])
+    likelihood.set_noise(torch.arange(1.0, 11.0), torch.ones(10))
+    assert likelihood.noise_variance(7)[[3, 0]].tolist() == pytest.approx([1.0, 2.0])
+    assert likelihood.noise == "per_column"
+
+
+def test_several_kinds_give_each_its_own_columns(mixed):
+    likelihood, *_ = mixed
+    fresh = likelihood.for_columns([0, 5, 0, 0, 2, 0, 6], 0.2)
+    kinds = [type(part) for part in fresh.parts]
+    assert kinds == [Gaussian, Categorical, Poisson, Ordinal, StudentT]
+    assert fresh.parts[0].log_scale.shape == (2,) and fresh.parts[0].floor == 0.2
+    assert fresh.parts[1].n_levels == (2, 5) and fresh.parts[3].n_levels == (6,)
+    with torch.no_grad():
+        fresh.parts[0].log_scale.fill_(-9.0)
+    fresh.project()
+    assert torch.exp(fresh.parts[0].log_scale).tolist() == pytest.approx([0.2, 0.2])
