@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import likelihoods as likelihoods
     from . import priors as priors
+    from ._imputer import VAEImputer as VAEImputer
     from ._transformer import VAETransformer as VAETransformer
 
-__all__ = ["VAETransformer", "likelihoods", "priors"]
+__all__ = ["VAEImputer", "VAETransformer", "likelihoods", "priors"]
 
-_HOME = {"VAETransformer": "._transformer"}
+_HOME = {"VAEImputer": "._imputer", "VAETransformer": "._transformer"}
 
 
 def __getattr__(name: str) -> Any:

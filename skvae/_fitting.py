@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix, issparse, vstack
 from scipy.sparse.linalg import LinearOperator
 
 from ._batches import Rows, encode_rows, merge_duplicates
+from ._column_likelihoods import ColumnLikelihoods
 from ._columns import (
     CHUNK_CELLS,
     CHUNK_ROWS,
@@ -45,7 +46,6 @@ from ._vae import VAE, reordered
 from .likelihoods import (
     LIKELIHOODS,
     Categorical,
-    ColumnLikelihoods,
     Gaussian,
     Likelihood,
     Ordinal,

@@ -83,7 +83,7 @@ class Column:
         """Levels of the codes; None where missing. Rare ones are drawn, or the most frequent."""
         values = [*self.levels, self.rare[0] if self.rare else None, None]
         missing = np.isnan(cells)
-        codes = np.where(missing, len(values) - 1, cells).astype(int)
+        codes = np.where(missing, len(values) - 1, np.rint(cells)).astype(int)
         result = [values[code] for code in codes]
         if self.rare and generator is not None:
             for row in np.flatnonzero(codes == len(self.levels)):
@@ -432,3 +432,120 @@ def _to_polars(columns: list[Any], kinds: Sequence[Column], template: Any) -> An
             made = made.clip(pl.select(lower).item(), pl.select(upper).item())
         series.append(made.cast(dtype))
     return pl.DataFrame(series)
+
+
+# -- cells in place -------------------------------------------------------------------------------
+
+
+def where_missing(X: Any, marker: Any = np.nan) -> NDArray[np.bool_]:
+    """Which cells of a frame or array are missing: nan, None, NA and null, and the ``marker``."""
+    library = library_of(X)
+    marked = not _is_missing(marker)
+    if library == "pandas":
+        gone = X.isna().to_numpy(dtype=bool)
+        return gone | (marker == X).fillna(False).to_numpy(dtype=bool) if marked else gone
+    if library == "polars":
+        columns = [_polars_missing(series, marker if marked else None) for series in X]
+        return np.stack(columns, axis=1)
+    if X.dtype.kind == "O":
+        return np.array([[_is_missing(v) or (marked and v == marker) for v in row] for row in X])
+    gone = np.isnan(X) if X.dtype.kind == "f" else np.zeros(X.shape, dtype=bool)
+    return gone | (marker == X) if marked else gone
+
+
+def _polars_missing(series: Any, marker: Any) -> NDArray[np.bool_]:
+    gone = series.is_null()
+    if series.dtype.is_float():
+        gone = gone | series.is_nan().fill_null(False)
+    if marker is not None and isinstance(marker, str) == (not series.dtype.is_numeric()):
+        gone = gone | (series == marker).fill_null(False)
+    return np.asarray(gone.to_numpy())
+
+
+def with_missing(X: Any, missing: NDArray[np.bool_]) -> Any:
+    """X without these cells."""
+    library = library_of(X)
+    if library == "pandas":
+        return X.mask(missing)
+    if library == "polars":
+        import polars as pl
+
+        columns = [
+            series.zip_with(~pl.Series(gone), pl.Series([None] * len(series), dtype=series.dtype))
+            for series, gone in zip(X, missing.T, strict=True)
+        ]
+        return pl.DataFrame(columns)
+    X = X.astype(np.float64) if X.dtype.kind in "bui" else X.copy()
+    X[missing] = None if X.dtype.kind == "O" else np.nan
+    return X
+
+
+def take_rows(X: Any, rows: NDArray[np.intp]) -> Any:
+    return X.iloc[rows] if library_of(X) == "pandas" else X[rows]
+
+
+def completed(
+    X: Any,
+    missing: NDArray[np.bool_],
+    rows: NDArray[np.intp],
+    filled: Any,
+    kept: NDArray[np.intp],
+    indicated: NDArray[np.intp],
+) -> Any:
+    """The ``kept`` columns of X with the missing cells of ``rows`` from ``filled``.
+
+    All other cells are as they were, bit by bit. A column of 0 and 1 that says where values were
+    missing follows for each ``indicated`` one.
+    """
+    library = library_of(X)
+    place = np.zeros(X.shape[0], dtype=np.intp)
+    place[rows] = np.arange(len(rows))
+    if library == "pandas":
+        return _completed_pandas(X, missing, place, filled, kept, indicated)
+    if library == "polars":
+        return _completed_polars(X, missing, place, filled, kept, indicated)
+    result = X.copy() if X.dtype.kind in "fO" else X.astype(np.float64)
+    row, column = np.nonzero(missing)
+    if len(row):
+        result[row, column] = filled[place[row], column]
+    return np.hstack([result[:, kept], missing[:, indicated].astype(result.dtype)])
+
+
+def _completed_pandas(
+    X: Any, missing: NDArray[np.bool_], place: Any, filled: Any, kept: Any, indicated: Any
+) -> Any:
+    result = X.copy()
+    for column in np.flatnonzero(missing.any(axis=0)):
+        row = np.flatnonzero(missing[:, column])
+        values = filled.iloc[place[row], column]
+        dtype = X.dtypes.iloc[column]
+        if values.isna().any():  # an empty column of categories has nothing to fill it with
+            continue
+        if dtype.kind in "iu":
+            values = values.round()
+        series = X.iloc[:, column].copy()
+        series.iloc[row] = values.astype(dtype).array
+        result.isetitem(column, series)
+    names = [f"missingindicator_{X.columns[column]}" for column in indicated]
+    result = result.iloc[:, kept]
+    for name, column in zip(names, indicated, strict=True):
+        result[name] = missing[:, column]
+    return result
+
+
+def _completed_polars(
+    X: Any, missing: NDArray[np.bool_], place: Any, filled: Any, kept: Any, indicated: Any
+) -> Any:
+    import polars as pl
+
+    columns = X.get_columns()
+    for column in np.flatnonzero(missing.any(axis=0)):
+        series = columns[column]
+        other = filled.to_series(int(column))[place]
+        other = other.round() if series.dtype.is_integer() and other.dtype.is_float() else other
+        columns[column] = series.zip_with(~pl.Series(missing[:, column]), other.cast(series.dtype))
+    indicators = [
+        pl.Series(f"missingindicator_{X.columns[column]}", missing[:, column])
+        for column in indicated
+    ]
+    return pl.DataFrame([*(columns[column] for column in kept), *indicators])

@@ -85,6 +85,36 @@ def reconstruction_by_column(
     return (total / len(bank),)
 
 
+def conditional_means(
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
+) -> tuple[Tensor]:  # (N, D)
+    """E[x_d | observed x] by self-normalised importance sampling (Mattei & Frellsen 2019, eq. 12).
+
+    For a category its most probable level.
+    """
+    raw, log_w = _weighted_raw(vae, x, observed, bank)
+    return (vae.likelihood.average(raw, torch.softmax(log_w, 0)),)
+
+
+def conditional_draws(
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor, generator: torch.Generator
+) -> tuple[Tensor]:  # (N, D)
+    """One draw of each row given its observed cells, by sampling importance resampling."""
+    raw, log_w = _weighted_raw(vae, x, observed, bank)
+    chosen = torch.multinomial(torch.softmax(log_w, 0).T, 1, generator=generator)[:, 0]  # (N,)
+    raw = raw[chosen, torch.arange(len(x), device=x.device)]
+    return (vae.likelihood.sample(raw, generator),)
+
+
+def _weighted_raw(
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
+) -> tuple[Tensor, Tensor]:  # (S, N, P), (S, N)
+    """Raw parameters at samples of the encoder's posterior, and their log importance weights."""
+    eps = bank.expand(-1, len(x), -1)
+    loc, log_scale = vae.encode(x, observed)
+    return vae.decoder(loc + torch.exp(log_scale) * eps), log_weights(vae(x, observed, eps))
+
+
 def decode(vae: VAE, z: Array, of_raw: Callable[[Tensor], Tensor]) -> Array:
     """Mean, mode or draw of each row of ``z`` (N, K), in encoded units."""
     with torch.no_grad():

@@ -12,7 +12,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,10 @@ class Likelihood(nn.Module, ABC):
     def feature_mean(self, raw: Tensor) -> Tensor:  # (..., P) -> (..., P)
         """About the features that raw stands for: what a reconstruction is compared with."""
         return self.mean(raw)
+
+    def average(self, raw: Tensor, weight: Tensor) -> Tensor:  # (S, N, P), (S, N) -> (N, D)
+        """The mean under a mixture over S, whose weights add up to 1; a category's mode."""
+        return (weight[..., None] * self.mean(raw)).sum(0)
 
     def columns_of_features(self, n_columns: int) -> Tensor:  # (P,)
         """Which of the columns each feature belongs to."""
@@ -336,6 +340,9 @@ class Categorical(Likelihood):
     def feature_mean(self, raw: Tensor) -> Tensor:
         return torch.exp(self._log_softmax(raw))
 
+    def average(self, raw: Tensor, weight: Tensor) -> Tensor:
+        return self.mode((weight[..., None] * self.feature_mean(raw)).sum(0))
+
     def columns_of_features(self, n_columns: int) -> Tensor:
         return self.column
 
@@ -344,9 +351,6 @@ class Categorical(Likelihood):
         # a column's indicators add up to 0.
         p = fit.mean.clamp(min=1e-4)
         return LinearStart(1.0 / p, torch.log(p), p)
-
-    def extra_repr(self) -> str:
-        return f"n_levels={self.n_levels}"
 
 
 class StudentT(Likelihood):
@@ -374,7 +378,6 @@ class StudentT(Likelihood):
     """
 
     support = Support(-math.inf, math.inf, "finite numbers", "location_scale")
-    noise: Literal["per_column", "shared"] = "per_column"
 
     def __init__(self, n_columns: int = 1, floor: float = 1e-3) -> None:
         super().__init__()
@@ -483,6 +486,7 @@ class LogNormal(Likelihood):
         super().__init__()
         self.noise: Literal["per_column", "shared"] = noise
         self.of_log = Gaussian(noise, n_columns, floor)
+        self.limits = (("of_log.log_scale", math.log(floor), math.inf),)
 
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         log_x = self.features(x)
@@ -511,9 +515,6 @@ class LogNormal(Likelihood):
 
     def set_noise(self, variance: Tensor, count: Tensor) -> None:
         self.of_log.set_noise(variance, count)
-
-    def project(self) -> None:
-        self.of_log.project()
 
 
 class Ordinal(Likelihood):
@@ -600,9 +601,6 @@ class Ordinal(Likelihood):
         slope = (below * (1.0 - below) * self.inner).sum(1).clamp(min=1e-3)
         return LinearStart(1.0 / slope, torch.zeros_like(slope), fit.scale.square().clamp(min=1e-3))
 
-    def extra_repr(self) -> str:
-        return f"n_levels={self.n_levels}"
-
 
 class Poisson(Likelihood):
     """x_d ~ Poisson(e^raw_d): counts whose variance is their mean.
@@ -646,7 +644,7 @@ class Poisson(Likelihood):
         return torch.log1p(self.mean(raw))
 
     def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
-        return _count_start(_count_moments(x, weight)[0], fit)
+        return _count_start(x, weight, fit)[0]
 
 
 class NegativeBinomial(Likelihood):
@@ -710,11 +708,7 @@ class NegativeBinomial(Likelihood):
 
     @torch.no_grad()
     def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
-        # Var x = m + m^2 ((1 + 1 / r) e^v - 1) where the log rate varies by v over z.
-        mean, variance = _count_moments(x, weight)
-        start = _count_start(mean, fit)
-        exp_minus_v = torch.exp(2.0 * (start.bias - torch.log(mean)))
-        inverse_r = (1.0 + (variance - mean) / mean.square()) * exp_minus_v - 1.0
+        start, inverse_r = _count_start(x, weight, fit)
         self.log_dispersion.copy_(-torch.log(inverse_r.clamp(1e-4, 20.0)))
         return start
 
@@ -727,137 +721,22 @@ def _rate_information(raw: Tensor) -> Tensor:
     return torch.exp(2.0 * raw.clamp(max=20.0) - _log_rate(raw))  # (d rate / d raw)^2 / rate
 
 
-def _count_moments(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (at least 0.01) and variance (D,) of the counts that are not missing."""
+def _count_start(x: Tensor, weight: Tensor, fit: LinearFit) -> tuple[LinearStart, Tensor]:
+    """The start, and the variance of the counts beyond it, relative to mean^2: 1 / r."""
     share = weight.to(x.dtype)[:, None] * ~x.isnan()
     share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
-    mean = (share * x.nan_to_num()).sum(0)
-    return mean.clamp(min=1e-2), (share * (x.nan_to_num() - mean).square()).sum(0)
-
-
-def _count_start(mean: Tensor, fit: LinearFit) -> LinearStart:
+    mean = (share * x.nan_to_num()).sum(0).clamp(min=1e-2)
+    variance = (share * (x.nan_to_num() - mean).square()).sum(0)
     # A linear log rate makes the rate log-normal over z: its log's mean is below log(mean) by half
     # the variance v, and not below the mean of the counts' own logs.
-    log_mean = torch.log(mean)
-    slope = 1.0 + torch.exp(-log_mean)  # of raw by log(1 + e^raw), which stands for the feature
-    variance = fit.scale.square()
-    v = slope.square() * (variance - fit.noise.square()).clamp(min=0.0)
+    log_mean, total = torch.log(mean), fit.scale.square()
+    v = (1.0 + 1.0 / mean).square() * (total - fit.noise.square()).clamp(min=0.0)
     lowest = torch.log(torch.expm1(fit.mean).clamp(min=1e-2))
     bias = torch.maximum(log_mean - 0.5 * v, torch.minimum(lowest, log_mean))
-    return LinearStart(slope, bias, variance.clamp(min=1e-3))
-
-
-class ColumnLikelihoods(Likelihood):
-    """A likelihood for each column: those of one kind are evaluated together, as one block.
-
-    Parameters
-    ----------
-    parts : sequence of (Likelihood, sequence of int)
-        A likelihood and the columns that it is of; each column stands in exactly one part.
-
-    Notes
-    -----
-    The raw parameters are ordered by parts.
-    """
-
-    column: Tensor  # (P,)  the column of each raw parameter
-    _back: Tensor  # (D,)   where each column stands in the parts' order
-
-    def __init__(self, parts: Sequence[tuple[Likelihood, Sequence[int]]]) -> None:
-        super().__init__()
-        self.parts: Any = nn.ModuleList(likelihood for likelihood, _ in parts)
-        self._columns = [list(columns) for _, columns in parts]
-        n_columns = sum(map(len, self._columns))
-        of_features = [
-            torch.tensor(columns)[likelihood.columns_of_features(len(columns))]
-            for likelihood, columns in parts
-        ]
-        self._n_raw = [len(index) for index in of_features]
-        back = torch.tensor([c for columns in self._columns for c in columns]).argsort()
-        self._in_order = back.tolist() == list(range(n_columns))
-        self.register_buffer("column", torch.cat(of_features), persistent=False)
-        self.register_buffer("_back", back, persistent=False)
-        per_column = any(likelihood.noise == "per_column" for likelihood, _ in parts)
-        self.noise: Literal["per_column", "shared"] = "per_column" if per_column else "shared"
-
-    def _zip(self, x: Tensor | None, raw: Tensor) -> Any:
-        """Each part with its own columns of x and its own raw parameters."""
-        raws = raw.split(self._n_raw, dim=-1)
-        xs = [None if x is None else self._own(x, columns) for columns in self._columns]
-        return zip(self.parts, xs, raws, strict=True)
-
-    def _own(self, x: Tensor, columns: list[int]) -> Tensor:
-        return x if len(columns) == x.shape[-1] else x[..., columns]
-
-    def _joined(self, parts: list[Tensor]) -> Tensor:
-        """(..., D) from the parts' own columns."""
-        joined = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return joined if self._in_order else joined.index_select(-1, self._back)
-
-    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
-        return self._joined([part.log_prob(own, r) for part, own, r in self._zip(x, raw)])
-
-    def mean(self, raw: Tensor) -> Tensor:
-        return self._joined([part.mean(r) for part, _, r in self._zip(None, raw)])
-
-    def mode(self, raw: Tensor) -> Tensor:
-        return self._joined([part.mode(r) for part, _, r in self._zip(None, raw)])
-
-    def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
-        return self._joined([part.sample(r, generator) for part, _, r in self._zip(None, raw)])
-
-    def information(self, raw: Tensor) -> Tensor:
-        return torch.cat([part.information(r) for part, _, r in self._zip(None, raw)], -1)
-
-    def curvature(self, jacobian: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:
-        jacobians = jacobian.split(self._n_raw, dim=-1)
-        total = jacobian.new_zeros((*jacobian.shape[:-1], jacobian.shape[-2]))
-        for (part, own, r), j in zip(self._zip(observed, raw), jacobians, strict=True):
-            total = total + part.curvature(j, r, own)
-        return total
-
-    def features(self, x: Tensor) -> Tensor:
-        parts = [
-            part.features(self._own(x, columns))
-            for part, columns in zip(self.parts, self._columns, strict=True)
-        ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-
-    def feature_mean(self, raw: Tensor) -> Tensor:
-        return torch.cat([part.feature_mean(r) for part, _, r in self._zip(None, raw)], -1)
-
-    def columns_of_features(self, n_columns: int) -> Tensor:
-        return self.column
-
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
-        fits = zip(*(value.split(self._n_raw) for value in fit), strict=True)
-        starts = [
-            part.start(self._own(x, columns), weight, LinearFit(*own))
-            for part, columns, own in zip(self.parts, self._columns, fits, strict=True)
-        ]
-        return LinearStart(*(torch.cat(values) for values in zip(*starts, strict=True)))
-
-    def for_columns(self, n_levels: Sequence[int], floor: float) -> "ColumnLikelihoods":
-        return ColumnLikelihoods(
-            [
-                (part.for_columns([n_levels[c] for c in columns], floor), columns)
-                for part, columns in zip(self.parts, self._columns, strict=True)
-            ]
-        )
-
-    def set_noise(self, variance: Tensor, count: Tensor) -> None:
-        for part, own, n in zip(
-            self.parts, variance.split(self._n_raw), count.split(self._n_raw), strict=True
-        ):
-            part.set_noise(own, n)
-
-    def noise_variance(self, n_columns: int) -> Tensor:
-        parts = zip(self.parts, self._columns, strict=True)
-        return self._joined([part.noise_variance(len(columns)) for part, columns in parts])
-
-    def project(self) -> None:
-        for part in self.parts:
-            part.project()
+    # Var x = mean + mean^2 ((1 + 1 / r) e^v - 1).
+    beyond = (1.0 + (variance - mean) / mean.square()) * torch.exp(2.0 * (bias - log_mean)) - 1.0
+    # The slope of raw by log(1 + e^raw), which stands for the feature.
+    return LinearStart(1.0 + torch.exp(-bias), bias, total.clamp(min=1e-3)), beyond
 
 
 LIKELIHOODS = {

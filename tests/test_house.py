@@ -22,6 +22,7 @@ ORDER = [
     "_gaussian",
     "_bounds",
     "likelihoods",
+    "_column_likelihoods",
     "priors",
     "_linear_start",
     "_networks",
@@ -43,7 +44,7 @@ LEAVES = {"_gaussian", "_bounds", "_linear_start", "_networks", "_columns"}
 LEAVES |= {"_parameters", "_resources", "_callbacks"}
 
 # The torch core is usable without scikit-learn, and what has to be fast to import without torch.
-CORE = {"_gaussian", "_bounds", "likelihoods", "priors", "_networks", "_vae", "_importance"}
+CORE = {"_gaussian", "_bounds", "likelihoods", "_column_likelihoods", "priors", "_networks", "_vae", "_importance"}
 CORE |= {"_batches", "_training", "_fitting"}
 NUMERICAL = {"_linear_start", "_columns", "_parameters", "_health", "_callbacks"}
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
