@@ -13,7 +13,7 @@ Array = NDArray[np.floating]
 Scaling = Literal["columns", "common", "none"]
 
 CHUNK_ROWS = 4096
-CHUNK_CELLS = 2**22  # numbers in a chunk: 32 MB in float64
+CHUNK_CELLS = 2**20  # numbers in a chunk: 8 MB in float64
 ROWS_FOR_STATISTICS = 10_000
 
 

@@ -103,6 +103,12 @@ def support_of(likelihood: Any) -> Support:
     return likelihood_of(likelihood, "auto").support
 
 
+def supports_of(columns: Columns) -> list[Support]:
+    """Of each column."""
+    known = {likelihood: support_of(likelihood) for likelihood in set(columns.likelihoods)}
+    return [known[likelihood] for likelihood in columns.likelihoods]
+
+
 def takes_levels(likelihood: Any) -> bool:
     """Whether a likelihood is of the levels of a category."""
     return isinstance(likelihood_of(likelihood, "auto"), Categorical | Ordinal)
@@ -158,7 +164,8 @@ def columns_for(
         _automatic(schema.columns[n], bool(binary[n]), X, n) if name == "auto" else name
         for n, name in enumerate(asked)
     ]
-    units = [support_of(name).units for name in likelihoods]
+    known = {name: support_of(name).units for name in set(likelihoods)}
+    units = [known[name] for name in likelihoods]
     return fit_columns(
         X, moments, likelihoods, units, schema.n_levels, parameters["scaling"], one_unit
     )
@@ -208,7 +215,7 @@ def _start_linear(vae: VAE, columns: Columns, X: Any, weight: Array) -> None:
     moments = column_moments(chunks(), vae.n_features)
     scale = _feature_scale(columns, column, moments)
     moments = moments.in_units_of(scale)
-    gaussian = np.array([support_of(name).units != "none" for name in columns.likelihoods])
+    gaussian = np.array([support.units != "none" for support in supports_of(columns)])
     exact = bool(gaussian.all())
     per_column = kinds.noise == "per_column"
     if per_column and exact:
@@ -259,11 +266,16 @@ def _observed_means(vae: VAE, columns: Columns, X: Any, weight: Array) -> Array:
 
 
 def _feature_scale(columns: Columns, column: NDArray[np.intp], moments: Moments) -> Array:
-    """What a feature is divided by for the linear fit: Gaussian columns have been scaled before."""
-    scaled = np.array([support_of(name).units == "location_scale" for name in columns.likelihoods])
-    standard = np.sqrt(moments.variance)
-    own = (columns.scaling == "columns") & ~scaled[column] & (standard > 1e-6)
-    return np.where(own, standard, 1.0)
+    """What a feature is divided by for the linear fit: each column gets a total variance of 1.
+
+    A category's indicators share theirs, so thousands of levels weigh no more than a number.
+    Gaussian columns have been scaled before.
+    """
+    if columns.scaling != "columns":
+        return np.ones(len(column))
+    total = np.sqrt(np.bincount(column, moments.variance, len(columns.shift)))[column]
+    scaled = np.array([support.units == "location_scale" for support in supports_of(columns)])
+    return np.where(scaled[column] | (total < 1e-6), 1.0, total)
 
 
 def _wide(

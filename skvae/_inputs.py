@@ -156,7 +156,8 @@ def check_support(
     """
     from ._fitting import name_of, support_of
 
-    supports = [support_of(likelihood) for likelihood in likelihoods]
+    known = {likelihood: support_of(likelihood) for likelihood in set(likelihoods)}
+    supports = [known[likelihood] for likelihood in likelihoods]
     lower = np.array([support.lower for support in supports])
     upper = np.array([support.upper for support in supports])
     whole = np.array([support.whole for support in supports])

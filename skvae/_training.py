@@ -53,7 +53,7 @@ class Epoch:
 
     number: int
     bound: float  # mean objective over the epoch's rows, nats; nan for number 0
-    held_out: float  # mean ELBO of the held-out rows, nats; nan without any
+    held_out: float  # mean bound of the held-out rows, nats; nan without any
     doubt: float  # standard error of its gain over the start: large where few rows decide
     snapshot: Callable[[], State]  # makes a copy of the (averaged) weights
 
@@ -147,7 +147,7 @@ def train(
 ) -> Iterator[Epoch]:
     """Yield epoch 0 (the start), then every epoch until ``plan.max_epochs``."""
     run = Run(vae, plan, generator, n_rows=len(rows))
-    probe = None if held_out is None else _HeldOut(held_out, vae.n_components, generator)
+    probe = None if held_out is None else _HeldOut(held_out, vae.n_components, plan, generator)
     for number in range(plan.max_epochs + 1):
         bound = run.epoch(rows) if number > 0 else math.nan
         if number > 0 and not (math.isfinite(bound) and run.is_finite()):
@@ -349,10 +349,19 @@ def _surprise(vae: VAE, rows: Rows) -> Tensor:  # (N,)
 
 
 class _HeldOut:
-    """Held-out rows with one fixed noise, in antithetic pairs, so that epochs compare."""
+    """Held-out rows with one fixed noise, in antithetic pairs, so that epochs compare.
 
-    def __init__(self, rows: Rows, n_components: int, generator: torch.Generator) -> None:
+    They are judged by the bound that training climbs: the ELBO, or the importance-weighted one.
+    """
+
+    def __init__(
+        self, rows: Rows, n_components: int, plan: Plan, generator: torch.Generator
+    ) -> None:
+        weighted = plan.objective == "iwae"
+        self.bound = importance_weighted_bound if weighted else elbo
         n_pairs = max(1, min(8, VALIDATION_DRAWS // (2 * len(rows))))
+        if weighted:
+            n_pairs = max(n_pairs, (plan.n_samples + 1) // 2)
         size = (n_pairs, len(rows), n_components)
         weight = rows.weight
         eps = torch.randn(size, generator=generator, dtype=weight.dtype, device=weight.device)
@@ -362,8 +371,8 @@ class _HeldOut:
 
     @torch.no_grad()
     def measure(self, vae: VAE) -> tuple[float, float]:
-        """Mean ELBO, and the standard error of its gain over the first time it was measured."""
-        parts = [elbo(vae(batch.x, batch.observed, eps)) for batch, eps in self._chunks(vae)]
+        """Mean bound, and the standard error of its gain over the first time it was measured."""
+        parts = [self.bound(vae(x, observed, eps)) for (x, observed, _), eps in self._chunks(vae)]
         bound = torch.cat(parts).double()
         if self.at_start is None:
             self.at_start = bound

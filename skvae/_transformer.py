@@ -149,7 +149,7 @@ class VAETransformer(
     loss_curve_ : list of float
         Minus the training objective after each epoch, in nats a row and original units.
     validation_scores_ : list of float
-        Held-out ELBO of the start and after each epoch, in nats a row and original units.
+        Held-out bound (the objective) of the start and after each epoch, in nats a row and original units.
     kl_per_component_ : ndarray of shape (n_components_,)
         Mean KL divergence of each component, in nats, falling: the information that it carries.
     n_active_components_ : int

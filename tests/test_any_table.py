@@ -164,9 +164,20 @@ def test_the_fitted_attributes_are_finite_and_agree(name, fits):
     assert np.isfinite(kl).all() and (kl >= -1e-12).all() and (np.diff(kl) <= 0.0).all()
     assert np.isfinite(vae.component_scale_).all() and (vae.component_scale_ >= 0.0).all()
     assert vae.n_active_components_ == (kl >= 0.01).sum()
-    assert vae.noise_variance_.shape == (X.shape[1],) and (vae.noise_variance_ > 0.0).all()
+    assert vae.noise_variance_.shape == vae.likelihood_.shape == (X.shape[1],)
+    gaussian = vae.likelihood_ == "gaussian"
+    assert (vae.noise_variance_[gaussian] > 0.0).all()
+    assert np.isnan(vae.noise_variance_[~gaussian]).all()
     assert all(np.isfinite(weight).all() for weight in vae.weights_.values())
     assert np.isfinite(vae.loss_curve_).all() and np.isfinite(vae.validation_scores_).all()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_columns_of_0_and_1_alone_are_bernoulli_and_all_others_gaussian(name, fits):
+    X, vae = TABLES[name][0], fits[name]
+    two_valued = [set(np.unique(column)) == {0.0, 1.0} for column in X.T.astype(float)]
+    assert vae.likelihood_.tolist() == np.where(two_valued, "bernoulli", "gaussian").tolist()
+    assert all(two_valued) == (name in ("binary columns", "booleans"))
 
 
 @each_table

@@ -67,9 +67,17 @@ BAD_PARAMETERS = [
     ("hidden_layer_sizes", None, "integers >= 1"),
     ("activation", "swish", "'gelu', 'relu', 'silu'"),
     ("activation", None, "'gelu', 'relu', 'silu'"),
-    ("likelihood", "poisson", "'gaussian', 'bernoulli', or an instance of Likelihood"),
+    ("likelihood", "laplace", "'auto', 'gaussian', 'bernoulli', .*or an instance of Likelihood"),
+    ("likelihood", {0: "laplace"}, "'auto', 'gaussian', 'bernoulli', .*an instance of Likelihood"),
+    ("likelihood", {0: None}, "an instance of Likelihood"),
+    ("likelihood", 4 * ["gaussian"], "an instance of Likelihood"),
     ("likelihood", Gaussian, "an instance of Likelihood"),
     ("likelihood", None, "an instance of Likelihood"),
+    ("max_categories", 1, "None or an integer >= 2"),
+    ("max_categories", 2.5, "None or an integer >= 2"),
+    ("max_categories", "all", "None or an integer >= 2"),
+    ("handle_unknown", "drop", "'ignore', 'error'"),
+    ("handle_unknown", None, "'ignore', 'error'"),
     ("noise", "both", "'auto', 'shared', 'per_column'"),
     ("scaling", "minmax", "'auto', 'columns', 'common'"),
     ("scaling", True, "'auto', 'columns', 'common'"),
@@ -116,9 +124,43 @@ def test_a_bad_parameter_is_named_with_its_rule_and_its_value(fitted, name, valu
         _assert_refused(vae, lambda vae: getattr(vae, method)(X), ValueError, message)
 
 
-def test_every_parameter_stands_in_the_table():
-    unchecked = set(VAETransformer().get_params()) - {name for name, _, _ in BAD_PARAMETERS}
-    assert unchecked == {"random_state"}  # checked by scikit-learn, below
+# (parameter, value, the column that it names)
+BAD_COLUMNS = [
+    ("likelihood", {"visits": "gaussian"}, "'visits'"),
+    ("likelihood", {4: "gaussian"}, "4"),
+    ("likelihood", {-5: "gaussian"}, "-5"),
+    ("likelihood", {0.0: "gaussian"}, "0.0"),
+    ("likelihood", {0: "gaussian", "visits": "gaussian"}, "'visits'"),
+    ("categorical_features", ["visits"], "'visits'"),
+    ("categorical_features", "visits", "'visits'"),
+    ("categorical_features", [0, 4], "4"),
+    ("categorical_features", [-5], "-5"),
+    ("categorical_features", 1.5, "1.5"),
+    ("categorical_features", [True, False, True], "True"),  # a mask of another length
+]
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("in_a_frame", [False, True])
+@pytest.mark.parametrize(("name", "value", "column"), BAD_COLUMNS)
+def test_a_column_that_is_not_there_is_named_with_those_that_are(
+    name, value, column, in_a_frame, method
+):
+    pandas = pytest.importorskip("pandas")
+    rows = pandas.DataFrame(X, columns=list("abcd")) if in_a_frame else X
+    known = "'a', 'b', 'c', 'd'" if in_a_frame else "numbers below 4"
+    message = (
+        rf"The '{name}' parameter names the column {column}, which X does not have\. "
+        rf"Its columns are {known}\."
+    )
+    vae = _vae(**{name: value})
+    _assert_refused(vae, lambda vae: getattr(vae, method)(rows), ValueError, message)
+
+
+def test_every_parameter_stands_in_a_table():
+    named = {name for name, _, _ in [*BAD_PARAMETERS, *BAD_COLUMNS]}
+    # The seed is checked below.
+    assert set(VAETransformer().get_params()) - named == {"random_state"}
 
 
 @pytest.mark.parametrize("seed", ["zero", -1, 0.5])
@@ -161,14 +203,32 @@ BAD_ROWS = {
     "nothing": (None, ValueError, "Expected 2D array, got scalar array instead:\narray=None"),
     "no rows": (X[:0], ValueError, r"Found array with 0 sample\(s\)"),
     "no columns": (X[:, :0], ValueError, r"0 feature\(s\)"),
-    "strings": (X.astype(str), ValueError, "Convert your data to numeric values"),
-    "objects": (X.astype(str).astype(object) + "!", ValueError, "could not convert string"),
+    "dictionaries": (
+        _with(X.astype(object), 3, 2, {}),
+        TypeError,
+        "Column 2: argument must be a string or a real number, not a dict; row 3 holds {}",
+    ),
+    "lists in cells": (
+        _with(X.astype(object), 3, 2, [1.0]),
+        TypeError,
+        r"Column 2: argument must be a string or a real number, not a list; row 3 holds \[1.0\]",
+    ),
     "complex numbers": (X * 1j, ValueError, "Complex data not supported"),
-    "NaN": (_with(X, 3, 2, np.nan), ValueError, "Input X contains NaN"),
     "infinity": (_with(X, 3, 2, np.inf), ValueError, "Input X contains infinity"),
     "minus infinity": (_with(X, 3, 2, -np.inf), ValueError, "Input X contains infinity"),
-    "a sparse matrix": (scipy.sparse.csr_array(X), TypeError, "dense data is required"),
-    "dates": (X.astype("M8[s]"), (ValueError, TypeError), "numeric|numbers"),
+    "an infinite object": (
+        _with(X.astype(object), 3, 2, np.inf),
+        ValueError,
+        "Column 2 needs finite numbers; row 3 holds inf: Input X contains infinity",
+    ),
+    "sparse, infinity": (
+        scipy.sparse.csr_array(_with(X, 3, 2, np.inf)),
+        ValueError,
+        "Input X contains infinity",
+    ),
+    "sparse, complex": (scipy.sparse.csr_array(X * 1j), ValueError, "Complex data not supported"),
+    "dates": (X.astype("M8[s]"), ValueError, "its dtype is datetime64.* into numbers first"),
+    "spans of time": (X.astype("m8[s]"), ValueError, "its dtype is timedelta64.*numbers first"),
 }
 
 
@@ -178,6 +238,41 @@ def test_bad_rows_are_refused(fitted, rows, method):
     bad, error, message = BAD_ROWS[rows]
     for vae in (_vae(), fitted) if "fit" in method else (fitted,):
         _assert_refused(copy.deepcopy(vae), lambda vae: getattr(vae, method)(bad), error, message)
+
+
+ACCEPTED_ROWS = {
+    "NaN": _with(X, 3, 2, np.nan),
+    "None": _with(X.astype(object), 3, 2, None),
+    "strings that are numbers": X.astype(str),
+    "a sparse array": scipy.sparse.csr_array(X),
+    "a sparse matrix": scipy.sparse.coo_matrix(X),
+}
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit", "transform", "score_samples"])
+@pytest.mark.parametrize("rows", ACCEPTED_ROWS)
+def test_missing_values_sparse_rows_and_strings_are_accepted(fitted, rows, method):
+    for vae in (_vae(), fitted) if "fit" in method else (fitted,):
+        vae = copy.deepcopy(vae)
+        getattr(vae, method)(ACCEPTED_ROWS[rows])
+        assert np.isfinite(vae.transform(ACCEPTED_ROWS[rows])).all()
+
+
+@pytest.mark.parametrize("method", ["transform", "score_samples", "partial_fit"])
+def test_a_level_in_a_column_of_numbers_is_named(fitted, method):
+    bad = _with(X.astype(object), 3, 2, "red")
+    message = (
+        "Column 2 needs numbers; row 3 holds 'red'. Correct it, or fit with the column as a cat"
+    )
+    vae = copy.deepcopy(fitted)
+    _assert_refused(vae, lambda vae: getattr(vae, method)(bad), ValueError, message)
+
+
+def test_a_level_in_a_column_that_is_asked_to_hold_numbers_is_named():
+    bad = _with(X.astype(object), 3, 2, "red")
+    message = "Column 2 needs numbers; row 3 holds 'red'"
+    for params in ({"likelihood": {2: "gaussian"}}, {"categorical_features": None}):
+        _assert_refused(_vae(**params), lambda vae: vae.fit(bad), ValueError, message)
 
 
 # (row, column, value, how the message writes it)
@@ -197,9 +292,26 @@ def test_a_cell_that_is_no_probability_is_named(row, column, value, written, met
     bad = _with(BITS, row, column, value)
     message = (
         rf"Column {column} \(likelihood='bernoulli'\) needs 0 and 1, or probabilities between "
-        rf"them; row {row} holds {written}\. Use likelihood='gaussian' or scale the column"
+        rf"them; row {row} holds {written}\. Use likelihood='gaussian' or clean the column"
     )
     _assert_refused(vae, lambda vae: getattr(vae, method)(bad), ValueError, message)
+
+
+@pytest.mark.parametrize("method", ["partial_fit", "transform", "score_samples"])
+@pytest.mark.parametrize(("row", "column", "value", "written"), OUTSIDE_BITS)
+def test_where_bernoulli_was_our_choice_another_number_is_an_unknown_level(
+    row, column, value, written, method
+):
+    strict, lenient = _vae(handle_unknown="error").fit(BITS), _vae().fit(BITS)
+    assert (lenient.likelihood_ == "bernoulli").all()
+    bad = _with(BITS, row, column, value)
+    message = rf"Column {column} \(likelihood='bernoulli'\) .* row {row} holds {written}\."
+    _assert_refused(strict, lambda vae: getattr(vae, method)(bad), ValueError, message)
+    missing = _with(BITS, row, column, np.nan)
+    one, other = (getattr(copy.deepcopy(lenient), method)(rows) for rows in (bad, missing))
+    if method == "partial_fit":
+        one, other = one.transform(BITS), other.transform(BITS)
+    np.testing.assert_array_equal(one, other)
 
 
 def test_a_bad_column_of_a_frame_is_called_by_its_name():

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array, csr_matrix
 
 from skvae import _batches
 from skvae._batches import (
+    DenseCells,
     Rows,
     batches,
     encode_rows,
@@ -14,7 +16,7 @@ from skvae._batches import (
     hold_out,
     merge_duplicates,
 )
-from skvae._columns import CHUNK_ROWS, fit_columns
+from skvae._columns import CHUNK_ROWS, fit_columns, measure
 
 
 def _generator(seed=0):
@@ -23,7 +25,7 @@ def _generator(seed=0):
 
 def _merged(X, weight=None):
     """The merged rows and their weights."""
-    index, weight = merge_duplicates(X, np.ones(len(X)) if weight is None else weight)
+    index, weight = merge_duplicates(X, np.ones(X.shape[0]) if weight is None else weight)
     return X[index], weight
 
 
@@ -132,11 +134,92 @@ def test_equal_rows_meet_across_the_chunks():
     }
 
 
+# Missing values are equal to each other and to no number.
+HOLES = np.where(_rng.uniform(size=(400, 3)) < 0.3, np.nan, _rng.integers(0, 3, (400, 3)))
+
+
+def test_rows_that_miss_the_same_cells_are_equal():
+    rows, weight = _merged(HOLES)
+    distinct = {str(row): (HOLES.astype(str) == row.astype(str)).all(1).sum() for row in HOLES}
+    assert {str(row): w for row, w in zip(rows, weight, strict=True)} == distinct
+
+
+def test_the_bits_of_a_missing_value_do_not_matter():
+    X = np.array([[1.0, np.nan], [1.0, -np.nan], [1.0, 0.0]])
+    X[1, 1] = np.array([0x7FF8_0000_0000_0123], np.uint64).view(np.float64)[0]
+    assert len(_merged(X)[0]) == 2
+
+
+MADE_SPARSE = {
+    "many zeros": _rng.integers(0, 3, (3000, 8)) * (_rng.uniform(size=(3000, 8)) < 0.2),
+    "normal": COLUMNS["normal"],
+    "missing values": HOLES,
+    "no cell at all": np.zeros((20, 3)),
+    "one row": np.ones((1, 4)),
+}
+
+
+@pytest.mark.parametrize("make", [csr_array, csr_matrix])
+@pytest.mark.parametrize("kind", MADE_SPARSE)
+def test_sparse_rows_are_merged_as_the_dense_ones(kind, make):
+    X = MADE_SPARSE[kind].astype(float)
+    rows, weight = _merged(make(X))
+    expected, expected_weight = _merged(X)
+    np.testing.assert_array_equal(rows.toarray(), expected)
+    np.testing.assert_array_equal(weight, expected_weight)
+
+
+# -- encoding -------------------------------------------------------------------------------------
+
+
+def _cells(X, dtype=torch.float64):
+    n = X.shape[1]
+    moments = measure(X, np.ones(X.shape[0]), str)
+    units = n * ["location_scale"]
+    columns = fit_columns(X, moments, n * ["gaussian"], units, n * [0], "columns", False)
+    return columns, encode_rows(X, columns, dtype, torch.device("cpu"))
+
+
 def test_rows_encoded_in_chunks_are_those_encoded_at_once():
     X = np.random.default_rng(0).normal(size=(CHUNK_ROWS + 3, 2))
-    columns = fit_columns(X, np.ones(len(X)), "columns", True)
-    x = encode_rows(X, columns, torch.float64, torch.device("cpu"))
-    np.testing.assert_array_equal(x.numpy(), columns.encode(X))
+    columns, cells = _cells(X)
+    x, observed = cells[:]
+    np.testing.assert_array_equal(x.numpy(), columns.encode(X)[0])
+    assert observed is None
+
+
+def test_missing_cells_are_known_in_every_chunk():
+    X = np.random.default_rng(0).normal(size=(CHUNK_ROWS + 3, 2))
+    X[[5, -1], [0, 1]] = np.nan
+    columns, cells = _cells(X)
+    x, observed = cells[:]
+    np.testing.assert_array_equal(observed.numpy(), ~np.isnan(X))
+    assert bool(torch.isfinite(x).all())
+    np.testing.assert_array_equal(x.numpy(), columns.encode(X)[0])
+
+
+def test_cells_that_go_missing_after_the_columns_were_fitted_are_known():
+    X = np.random.default_rng(0).normal(size=(2 * CHUNK_ROWS, 2))
+    columns, _ = _cells(X)
+    X[-1, 1] = np.nan  # in the second chunk, when the first one was full
+    x, observed = encode_rows(X, columns, torch.float64, torch.device("cpu"))[:]
+    np.testing.assert_array_equal(observed.numpy(), ~np.isnan(X))
+    assert bool(torch.isfinite(x).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", MADE_SPARSE)
+def test_sparse_rows_are_encoded_as_the_dense_ones(kind, dtype):
+    X = csr_array(MADE_SPARSE[kind].astype(float))
+    columns, sparse = _cells(X, dtype)
+    dense = encode_rows(X.toarray(), columns, dtype, torch.device("cpu"))
+    assert len(sparse) == len(dense) == X.shape[0]
+    chosen = torch.arange(len(dense)).flip(0)[::3]
+    for part in (slice(None), slice(1, 7), chosen):
+        for one, other in zip(sparse[part], dense[part], strict=True):
+            assert (one is None) == (other is None) or bool(other.all())
+            assert one is None or torch.equal(one, other)
+    assert torch.equal(sparse.take(chosen)[:][0], dense[chosen][0])
 
 
 # -- splitting ------------------------------------------------------------------------------------
@@ -183,11 +266,29 @@ def test_a_split_depends_on_its_generator_alone():
         assert not torch.equal(split(_generator(1)), split(_generator(2)))
 
 
+def _rows(x, weight):
+    return Rows(DenseCells(x, x > 2.0), weight)
+
+
 def test_taken_rows_weigh_one_on_average():
-    rows = Rows(torch.arange(6.0)[:, None], torch.tensor([0.5, 0.5, 2.0, 1.0, 1.0, 1.0]))
+    rows = _rows(torch.arange(6.0)[:, None], torch.tensor([0.5, 0.5, 2.0, 1.0, 1.0, 1.0]))
     taken = rows.take(torch.tensor([2, 0]))
-    assert taken.x[:, 0].tolist() == [2.0, 0.0]
+    assert taken[:].x[:, 0].tolist() == [2.0, 0.0]
     assert taken.weight.tolist() == pytest.approx([1.6, 0.4])
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 6])
+def test_every_so_many_rows_and_chunks_keep_cells_and_weights_together(step):
+    x = torch.arange(7.0)[:, None]
+    few = _rows(x, x[:, 0] / 3.0).every(step)
+    batches_of_it = list(few.chunks(CHUNK_ROWS**3))  # so wide that a chunk is one row
+    assert len(batches_of_it) == len(few) == len(x[::step])
+    joined = torch.cat([batch.x for batch in batches_of_it])
+    assert torch.equal(joined, x[::step])
+    weight = torch.cat([batch.weight for batch in batches_of_it])
+    assert torch.equal(weight, few.weight)
+    torch.testing.assert_close(weight / weight.mean(), x[::step, 0] / x[::step].mean())
+    assert all(torch.equal(batch.observed, batch.x > 2.0) for batch in batches_of_it)
 
 
 # -- one epoch ------------------------------------------------------------------------------------
@@ -249,24 +350,25 @@ SIZES = [
 
 @pytest.mark.parametrize(("n_rows", "batch_size", "sizes"), SIZES)
 def test_batches_hold_every_row_whatever_is_left_for_the_last(n_rows, batch_size, sizes):
-    rows = Rows(torch.arange(float(n_rows))[:, None], torch.ones(n_rows))
+    rows = _rows(torch.arange(float(n_rows))[:, None], torch.ones(n_rows))
     epoch = list(batches(rows, batch_size, _generator()))
     assert [len(batch.x) for batch in epoch] == sizes
     assert sorted(torch.cat([b.x for b in epoch])[:, 0].tolist()) == list(range(n_rows))
     assert all((batch.weight == 1.0).all() for batch in epoch)
+    assert all(torch.equal(batch.observed, batch.x > 2.0) for batch in epoch)
 
 
 def test_weights_are_given_on_when_all_rows_fit_and_are_drawn_by_otherwise():
-    rows = Rows(torch.arange(5.0)[:, None], WEIGHTS["integers"])
+    rows = _rows(torch.arange(5.0)[:, None], WEIGHTS["integers"])
     (whole,) = batches(rows, 5, _generator())
-    assert torch.equal(whole.weight, rows.weight) and torch.equal(whole.x, rows.x)
+    assert torch.equal(whole.weight, rows.weight) and torch.equal(whole.x, rows.cells.x)
     drawn = list(batches(rows, 2, _generator()))
     assert all((batch.weight == 1.0).all() for batch in drawn)
     assert sorted(torch.cat([b.x for b in drawn])[:, 0].tolist()) == [0.0, 0.0, 0.0, 1.0, 4.0]
 
 
 def test_rows_that_all_fit_need_no_randomness():
-    rows = Rows(torch.ones(4, 2), torch.ones(4))
+    rows = _rows(torch.ones(4, 2), torch.ones(4))
     generator = _generator()
     before = generator.get_state()
     list(batches(rows, 4, generator))

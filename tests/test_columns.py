@@ -4,17 +4,20 @@ from functools import partial
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 
 from skvae import VAETransformer
 from skvae._columns import (
+    CHUNK_CELLS,
     CHUNK_ROWS,
-    check_numbers,
-    first_outside,
     fit_columns,
+    measure,
+    outside,
     robust_units,
     row_chunks,
     share_one_unit,
+    two_valued,
 )
 
 SCALES = 10.0 ** np.arange(-8.0, 9.0)
@@ -28,8 +31,19 @@ def _rows(n_rows=60, seed=0):
     return (rng.normal(size=(n_rows, len(SCALES))) + 1.0) * SCALES
 
 
-def _columns(X, scaling="columns", weight=None, standardised=True):
-    return fit_columns(X, np.ones(len(X)) if weight is None else weight, scaling, standardised)
+def _columns(X, scaling="columns", weight=None, units="location_scale"):
+    n_rows, n = X.shape
+    moments = measure(X, np.ones(n_rows) if weight is None else weight, str)
+    shared = share_one_unit(X) if scaling == "auto" else False
+    units = n * [units] if isinstance(units, str) else units
+    return fit_columns(X, moments, n * ["gaussian"], units, n * [0], scaling, shared)
+
+
+def _encoded(columns, X):
+    """Rows without missing cells."""
+    x, observed = columns.encode(X)
+    assert observed is None
+    return x
 
 
 # -- there and back -------------------------------------------------------------------------------
@@ -39,12 +53,12 @@ def _columns(X, scaling="columns", weight=None, standardised=True):
 def test_decode_takes_encode_back(scaling):
     X = _rows()
     columns = _columns(X, scaling)
-    back = columns.decode(columns.encode(X))
+    back = columns.decode(_encoded(columns, X))
     assert (np.abs(back - X) <= 1e-14 * np.abs(X).max(0)).all()
 
 
 def test_each_column_is_standardised_whatever_its_scale():
-    x = _columns(X := _rows()).encode(X)
+    x = _encoded(_columns(X := _rows()), X)
     np.testing.assert_allclose(x.mean(0), 0.0, atol=1e-13)
     np.testing.assert_allclose(x.std(0), 1.0, rtol=1e-13)
 
@@ -53,7 +67,7 @@ def test_a_common_scale_keeps_the_ratios_of_the_columns():
     X = _rows()[:, 7:10]
     columns = _columns(X, "common")
     assert np.ptp(columns.scale) == 0.0
-    assert np.sqrt(columns.encode(X).var(0).mean()) == pytest.approx(1.0)
+    assert np.sqrt(_encoded(columns, X).var(0).mean()) == pytest.approx(1.0)
 
 
 def test_no_scaling_only_centres():
@@ -66,8 +80,8 @@ def test_no_scaling_only_centres():
 
 def test_columns_that_are_not_to_be_standardised_stay_as_they_are():
     X = _rows()
-    columns = _columns(X, "columns", standardised=False)
-    np.testing.assert_array_equal(columns.encode(X), X)
+    columns = _columns(X, "columns", units="none")
+    np.testing.assert_array_equal(_encoded(columns, X), X)
     assert (columns.log_jacobian == 0.0).all()
 
 
@@ -80,7 +94,7 @@ def test_a_constant_column_is_known_as_one_and_comes_back(constant, n_rows):
     # A tenth has no exact binary form, so its mean and its variance may be off by a rounding.
     X = np.c_[np.full(n_rows, constant), np.arange(n_rows)]
     columns = _columns(X)
-    x = columns.encode(X)
+    x = _encoded(columns, X)
     assert columns.scale[0] == 1.0
     assert np.abs(x[:, 0]).max() <= 1e-12 * abs(constant)
     np.testing.assert_allclose(columns.decode(x)[:, 0], constant, rtol=1e-12)
@@ -93,7 +107,7 @@ def test_constant_columns_alone_are_no_division_by_zero(scaling):
     X = np.full((5, 3), 2.0)
     columns = _columns(X, scaling)
     assert (columns.scale == 1.0).all() and not columns.varies.any()
-    assert (columns.encode(X) == 0.0).all()
+    assert (_encoded(columns, X) == 0.0).all()
 
 
 @each_scaling
@@ -101,7 +115,7 @@ def test_log_jacobian_is_the_log_derivative_of_encode(scaling):
     X = _rows()
     columns = _columns(X, scaling)
     step = np.maximum(columns.scale, SCALES)
-    slope = (columns.encode(X + step) - columns.encode(X - step)) / (2.0 * step)
+    slope = (_encoded(columns, X + step) - _encoded(columns, X - step)) / (2.0 * step)
     np.testing.assert_allclose(
         np.broadcast_to(columns.log_jacobian, X.shape), np.log(slope), atol=1e-9
     )
@@ -138,14 +152,14 @@ def test_other_dtypes_are_encoded_as_the_float64_that_they_equal(dtype):
     columns, expected = _columns(X), _columns(X.astype(float))
     np.testing.assert_array_equal(columns.shift, expected.shift)
     np.testing.assert_array_equal(columns.scale, expected.scale)
-    x = columns.encode(X)
+    x = _encoded(columns, X)
     assert x.dtype == np.float64
-    np.testing.assert_array_equal(x, expected.encode(X.astype(float)))
+    np.testing.assert_array_equal(x, _encoded(expected, X.astype(float)))
 
 
 def test_differences_of_small_unsigned_numbers_do_not_wrap_round():
     X = np.array([[0], [255], [3]], dtype=np.uint8)
-    assert _columns(X).encode(X)[0, 0] < 0.0
+    assert _encoded(_columns(X), X)[0, 0] < 0.0
 
 
 # It is told once: not by NumPy as well.
@@ -153,13 +167,13 @@ told_once = pytest.mark.filterwarnings("error")
 
 
 @told_once
-@pytest.mark.parametrize("scaling", ["columns", "common", None, "auto"])
-def test_a_variance_that_overflows_names_the_column(scaling):
+@pytest.mark.parametrize("make", [np.asarray, csr_array, lambda X: np.where(X == 1.0, np.nan, X)])
+def test_a_variance_that_overflows_names_the_column(make):
     X = np.ones((5, 4))
     X[:, 2] = 1e200 * np.arange(5)
     message = "values of column 2 are too large: .*largest is 4e\\+200; use another unit"
     with pytest.raises(ValueError, match=message):
-        _columns(X, scaling)
+        measure(make(X), np.ones(5), str)
 
 
 @told_once
@@ -208,6 +222,98 @@ TABLES = {
 }
 
 
+# -- missing and sparse cells ---------------------------------------------------------------------
+
+
+def _with_holes(X, share=0.3, seed=1):
+    holes = np.random.default_rng(seed).uniform(size=X.shape) < share
+    return np.where(holes, np.nan, X)
+
+
+@pytest.mark.parametrize("n_rows", [60, CHUNK_ROWS + 7])
+def test_statistics_are_those_of_the_observed_cells(n_rows):
+    X = _with_holes(_rows(n_rows))
+    X[:, 3] = np.nan
+    moments = measure(X, np.ones(n_rows), str)
+    seen = ~np.isnan(X)
+    seen[:, 3] = False
+    for column in range(X.shape[1]):
+        cells = X[seen[:, column], column]
+        if len(cells):
+            assert moments.mean[column] == pytest.approx(cells.mean(), rel=1e-12)
+            assert moments.variance[column] == pytest.approx(cells.var(), rel=1e-12)
+    assert (moments.mean[3], moments.variance[3], moments.scale[3]) == (0.0, 0.0, 1.0)
+    np.testing.assert_array_equal(moments.n_missing, np.isnan(X).sum(0))
+
+
+@each_scaling
+@pytest.mark.parametrize("units", ["location_scale", "scale", "none"])
+def test_missing_cells_are_told_and_filled_with_what_is_admissible(scaling, units):
+    X = np.abs(_with_holes(_rows())) + 1e-9
+    X[:, 0] = np.nan
+    columns = _columns(X, scaling, units=units)
+    x, observed = columns.encode(X)
+    np.testing.assert_array_equal(observed, ~np.isnan(X))
+    assert (x[np.isnan(X)] == (1.0 if units == "scale" else 0.0)).all()
+    np.testing.assert_allclose(columns.decode(x)[observed], X[observed], rtol=1e-12)
+    np.testing.assert_array_equal(columns.may_miss, np.isnan(X).any(0))
+    assert not columns.varies[0] and columns.varies[1:].all()
+
+
+def test_columns_that_are_only_scaled_are_divided_by_their_geometric_mean():
+    X = np.exp(_with_holes(np.random.default_rng(0).normal(3.0, 2.0, (200, 3))))
+    x, observed = _columns(X, units="scale").encode(X)
+    log_mean = np.where(observed, np.log(x), 0.0).sum(0) / observed.sum(0)
+    np.testing.assert_allclose(log_mean, 0.0, atol=1e-12)
+
+
+def test_each_columns_likelihood_says_what_is_done_to_it():
+    X = np.abs(_rows()[:, 5:8]) + 1e-3
+    columns = _columns(X, units=["none", "location_scale", "scale"])
+    assert (columns.shift[[0, 2]] == 0.0).all() and columns.scale[0] == 1.0
+    assert columns.shift[1] == pytest.approx(X[:, 1].mean())
+    assert columns.scale[2] == pytest.approx(np.exp(np.log(X[:, 2]).mean()))
+
+
+@each_scaling
+@pytest.mark.parametrize("holes", [0.0, 0.2])
+def test_sparse_columns_are_scaled_as_dense_ones_and_not_moved(scaling, holes):
+    rng = np.random.default_rng(0)
+    X = _with_holes(_rows() * (rng.uniform(size=(60, len(SCALES))) < 0.4), holes)
+    dense, sparse = _columns(X, scaling), _columns(csr_array(X), scaling)
+    np.testing.assert_allclose(sparse.scale, dense.scale, rtol=1e-9)
+    assert (sparse.shift == 0.0).all()
+    np.testing.assert_array_equal(sparse.may_miss, dense.may_miss)
+    x, observed = sparse.encode(csr_array(X))
+    expected, expected_observed = sparse.encode(X)
+    np.testing.assert_array_equal(x, expected)
+    np.testing.assert_array_equal(observed, expected_observed)
+
+
+# (column, whether it holds 0 and 1 alone, and both)
+TWO_VALUED = [
+    ([0.0, 1.0, 1.0], True),
+    ([0.0, 1.0, np.nan], True),
+    ([0.0, 0.0, 0.0], False),
+    ([1.0, 1.0, np.nan], False),
+    ([np.nan, np.nan, np.nan], False),
+    ([0.0, 1.0, 2.0], False),
+    ([0.0, 1.0, 0.5], False),
+    ([-1.0, 1.0, 1.0], False),
+]
+
+
+@pytest.mark.parametrize("make", [np.asarray, csr_array])
+def test_columns_of_0_and_1_are_found(make):
+    X = np.array([column for column, _ in TWO_VALUED]).T
+    expected = [is_two_valued for _, is_two_valued in TWO_VALUED]
+    assert two_valued(make(X)).tolist() == expected
+    # Also where 0 and 1 stand in different chunks.
+    many = np.concatenate([np.zeros((CHUNK_ROWS, X.shape[1])), X])
+    ones = [str(column) == "[1.0, 1.0, nan]" for column, _ in TWO_VALUED]
+    assert two_valued(make(many)).tolist() == np.logical_or(expected, ones).tolist()
+
+
 @pytest.mark.parametrize("name", SIGNALS)
 def test_signals_share_one_unit(name, shared):
     X = SIGNALS[name](shared)
@@ -243,6 +349,21 @@ def test_the_choice_is_told_in_scaling_():
     X = load_digits().data[:100]
     assert VAETransformer(2, max_iter=0).fit(X).scaling_ == "common"
     assert VAETransformer(2, max_iter=0).fit(X[:, :30:6]).scaling_ == "columns"
+
+
+def test_missing_cells_do_not_hide_the_unit():
+    assert share_one_unit(_with_holes(load_digits().data, 0.1))
+    assert not share_one_unit(_with_holes(load_wine().data, 0.1))
+
+
+@pytest.mark.parametrize("scaling", ["columns", "common", "none"])
+def test_robust_units_are_those_of_the_observed_cells(scaling):
+    x = np.random.default_rng(0).normal(2.0, 3.0, size=(200, 3))
+    x[:150, 0], x[:, 2] = np.nan, np.nan
+    center, spread = robust_units(x, scaling)
+    expected, _ = robust_units(x[150:, :1], scaling)
+    assert center[0] == pytest.approx(expected[0]) and center[2] == 0.0
+    assert (spread > 0.0).all() and np.isfinite(spread).all()
 
 
 # -- the input of the encoder's MLP ---------------------------------------------------------------
@@ -288,38 +409,34 @@ def test_chunks_cover_every_row_once():
         np.testing.assert_array_equal(covered, np.arange(n_rows))
 
 
-# (cells set to 2, the first of them in reading order)
-OUTSIDE = [
-    ([], None),
-    ([(0, 0)], (0, 0)),
-    ([(3, 2), (3, 1), (4, 0)], (3, 1)),
-    ([(CHUNK_ROWS, 1)], (CHUNK_ROWS, 1)),
-    ([(CHUNK_ROWS + 5, 0), (CHUNK_ROWS - 1, 2)], (CHUNK_ROWS - 1, 2)),
-]
+def test_chunks_of_wide_rows_are_small():
+    for width in (1, 1000, 10**6, 10**12):
+        for chunk in row_chunks(3 * CHUNK_ROWS, width):
+            n_rows = len(range(*chunk.indices(3 * CHUNK_ROWS)))
+            assert n_rows <= CHUNK_ROWS and (n_rows == 1 or n_rows * width <= CHUNK_CELLS)
 
 
-@pytest.mark.parametrize(("cells", "first"), OUTSIDE)
-def test_the_first_cell_outside_is_found(cells, first):
-    X = np.zeros((CHUNK_ROWS + 10, 3))
+ZERO_TO_ONE = (np.zeros(3), np.ones(3))
+
+
+@pytest.mark.parametrize("cells", [[], [(0, 0)], [(3, 2), (3, 1), (4, 0)]])
+def test_the_cells_outside_are_found(cells):
+    X = np.zeros((10, 3))
     for cell in cells:
         X[cell] = 2.0
-    assert first_outside(X, 0.0, 1.0) == first
+    found = np.argwhere(outside(X, *ZERO_TO_ONE, np.zeros(3, dtype=bool)))
+    assert {tuple(cell) for cell in found.tolist()} == set(cells)
 
 
-def test_the_limits_themselves_are_inside_and_nan_is_not():
-    X = np.array([[0.0, 1.0], [0.5, np.nan]])
-    assert first_outside(X[:1], 0.0, 1.0) is None
-    assert first_outside(X, 0.0, 1.0) == (1, 1)
-    assert first_outside(X[:1], -np.inf, np.inf) is None
+def test_the_limits_themselves_and_what_is_missing_are_inside():
+    X = np.array([[0.0, 1.0, np.nan]])
+    assert not outside(X, *ZERO_TO_ONE, np.array([False, True, True])).any()
+    infinite = np.full(3, np.inf)
+    assert not outside(1e300 * X, -infinite, infinite, np.zeros(3, dtype=bool)).any()
 
 
-@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.float32, np.float64])
-def test_numbers_are_numbers(dtype):
-    check_numbers(np.zeros((2, 2), dtype))
-
-
-@pytest.mark.parametrize("dtype", ["M8[s]", "m8[s]", "U3", "O", "complex128"])
-def test_what_is_no_number_is_named_by_its_dtype(dtype):
-    X = np.zeros((2, 2)).astype(dtype)
-    with pytest.raises(ValueError, match=r"X must hold numbers; its dtype is .*into numbers first"):
-        check_numbers(X)
+def test_whole_numbers_are_asked_for_where_they_are_needed():
+    X = np.array([[0.5, 0.5, 1.0], [1e-9, 1e15, 1.0 + 1e-12]])
+    limits = (np.full(3, -np.inf), np.full(3, np.inf))
+    found = outside(X, *limits, np.array([False, True, True]))
+    assert found.tolist() == [[False, True, False], [False, False, True]]

@@ -222,7 +222,7 @@ QUIET = {
     "ordinary rows, refined": lambda vae: vae.score_samples(DIGITS[:20]),
     "the mean score": lambda vae: vae.score(DIGITS[:20]),
     "a few far rows": lambda vae: vae.score_samples(
-        np.concatenate([DIGITS[:20], FAR[:1]]), refine=False
+        np.concatenate([DIGITS[:100], FAR[:1]]), refine=False
     ),
     "no importance weights": lambda vae: vae.score_samples(FAR, method="elbo"),
     "codes": lambda vae: vae.transform(FAR),

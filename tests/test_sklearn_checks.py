@@ -81,7 +81,9 @@ def test_a_pipeline_returns_frames_with_the_names_of_the_components(library):
     codes = _pipeline().set_output(transform=library).fit_transform(X)
     assert isinstance(codes, frames.DataFrame)
     assert list(codes.columns) == ["vaetransformer0", "vaetransformer1", "vaetransformer2"]
-    assert_array_equal(codes.to_numpy(), _pipeline().fit_transform(X))
+    # Not to the last bit: polars keeps its columns one after the other in memory.
+    rtol = 1e-9 if library == "polars" else 0.0
+    assert_allclose(codes.to_numpy(), _pipeline().fit_transform(X), rtol=rtol)
     if library == "pandas":
         assert codes.index.equals(X.index)
 
@@ -252,7 +254,7 @@ def test_a_callback_can_stop_the_fit(callback, selection):
 def test_a_callback_that_looks_on_changes_nothing(callback, selection):
     # Enough rows and epochs for a gain that is beyond doubt.
     vae, X = _observed(selection, max_iter=40, learning_rate_init=0.03)
-    X = _surface(max(len(X), 400))
+    X = _surface(1500 if selection == "held-out rows" else 400)
     expected = sklearn.clone(vae).fit(X)
     vae.set_callbacks(Witness(X)).fit(X)
     assert vae.best_iter_ == expected.best_iter_ > 0

@@ -12,7 +12,8 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 
 from skvae import VAETransformer, _training
 from skvae import _fitting as fitting
-from skvae._batches import Rows
+from skvae._batches import DenseCells, Rows
+from skvae._frames import Column, Schema
 from skvae._training import (
     MAX_GRADIENT_NORM,
     WARMUP_STEPS,
@@ -47,9 +48,11 @@ def _start(X, n_components=3, hidden=(8,)):
     """A module at its linear start, ready to train, and its rows."""
     vae = VAETransformer(n_components, hidden_layer_sizes=hidden, scaling="columns")
     parameters, weight = vae.get_params(), np.ones(len(X))
-    columns = fitting.columns_for(parameters, X, weight)
+    schema = Schema(tuple(Column(str(number), "number") for number in range(X.shape[1])))
+    asked = X.shape[1] * ["auto"]
+    columns = fitting.columns_for(parameters, schema, asked, X, weight)
     rows = fitting.rows_for(parameters, columns, X, weight)
-    module = fitting.start(parameters, columns, X, weight, rows, seed=0)
+    module = fitting.start(parameters, columns, X, weight, seed=0)
     return Start(fitting.trainable(parameters, module), rows)
 
 
@@ -60,7 +63,7 @@ def wine():
 
 def _run(start, n_epochs=4, batch_size=64, seed=0, **plan):
     plan = Plan(**{"max_epochs": n_epochs, "batch_size": batch_size, "learning_rate": 3e-3} | plan)
-    return Run(start.vae, plan, _generator(seed), len(start.rows.x))
+    return Run(start.vae, plan, _generator(seed), len(start.rows))
 
 
 def _bits(state):
@@ -331,7 +334,7 @@ def test_gradients_are_clipped(wine, monkeypatch):
 
     before, after, original = [], [], torch.nn.utils.clip_grad_norm_
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
-    wine.rows.x[3, 2] = 1e4
+    wine.rows.cells.x[3, 2] = 1e4
     _run(wine).epoch(wine.rows)
     assert max(before) > 100.0 * MAX_GRADIENT_NORM
     assert max(after) <= 1.001 * MAX_GRADIENT_NORM
@@ -341,8 +344,9 @@ def test_gradients_are_clipped(wine, monkeypatch):
 def test_a_wild_row_does_not_destroy_the_fit(wine, wild):
     clean = _training._HeldOut(wine.rows, 3, _generator(1))
     before = clean.measure(wine.vae)[0]
-    x = torch.cat([wine.rows.x, torch.full((1, wine.rows.x.shape[1]), wild)])
-    rows = Rows(x, torch.ones(len(x)))
+    x = wine.rows.cells.x
+    x = torch.cat([x, torch.full((1, x.shape[1]), wild)])
+    rows = Rows(DenseCells(x, None), torch.ones(len(x)))
     run = _run(wine, n_epochs=20)
     for _ in range(20):
         assert math.isfinite(run.epoch(rows))
@@ -376,7 +380,7 @@ def test_without_decay_the_learning_rate_stays(wine):
 
 
 def test_the_steps_are_counted_over_the_last_small_batch_as_well(wine):
-    run = _run(wine, n_epochs=3, batch_size=len(wine.rows.x) - 1)
+    run = _run(wine, n_epochs=3, batch_size=len(wine.rows) - 1)
     assert run.n_steps == 6
     for _ in range(3):
         run.epoch(wine.rows)
@@ -438,7 +442,7 @@ def test_a_resumed_run_goes_on_bit_by_bit(wine, batch_size):
 
     resumed = _run(other, batch_size=batch_size, seed=99)
     other.vae.load_state_dict(state)
-    resumed = Run(other.vae, whole.plan, resumed.generator, len(other.rows.x))
+    resumed = Run(other.vae, whole.plan, resumed.generator, len(other.rows))
     resumed.resume(memory)
     resumed.generator.set_state(noise)
     for _ in range(2):
@@ -466,7 +470,7 @@ def test_the_epochs_are_numbered_from_the_start(wine):
 
 def test_an_epochs_bound_is_the_mean_over_its_rows(wine):
     # Not over its batches: the last one is small.
-    n_rows = len(wine.rows.x)
+    n_rows = len(wine.rows)
     run = _run(wine, n_epochs=1, batch_size=n_rows - 1, learning_rate=STILL, n_samples=1000)
     expected = _training._HeldOut(wine.rows, 3, _generator(3)).measure(wine.vae)[0]
     assert run.epoch(wine.rows) == pytest.approx(expected, abs=0.1)

@@ -20,7 +20,9 @@ each_likelihood = pytest.mark.parametrize("name", LIKELIHOODS)
 
 def random_vae(name="gaussian", n_components=3, hidden=(16, 8), activation="gelu", size=0.4):
     """A VAE of 5 columns in which every weight is random, in float64."""
-    vae = VAE(5, n_components, hidden, activation, LIKELIHOODS[name](), StandardNormal()).double()
+    may_miss = 5 * [False]
+    likelihood, prior = LIKELIHOODS[name](), StandardNormal()
+    vae = VAE(may_miss, n_components, hidden, activation, likelihood, prior).double()
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in vae.parameters():
@@ -49,7 +51,7 @@ def test_a_slope_is_the_derivative_of_its_activation(activation):
 
 
 def test_initialised_networks_are_still_linear():
-    vae = VAE(5, 2, (8, 8), "gelu", Gaussian(), StandardNormal())
+    vae = VAE(5 * [False], 2, (8, 8), "gelu", Gaussian(), StandardNormal())
     vae.initialise(torch.Generator().manual_seed(0))
     assert float(vae.decoder.mlp.first.weight.detach().abs().max()) > 0.0
     z = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
@@ -65,8 +67,8 @@ def test_a_wild_value_moves_an_mlp_no_further_than_a_large_one():
 def test_the_terms_are_those_of_the_formula(name):
     vae, x = random_vae(name), rows()
     eps = torch.randn((4, 7, 3), generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    terms = vae(x, eps)
-    loc, log_scale = vae.encoder(x)
+    terms = vae(x, None, eps)
+    loc, log_scale = vae.encode(x, None)
     q = torch.distributions.Normal(loc, torch.exp(log_scale))
     prior = torch.distributions.Normal(0.0, 1.0)
     z = loc + torch.exp(log_scale) * eps
@@ -85,7 +87,7 @@ def test_more_importance_samples_tighten_the_bound(name):
     g = torch.Generator().manual_seed(4)
     eps = torch.randn((2000, 200, 3), generator=g, dtype=torch.float64)
     with torch.no_grad():
-        terms = vae(x, eps)
+        terms = vae(x, None, eps)
         groups = [
             importance_weighted_bound(type(terms)(*(t[:size] for t in terms[:3]), terms.kl)).mean()
             for size in (5, 50, 2000)
@@ -99,7 +101,7 @@ def test_the_closed_form_elbo_is_the_mean_log_weight(name):
     vae, x = random_vae(name), rows(2)
     eps = noise_bank(512, 3).expand(-1, 2, -1)
     with torch.no_grad():
-        terms = vae(x, eps)
+        terms = vae(x, None, eps)
     # Exactly, because the bank's first two moments are those of N(0, 1).
     torch.testing.assert_close(elbo(terms), log_weights(terms).mean(0))
 
@@ -107,9 +109,9 @@ def test_the_closed_form_elbo_is_the_mean_log_weight(name):
 @each_likelihood
 def test_no_direction_climbs_from_the_posterior_mode(name):
     vae, x = random_vae(name), rows()
-    mode = posterior_mode(vae, x, torch.zeros((7, 3), dtype=torch.float64))
+    mode = posterior_mode(vae, x, None, torch.zeros((7, 3), dtype=torch.float64))
     z = mode.clone().requires_grad_()
-    value = vae.log_joint(x, z).sum()
+    value = vae.log_joint(x, None, z).sum()
     (gradient,) = torch.autograd.grad(value, z)
     assert float(gradient.abs().max()) < 1e-2  # a rise of 1e-4 nats at most
 
@@ -124,7 +126,7 @@ def integrated_log_likelihood(vae, x, points=201):
         ]
         z = torch.cartesian_prod(*axes)
         with torch.no_grad():
-            return axes, z, vae.log_joint(row.expand(len(z), -1), z)
+            return axes, z, vae.log_joint(row.expand(len(z), -1), None, z)
 
     log_p = []
     for row in x:
@@ -154,8 +156,8 @@ def trained():
 
 def exact(model, X):
     vae = model._fitted_module()
-    x = torch.from_numpy(model._columns.encode(X))
-    return integrated_log_likelihood(vae, x) + model._columns.log_jacobian.sum()
+    x, _ = model._columns.encode(X)
+    return integrated_log_likelihood(vae, torch.from_numpy(x)) + model._columns.log_jacobian.sum()
 
 
 def test_log_likelihood_is_the_integral_on_ordinary_rows_and_on_outliers(trained, record_property):
@@ -197,9 +199,9 @@ def test_the_noise_bank_has_the_moments_of_a_standard_normal():
 def test_reordered_components_describe_the_same_model():
     vae, x = random_vae(), rows()
     eps = torch.randn((3, 7, 3), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    before = vae(x, eps)
+    before = vae(x, None, eps)
     order = torch.tensor([2, 0, 1])
     vae.load_state_dict(reordered(vae.state_dict(), order))
-    after = vae(x, eps[..., order])
+    after = vae(x, None, eps[..., order])
     torch.testing.assert_close(after.log_px_z, before.log_px_z)
     torch.testing.assert_close(after.kl, before.kl[:, order])
