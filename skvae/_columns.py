@@ -15,6 +15,7 @@ Scaling = Literal["columns", "common", "none"]
 CHUNK_ROWS = 4096
 CHUNK_CELLS = 2**20  # numbers in a chunk: 8 MB in float64
 ROWS_FOR_STATISTICS = 10_000
+HEAVY_ROWS = 100  # from which on a few wild values are evidence
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,28 @@ def two_valued(X: Any) -> NDArray[np.bool_]:
         both |= [zero.any(axis=0), one.any(axis=0)]
         others |= ~(zero | one | (chunk != chunk)).all(axis=0)
     return both.all(axis=0) & ~others
+
+
+def heavy_tailed(X: NDArray) -> NDArray[np.bool_]:
+    """Columns with wild values that a normal distribution has no place for.
+
+    Between 0.5 and 10 percent of the cells, and at least three, lie more than ten robust
+    standard deviations (interquartile range / 1.349) from the median. Columns in which one value
+    makes up a tenth of the cells are left alone: a heavy-tailed density would become a spike there.
+    """
+    X = some_rows(X).astype(np.float64, copy=False)
+    result = np.zeros(X.shape[1], dtype=bool)
+    for column, cells in enumerate(X.T):
+        present = np.sort(cells[~np.isnan(cells)])
+        if len(present) < HEAVY_ROWS:
+            continue
+        low, center, high = np.quantile(present, [0.25, 0.5, 0.75])
+        far = int((np.abs(present - center) > 10.0 * (high - low) / 1.349).sum())
+        repeats = np.diff(np.flatnonzero(np.diff(present, prepend=np.nan, append=np.nan) != 0))
+        share = far / len(present)
+        is_tail = far >= 3 and 0.005 < share < 0.1
+        result[column] = high > low and is_tail and repeats.max() < 0.1 * len(present)
+    return result
 
 
 def share_one_unit(X: NDArray) -> bool:

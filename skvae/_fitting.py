@@ -22,6 +22,7 @@ from ._columns import (
     Array,
     Columns,
     fit_columns,
+    heavy_tailed,
     measure,
     robust_units,
     row_chunks,
@@ -160,8 +161,11 @@ def columns_for(
     one_unit = bool(numbers.all()) and not issparse(X) and share_one_unit(X)
     if one_unit and not binary.all():
         binary = np.zeros_like(binary)
+    heavy = np.zeros(len(asked), dtype=bool)
+    if not one_unit and not issparse(X):
+        heavy = heavy_tailed(X)
     likelihoods = [
-        _automatic(schema.columns[n], bool(binary[n]), X, n) if name == "auto" else name
+        _automatic(schema.columns[n], bool(binary[n]), bool(heavy[n])) if name == "auto" else name
         for n, name in enumerate(asked)
     ]
     known = {name: support_of(name).units for name in set(likelihoods)}
@@ -171,12 +175,12 @@ def columns_for(
     )
 
 
-def _automatic(column: Column, binary: bool, X: Any, number: int) -> str:
+def _automatic(column: Column, binary: bool, heavy: bool) -> str:
     if column.kind == "category":
         return "categorical"
     if column.kind == "boolean" or binary:
         return "bernoulli"
-    return "gaussian"
+    return "student_t" if heavy else "gaussian"
 
 
 def rows_for(parameters: Parameters, columns: Columns, X: Any, weight: Array) -> Rows:
@@ -389,15 +393,27 @@ def describe(
     }
 
 
-def describe_outcome(outcome: Outcome, columns: Columns) -> dict[str, Any]:
+def describe_outcome(outcome: Outcome, columns: Columns, rows: Rows) -> dict[str, Any]:
     """The attributes that tell how training went; bounds in original units."""
-    log_jacobian = float(columns.log_jacobian.sum())
+    log_jacobian = _mean_log_jacobian(columns, rows)
     return {
         "n_iter_": outcome.n_epochs,
         "best_iter_": outcome.best,
         "loss_curve_": [-(bound + log_jacobian) for bound in outcome.bounds],
         "validation_scores_": [bound + log_jacobian for bound in outcome.held_out],
     }
+
+
+def _mean_log_jacobian(columns: Columns, rows: Rows) -> float:
+    """Of the change to original units, over what is observed; mean of the rows, nats."""
+    by_column = torch.from_numpy(columns.log_jacobian)
+    if not columns.may_miss.any() or not by_column.any():
+        return float(by_column.sum())
+    total = 0.0
+    for _, observed, weight in rows.chunks(len(by_column)):
+        seen = torch.ones(len(weight), len(by_column)) if observed is None else observed.cpu()
+        total += float(weight.cpu().double() @ seen.double() @ by_column)
+    return total / float(rows.weight.double().sum())
 
 
 def _noise_variance(likelihood: Likelihood, columns: Columns) -> Array:

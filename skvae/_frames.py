@@ -7,6 +7,7 @@ category's level, or nan where the value is missing. pandas and polars are recog
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import date, time, timedelta
 from numbers import Real
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -39,7 +40,8 @@ class Column:
         For messages.
     kind : {"number", "boolean", "category"}
     levels : tuple
-        Levels of a category; the code of each is its place. Empty for numbers.
+        Levels of a category; the code of each is its place. Of numbers that came as a category,
+        its levels; else empty.
     rare : tuple
         Further levels, the most frequent first, that share the last code.
     shares : tuple of float
@@ -58,7 +60,7 @@ class Column:
     @property
     def n_levels(self) -> int:
         """Number of codes; 0 for numbers."""
-        return len(self.levels) + bool(self.rare)
+        return len(self.levels) + bool(self.rare) if self.kind == "category" else 0
 
     def encode(self, raw: Raw, unknown: Unknown) -> Array:
         if self.kind != "category":
@@ -154,6 +156,18 @@ def library_of(X: Any) -> Library | None:
     return None
 
 
+def float_dtype(X: Any) -> type[np.floating]:
+    """Precision of what is made of X: float32 where all of it is that."""
+    library = library_of(X)
+    if library == "pandas":
+        single = all(dtype == np.float32 for dtype in X.dtypes)
+    elif library == "polars":
+        single = all(str(dtype) == "Float32" for dtype in X.dtypes)
+    else:
+        single = X.dtype == np.float32
+    return np.float32 if single else np.float64
+
+
 def is_numbers(X: Any) -> bool:
     """Whether X is an array, dense or sparse, of a numeric dtype."""
     return library_of(X) is None and X.dtype.kind in "buif"
@@ -179,24 +193,23 @@ def fit_schema(
     if is_numbers(X) and not any(is_category(number) for number in range(X.shape[1])):
         kind: Any = "boolean" if X.dtype.kind == "b" else "number"
         return Schema(tuple(Column(column_name(n), kind) for n in range(X.shape[1])))
-    counted = weight > 0.0
     columns = []
     for number, values in enumerate(columns_of(X)):
         name = column_name(number)
         raw = _raw(values, name)
         asked = is_category(number)
         if asked is False and raw.kind == "category":
-            raw = Raw("number", _as_numbers(raw, name))
+            raw = raw._replace(kind="number", numbers=_as_numbers(raw, name))
         if asked is True:
             raw = _as_levels(raw)
-        columns.append(_fit_column(name, raw, weight * counted, max_categories))
+        columns.append(_fit_column(name, raw, weight, max_categories))
     template = None if library is None else X.head(0)
     return Schema(tuple(columns), library, template)
 
 
 def _fit_column(name: str, raw: Raw, weight: Array, max_categories: int | None) -> Column:
     if raw.kind != "category":
-        return Column(name, raw.kind)
+        return Column(name, raw.kind, tuple(raw.levels))
     assert raw.codes is not None
     seen = raw.codes >= 0
     counts = np.bincount(raw.codes[seen], weight[seen], minlength=len(raw.levels))
@@ -256,7 +269,7 @@ def _raw_pandas(series: Any, name: str) -> Raw:
         raise ValueError(f"Complex data not supported: column {name} has the dtype {dtype}.")
     if pd.api.types.is_numeric_dtype(dtype):
         return Raw("number", series.to_numpy(dtype=np.float64, na_value=np.nan))
-    if pd.api.types.is_datetime64_any_dtype(dtype) or dtype.kind in "mM":
+    if isinstance(dtype, pd.PeriodDtype) or dtype.kind in "mM":
         raise _no_dates(name, dtype)
     values = series.astype(object).where(series.notna(), None)
     return _raw_objects(values.tolist(), name)
@@ -296,6 +309,9 @@ def _no_dates(name: str, dtype: Any) -> ValueError:
 def _raw_objects(values: list[Any], name: str) -> Raw:
     """Python objects: numbers if all are, else levels. None, nan and pd.NA are missing."""
     missing = [_is_missing(value) for value in values]
+    for value in values:
+        if isinstance(value, date | time | timedelta):
+            raise _no_dates(name, type(value).__name__)
     present = [value for value, gone in zip(values, missing, strict=True) if not gone]
     booleans = all(isinstance(value, bool | np.bool_) for value in present)
     if all(isinstance(value, Real) for value in present) or booleans:
@@ -374,6 +390,12 @@ def _whole(values: Array, lower: float, upper: float) -> Array:
     return np.clip(np.rint(values), lower, upper)
 
 
+def _nearest(values: Array, levels: Any) -> NDArray[np.intp]:
+    """Place of the level that, as a number, is the nearest to each value."""
+    distance = np.abs(values[:, None] - np.array([float(level) for level in levels]))
+    return np.nan_to_num(distance, nan=np.inf).argmin(axis=1)
+
+
 def _to_pandas(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any:
     import pandas as pd
 
@@ -397,8 +419,7 @@ def _pandas_series(values: Any, column: Column, dtype: Any) -> Any:
     missing = np.isnan(values)
     series = pd.Series(values)
     if isinstance(dtype, pd.CategoricalDtype):
-        place = {level: code for code, level in enumerate(dtype.categories.astype(float))}
-        codes = [place.get(value, -1) for value in values]
+        codes = np.where(missing, -1, _nearest(values, dtype.categories))
         return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype))
     if column.kind == "boolean":
         series = pd.Series(values > 0.5, dtype=object).where(~missing, None)
@@ -421,6 +442,10 @@ def _to_polars(columns: list[Any], kinds: Sequence[Column], template: Any) -> An
             as_text = dtype == pl.Categorical or dtype == pl.Enum
             made = pl.Series(name, values, dtype=pl.String if as_text else None, strict=False)
             series.append(made.cast(dtype))
+            continue
+        if column.levels:  # numbers that came as a category
+            near = [column.levels[place] for place in _nearest(values, column.levels)]
+            series.append(pl.Series(name, near, dtype=pl.String).cast(dtype))
             continue
         cells: list[float | None] = [None if value != value else value for value in values]
         made = pl.Series(name, cells, dtype=pl.Float64)

@@ -87,6 +87,11 @@ def categories_asked(value: Any, names: Sequence[Any] | None, n_columns: int) ->
     chosen = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
     if len(chosen) == n_columns and all(isinstance(one, bool | np.bool_) for one in chosen):
         return [bool(one) for one in chosen]
+    if chosen and all(isinstance(one, bool | np.bool_) for one in chosen):
+        raise ValueError(
+            f"The 'categorical_features' parameter is a mask of {len(chosen)} columns, but X has "
+            f"{n_columns}."
+        )
     for key in chosen:
         result[_place(key, names, n_columns, "categorical_features")] = True
     return result

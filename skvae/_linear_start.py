@@ -108,9 +108,10 @@ def factor_analysis(moments: Moments, n_components: int, floor: float) -> Linear
     eigenvalues, vectors = eigh(moments.covariance)
     half = vectors * np.sqrt(np.maximum(eigenvalues, 0.0) * n_columns)  # (D, D)
     rows = np.concatenate([half.T, -half.T])
-    model = FactorAnalysis(
-        n_components=min(n_components, n_columns), tol=1e-2 * len(rows) / moments.n_samples
-    ).fit(rows)
+    tol = 1e-2 * len(rows) / moments.n_samples
+    model = FactorAnalysis(n_components=min(n_components, n_columns), tol=tol)
+    with np.errstate(divide="ignore", invalid="ignore"):  # where no column varies
+        model.fit(rows)
     loadings = np.zeros((n_columns, n_components))
     loadings[:, : len(model.components_)] = model.components_.T
     noise = np.sqrt(np.maximum(model.noise_variance_, floor**2))
@@ -196,7 +197,11 @@ def em_for_missing(
         change = np.abs(solution[:, :-1] - loadings).max() / max(np.abs(loadings).max(), 1e-12)
         loadings, mean = solution[:, :-1], solution[:, -1]
         left = np.maximum(squares - (solution * targets).sum(1), 0.0)
-        new = np.full_like(noise, left.sum() / count.sum()) if shared else left / (count + 1e-12)
+        new = (
+            np.full_like(noise, left.sum() / max(count.sum(), 1e-12))
+            if shared
+            else left / (count + 1e-12)
+        )
         new = np.maximum(new, floor**2)
         noise = new if fixed is None else np.where(fixed, noise, new)
         if change < SETTLED:

@@ -186,9 +186,10 @@ class Encoder(nn.Module):
             size = (len(seen), n_components, n_components)
             identity = torch.eye(n_components, dtype=w.dtype, device=w.device)
             precision = (seen.double() @ products).reshape(size) + identity
-            of_all = (products.sum(0).reshape(size[1:]) + identity).diagonal()
-            correction = (torch.linalg.inv(precision) * of_all).to(loc.dtype)
-            lost = torch.log(precision.diagonal(dim1=1, dim2=2) / of_all).to(loc.dtype)
+            of_all = products.sum(0).reshape(size[1:]) + identity
+            correction = torch.linalg.solve(precision, of_all.expand(size)).to(loc.dtype)
+            lost = precision.diagonal(dim1=1, dim2=2) / of_all.diagonal()
+            lost = torch.log(lost).to(loc.dtype)
         return (correction @ loc[..., None])[..., 0], self.log_scale - 0.5 * lost
 
 

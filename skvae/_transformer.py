@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
+from ._frames import float_dtype
 from ._health import warn_about_fit, warn_about_weights
 from ._inputs import column_name, fit_table, read_table, training_weight, validated
 from ._parameters import ARCHITECTURE, INACTIVE_KL, check_choice, check_parameters, seed_of
@@ -57,12 +58,13 @@ class VAETransformer(
     activation : {"gelu", "relu", "silu", "tanh"}, default="gelu"
         Activation of the hidden layers.
     likelihood : str, Likelihood or dict, default="auto"
-        p(x | z) of the columns: "gaussian", "student_t", "log_normal", "bernoulli", "categorical",
-        "ordinal", "poisson", "negative_binomial", an instance (see :mod:`skvae.likelihoods`), or
-        ``{column: one of these}`` with names or numbers of columns. ``"auto"``, also for columns
-        that a dict does not name, is categorical for categories, Bernoulli for booleans and for
-        numbers that are only ever 0 and 1, and Gaussian for other numbers. ``likelihood_`` says
-        what was chosen.
+        Distribution p(x | z) of the columns: "gaussian", "student_t", "log_normal", "bernoulli",
+        "categorical", "ordinal", "poisson", "negative_binomial", an instance (see
+        :mod:`skvae.likelihoods`), or ``{column: one of these}`` with names or numbers of columns.
+        ``"auto"``, also for columns that a dict leaves out, is categorical for categories,
+        Bernoulli for booleans and for numbers that are only ever 0 and 1, Student-t for numbers
+        with heavy tails (0.5 to 10% of the cells lie more than ten robust standard deviations from
+        the median, and no value makes up a tenth), else Gaussian. ``likelihood_`` says which.
     categorical_features : "from_dtype", None or array-like of bool, int or str, \
             default="from_dtype"
         Columns that hold categories: those with a dtype of categories, strings or objects that are
@@ -149,7 +151,7 @@ class VAETransformer(
     loss_curve_ : list of float
         Minus the training objective after each epoch, in nats a row and original units.
     validation_scores_ : list of float
-        Held-out bound (the objective) of the start and after each epoch, in nats a row and original units.
+        Held-out bound of the start and after each epoch, in nats a row and original units.
     kl_per_component_ : ndarray of shape (n_components_,)
         Mean KL divergence of each component, in nats, falling: the information that it carries.
     n_active_components_ : int
@@ -301,8 +303,7 @@ class VAETransformer(
             weight = training_weight(sample_weight, X)
             seed = seed_of(self.random_state)
             schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
-            fitted = self._train(columns, vae, rows, seed, task)
-            self.__dict__.update(fitted, _schema=schema)
+            self.__dict__.update(self._train(schema, columns, vae, rows, seed, task))
         task.end()
         return self
 
@@ -359,7 +360,7 @@ class VAETransformer(
             losses = self.loss_curve_ if going_on else []
             self.__dict__.update(fitted, _schema=schema, _fitted_architecture=self._architecture())
             outcome = Outcome(None, [bound], [], number, number, False)
-            progress = fitting.describe_outcome(outcome, columns)
+            progress = fitting.describe_outcome(outcome, columns, rows)
             progress["loss_curve_"] = [*losses, *progress["loss_curve_"]]
             self.__dict__.update(progress)
         return self
@@ -397,7 +398,13 @@ class VAETransformer(
         return schema, columns, vae, fitting.rows_for(parameters, columns, table, weight)
 
     def _train(
-        self, columns: "Columns", vae: "VAE", rows: "Rows", seed: int, task: FitTask
+        self,
+        schema: "Schema",
+        columns: "Columns",
+        vae: "VAE",
+        rows: "Rows",
+        seed: int,
+        task: FitTask,
     ) -> dict[str, Any]:
         """Climb the bound from the start; return every fitted attribute."""
         from . import _fitting as fitting
@@ -410,7 +417,10 @@ class VAETransformer(
 
         def fitted(state: Any) -> dict[str, Any]:
             described = fitting.describe(columns, vae, rows, state)
-            return described | {"_fitted_architecture": self._architecture()}
+            return described | {
+                "_schema": schema,
+                "_fitted_architecture": self._architecture(),
+            }
 
         def watch(epoch: "Epoch") -> bool:
             self._print_progress(epoch, plan)
@@ -432,7 +442,7 @@ class VAETransformer(
                     )
             except NonFiniteBoundError as error:
                 raise self._not_finite(error) from None
-            result = fitted(outcome.state) | fitting.describe_outcome(outcome, columns)
+            result = fitted(outcome.state) | fitting.describe_outcome(outcome, columns, rows)
         warn_about_fit(
             self.n_components,
             result,
@@ -510,11 +520,11 @@ class VAETransformer(
         """
         from ._scoring import posterior_means
 
-        X = self._check_new_rows(X)
+        check_is_fitted(self)
+        X = validated(self, X, reset=False)
         vae = self._fitted_module()
-        (z,) = self._by_chunks(partial(posterior_means, vae), X, vae)
-        z = z * self._code_scale()
-        return z.astype(np.float32) if X.dtype == np.float32 else z
+        (z,) = self._by_chunks(partial(posterior_means, vae), read_table(self, X), vae)
+        return (z * self._code_scale()).astype(float_dtype(X), copy=False)
 
     def inverse_transform(self, X: ArrayLike) -> Array:
         """Decode components to the mean of the rows that they stand for.

@@ -1,8 +1,8 @@
 """p(x_d | z): the distribution of a column given the decoder's raw output.
 
-A likelihood says what values it takes (``support``), how the decoder's raw output parameterises
-it, and how a linear-Gaussian fit of the columns becomes its start. To add one: one final class
-here, one row in ``LIKELIHOODS``, one row in the table of ``tests/test_likelihoods.py``.
+A likelihood says what values it takes, how the decoder's raw output parameterises it, and how a
+linear-Gaussian fit becomes its start. To add one: one final class here, one row in
+``LIKELIHOODS``, one row in the table of ``tests/test_likelihoods.py``.
 
 A *feature* is what the encoder and the linear fit see of a column: the value itself, its logarithm,
 or one indicator for each level of a category. There are as many features as raw parameters.
@@ -86,7 +86,7 @@ class Likelihood(nn.Module, ABC):
         """
 
     def for_columns(self, n_levels: Sequence[int], floor: float) -> "Likelihood":
-        """A fresh likelihood of this kind for columns with so many levels and this noise floor.
+        """A fresh likelihood of this kind for columns with so many levels, and this noise floor.
 
         ``n_levels`` has one number for each column: 0 for a column of numbers. The constructor is
         given what it has a parameter for: ``n_columns``, ``n_levels``, ``noise``, ``floor``.
@@ -333,8 +333,7 @@ class Categorical(Likelihood):
         return weighted @ jacobian.mT - by_column @ by_column.mT
 
     def features(self, x: Tensor) -> Tensor:
-        shape = (*x.shape[:-1], len(self.column))
-        indicators = torch.zeros(shape, dtype=x.dtype, device=x.device)
+        indicators = x.new_zeros((*x.shape[:-1], len(self.column)))
         return indicators.scatter_(-1, x.long() + self.offset, 1.0)
 
     def feature_mean(self, raw: Tensor) -> Tensor:

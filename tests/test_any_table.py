@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 
-from skvae import VAETransformer
+from skvae import VAETransformer, _columns
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -173,10 +173,12 @@ def test_the_fitted_attributes_are_finite_and_agree(name, fits):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_columns_of_0_and_1_alone_are_bernoulli_and_all_others_gaussian(name, fits):
+def test_columns_of_0_and_1_alone_are_bernoulli_and_all_others_real(name, fits):
     X, vae = TABLES[name][0], fits[name]
     two_valued = [set(np.unique(column)) == {0.0, 1.0} for column in X.T.astype(float)]
-    assert vae.likelihood_.tolist() == np.where(two_valued, "bernoulli", "gaussian").tolist()
+    real = np.where(_columns.heavy_tailed(X.astype(float)), "student_t", "gaussian")
+    assert vae.likelihood_.tolist() == np.where(two_valued, "bernoulli", real).tolist()
+    assert ("student_t" in vae.likelihood_) == (name == "heavy tails")
     assert all(two_valued) == (name in ("binary columns", "booleans"))
 
 

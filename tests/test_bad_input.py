@@ -136,8 +136,13 @@ BAD_COLUMNS = [
     ("categorical_features", [0, 4], "4"),
     ("categorical_features", [-5], "-5"),
     ("categorical_features", 1.5, "1.5"),
-    ("categorical_features", [True, False, True], "True"),  # a mask of another length
 ]
+
+
+def test_a_mask_of_another_length_is_refused():
+    message = "mask of 3 columns, but X has 4"
+    with pytest.raises(ValueError, match=message):
+        VAETransformer(categorical_features=[True, False, True]).fit(X)
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])

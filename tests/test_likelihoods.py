@@ -653,7 +653,7 @@ def test_several_kinds_have_the_noise_of_each(mixed):
     assert variance[[3, 0]].tolist() == pytest.approx([0.25, 4.0])
     likelihood.set_noise(torch.arange(1.0, 11.0), torch.ones(10))
     assert likelihood.noise_variance(7)[[3, 0]].tolist() == pytest.approx([1.0, 2.0])
-    assert likelihood.noise == "per_column"
+    assert likelihood.noise == "shared"  # Student-t starts from probabilistic PCA
 
 
 def test_several_kinds_give_each_its_own_columns(mixed):

@@ -521,7 +521,7 @@ def test_a_fit_without_warm_start_forgets_the_last_one(fitted):
 # -- a fit that does not end ----------------------------------------------------------------------
 
 FAILURES = {
-    "bad rows": (lambda vae: vae.fit(np.full((5, 3), np.nan)), ValueError),
+    "bad rows": (lambda vae: vae.fit(np.full((5, 3), np.inf)), ValueError),
     "a bad parameter": (lambda vae: vae.set_params(beta=-1.0).fit(X), ValueError),
     "a bad weight": (lambda vae: vae.fit(X, sample_weight=-np.ones(len(X))), ValueError),
     "a divergence": (lambda vae: vae.set_params(learning_rate_init=1e30).fit(X), ValueError),

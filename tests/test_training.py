@@ -1,6 +1,7 @@
 """The loop: what it climbs, when it stops, and which weights it keeps."""
 
 import copy
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -32,6 +33,7 @@ pytestmark = [
 ]
 
 STILL = 1e-30  # a learning rate at which no weight moves
+ELBO = Plan(max_epochs=1, batch_size=64, learning_rate=3e-3)
 DIGITS = load_digits().data
 
 
@@ -135,19 +137,32 @@ def test_the_weights_that_are_kept_are_those_of_the_best_epoch():
     # The same generator holds out the same rows, and draws the same noise for them.
     generator = _generator(7)
     _, held_out = _training.split_with_tail(vae, rows, 0.1, generator)
-    probe = _training._HeldOut(held_out, vae.n_components, generator)
+    probe = _training._HeldOut(held_out, vae.n_components, ELBO, generator)
     assert probe.measure(vae)[0] == outcome.held_out[0]
     vae.load_state_dict(outcome.state)
     assert probe.measure(vae)[0] == outcome.held_out[outcome.best]
 
 
-def test_the_held_out_bound_is_the_elbo_whatever_the_training_objective_is():
-    # At the linear start it is the evidence, which knows neither beta nor samples.
+def test_the_held_out_bound_knows_neither_beta_nor_free_bits():
+    # At the linear start it is the evidence.
     starts = {
         _vae(max_iter=1, learning_rate_init=STILL, **params).fit(DIGITS[:520]).validation_scores_[0]
-        for params in ({}, {"beta": 4.0}, {"free_bits": 9.0}, {"objective": "iwae"})
+        for params in ({}, {"beta": 4.0}, {"free_bits": 9.0})
     }
     assert len(starts) == 1
+
+
+def test_the_held_out_bound_is_importance_weighted_where_training_climbs_that():
+    curves = [
+        _vae(max_iter=3, random_state=0, objective=objective).fit(DIGITS[:520]).validation_scores_
+        for objective in ("elbo", "iwae")
+    ]
+    assert curves[0][0] == pytest.approx(curves[1][0], abs=0.5)  # both the evidence
+    rows, vae = _start(DIGITS[:60]).rows, _start(DIGITS[:60]).vae
+    vae.encoder.log_scale.data += 0.5  # q is too wide: the ELBO is loose, the other less so
+    plan = dataclasses.replace(ELBO, objective="iwae", n_samples=16)
+    tight = _training._HeldOut(rows, vae.n_components, plan, _generator(0)).measure(vae)[0]
+    assert tight > _training._HeldOut(rows, vae.n_components, ELBO, _generator(0)).measure(vae)[0]
 
 
 @pytest.mark.filterwarnings("ignore:The noise scale:UserWarning")  # of two rows
@@ -342,7 +357,7 @@ def test_gradients_are_clipped(wine, monkeypatch):
 
 @pytest.mark.parametrize("wild", [1e2, 1e4, 1e6])
 def test_a_wild_row_does_not_destroy_the_fit(wine, wild):
-    clean = _training._HeldOut(wine.rows, 3, _generator(1))
+    clean = _training._HeldOut(wine.rows, 3, ELBO, _generator(1))
     before = clean.measure(wine.vae)[0]
     x = wine.rows.cells.x
     x = torch.cat([x, torch.full((1, x.shape[1]), wild)])
@@ -472,5 +487,5 @@ def test_an_epochs_bound_is_the_mean_over_its_rows(wine):
     # Not over its batches: the last one is small.
     n_rows = len(wine.rows)
     run = _run(wine, n_epochs=1, batch_size=n_rows - 1, learning_rate=STILL, n_samples=1000)
-    expected = _training._HeldOut(wine.rows, 3, _generator(3)).measure(wine.vae)[0]
+    expected = _training._HeldOut(wine.rows, 3, ELBO, _generator(3)).measure(wine.vae)[0]
     assert run.epoch(wine.rows) == pytest.approx(expected, abs=0.1)
