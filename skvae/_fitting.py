@@ -4,15 +4,14 @@
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, issparse, vstack
-from scipy.sparse.linalg import LinearOperator
+from scipy.sparse import issparse
 
 from ._batches import Rows, encode_rows, merge_duplicates
 from ._column_likelihoods import ColumnLikelihoods
@@ -24,24 +23,14 @@ from ._columns import (
     fit_columns,
     heavy_tailed,
     measure,
-    robust_units,
-    row_chunks,
     share_one_unit,
-    some_rows,
     two_valued,
 )
 from ._frames import Column, Schema
-from ._linear_start import (
-    Moments,
-    centred_rows,
-    column_moments,
-    em_for_missing,
-    factor_analysis,
-    probabilistic_pca,
-)
 from ._parameters import INACTIVE_KL, NOISE_FLOOR
 from ._resources import enough_threads
 from ._scoring import component_scales
+from ._start import start_linear
 from ._training import Outcome, Plan, Selection, State
 from ._vae import VAE, reordered
 from .likelihoods import (
@@ -56,7 +45,6 @@ from .priors import PRIORS
 
 TRAINING_STEPS = 2500  # that max_iter="auto" aims at
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
-EM_ROWS = 5000  # for a linear start with missing values
 
 Parameters = Mapping[str, Any]
 
@@ -81,7 +69,7 @@ def likelihood_of(name: Any, noise: str) -> Likelihood:
     if isinstance(name, Likelihood):
         return name
     if name == "gaussian":
-        return Gaussian("shared" if noise == "auto" else noise)
+        return Gaussian("per_column" if noise == "per_column" else "shared")
     return LIKELIHOODS[name]()
 
 
@@ -198,102 +186,9 @@ def start(parameters: Parameters, columns: Columns, X: Any, weight: Array, seed:
         n_components = min(10, -(-n_columns // 3), -(-n_rows // 3))
     vae = module_for(parameters, columns, int(n_components))
     with enough_threads(float(vae.n_features) ** 2 * CHUNK_ROWS):
-        _start_linear(vae, columns, X, weight)
+        start_linear(vae, columns, supports_of(columns), X, weight)
     vae.initialise(torch.Generator().manual_seed(seed))
     return vae
-
-
-def _start_linear(vae: VAE, columns: Columns, X: Any, weight: Array) -> None:
-    kinds, n_components = vae.likelihood, vae.n_components
-    column = vae.encoder.column.numpy(force=True)
-    floor = NOISE_FLOOR * columns.rms
-    fill = _observed_means(vae, columns, X, weight) if columns.may_miss.any() else None
-
-    def chunks() -> Iterator[tuple[Array, Array]]:
-        for chunk in row_chunks(X.shape[0], vae.n_features):
-            features, seen = _features(vae, columns, X[chunk])
-            if seen is not None:
-                features = np.where(seen, features, fill)
-            yield features, weight[chunk]
-
-    moments = column_moments(chunks(), vae.n_features)
-    scale = _feature_scale(columns, column, moments)
-    moments = moments.in_units_of(scale)
-    gaussian = np.array([support.units != "none" for support in supports_of(columns)])
-    exact = bool(gaussian.all())
-    per_column = kinds.noise == "per_column"
-    if per_column and exact:
-        linear = factor_analysis(moments, n_components, floor)
-    else:
-        wide = None if moments.covariance is not None else _wide(chunks(), scale, weight, moments)
-        linear = probabilistic_pca(moments, wide, n_components, floor)
-    sample, shares = some_rows(X, vae.n_features), some_rows(weight, vae.n_features)
-    features, seen = _features(vae, columns, sample)
-    if moments.covariance is not None and (seen is not None or (per_column and not exact)):
-        fixed = ~gaussian[column] if per_column else None
-        if fixed is not None:
-            linear = linear._replace(noise=np.where(fixed, 1.0, linear.noise))
-        everything = np.ones(features.shape, dtype=bool)
-        few = slice(None, EM_ROWS)
-        linear = em_for_missing(
-            linear,
-            features[few] / scale,
-            (everything if seen is None else seen)[few],
-            shares[few],
-            not per_column,
-            floor,
-            fixed,
-        )
-    x, observed = columns.encode(sample)
-    if observed is not None:
-        x = np.where(observed, x, np.nan)
-        features = np.where(seen, features, np.nan)
-    robust = robust_units(features, columns.scaling)
-    vae.start_from(linear, scale, robust, torch.from_numpy(x), torch.from_numpy(shares))
-
-
-def _features(vae: VAE, columns: Columns, X: Any) -> tuple[Array, NDArray[np.bool_] | None]:
-    """Features (N, P) of rows of a table, in float64, and which of them are observed."""
-    x, observed = columns.encode(X)
-    features = vae.likelihood.features(torch.from_numpy(x).to(vae.device)).numpy(force=True)
-    return features, None if observed is None else observed[:, vae.encoder.column.numpy(force=True)]
-
-
-def _observed_means(vae: VAE, columns: Columns, X: Any, weight: Array) -> Array:
-    total, count = np.zeros(vae.n_features), np.full(vae.n_features, 1e-300)
-    for chunk in row_chunks(X.shape[0], vae.n_features):
-        features, seen = _features(vae, columns, X[chunk])
-        counted = weight[chunk, None] * (1.0 if seen is None else seen)
-        total += (features * counted).sum(0)
-        count += np.broadcast_to(counted, features.shape).sum(0)
-    return total / count
-
-
-def _feature_scale(columns: Columns, column: NDArray[np.intp], moments: Moments) -> Array:
-    """What a feature is divided by for the linear fit: each column gets a total variance of 1.
-
-    A category's indicators share theirs, so thousands of levels weigh no more than a number.
-    Gaussian columns have been scaled before.
-    """
-    if columns.scaling != "columns":
-        return np.ones(len(column))
-    total = np.sqrt(np.bincount(column, moments.variance, len(columns.shift)))[column]
-    scaled = np.array([support.units == "location_scale" for support in supports_of(columns)])
-    return np.where(scaled[column] | (total < 1e-6), 1.0, total)
-
-
-def _wide(
-    chunks: Iterator[tuple[Array, Array]], scale: Array, weight: Array, moments: Moments
-) -> LinearOperator:
-    """All features, scaled, as a sparse matrix where that is smaller."""
-    parts = []
-    for features, _ in chunks:
-        part = (features / scale).astype(np.float32)
-        is_sparse = np.count_nonzero(part) < 0.3 * part.size
-        parts.append(csr_matrix(part) if is_sparse else part)
-    some_sparse = any(issparse(part) for part in parts)
-    rows = vstack(parts, format="csr") if some_sparse else np.concatenate(parts)
-    return centred_rows(rows, weight, moments.mean)
 
 
 # -- training ---------------------------------------------------------------------------------
@@ -376,7 +271,7 @@ def describe(
     mean_kl = total / count
     order = torch.argsort(mean_kl, descending=True, stable=True)
     vae.load_state_dict(reordered(vae.state_dict(), order))
-    kl = mean_kl[order].cpu().numpy()
+    carried = mean_kl[order].cpu().numpy()
     few = rows[: max(50, min(1000, CHUNK_CELLS // vae.n_features))]
     return {
         "n_components_": vae.n_components,
@@ -384,8 +279,8 @@ def describe(
         "_columns": columns,
         "scaling_": columns.scaling,
         "likelihood_": np.array([name_of(likelihood) for likelihood in columns.likelihoods]),
-        "kl_per_component_": kl,
-        "n_active_components_": int((kl >= INACTIVE_KL).sum()),
+        "kl_per_component_": carried,
+        "n_active_components_": int((carried >= INACTIVE_KL).sum()),
         "component_scale_": component_scales(vae, few.x.double(), few.observed),
         "noise_variance_": _noise_variance(vae.likelihood, columns),
         "weights_": to_arrays(vae.state_dict()),
@@ -425,7 +320,7 @@ def _noise_variance(likelihood: Likelihood, columns: Columns) -> Array:
 def name_of(likelihood: Any) -> str:
     if isinstance(likelihood, str):
         return likelihood
-    names = {kind: name for name, kind in LIKELIHOODS.items()}
+    names: dict[Any, str] = {kind: name for name, kind in LIKELIHOODS.items()}
     return names.get(type(likelihood), type(likelihood).__name__.lower())
 
 

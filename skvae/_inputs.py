@@ -99,7 +99,8 @@ def categories_asked(value: Any, names: Sequence[Any] | None, n_columns: int) ->
 
 def _place(key: Any, names: Sequence[Any] | None, n_columns: int, parameter: str) -> int:
     """Number of the column that a name or a number stands for."""
-    if isinstance(key, Integral) and not isinstance(key, bool) and -n_columns <= key < n_columns:
+    is_number = isinstance(key, Integral) and not isinstance(key, bool)
+    if is_number and -n_columns <= int(key) < n_columns:
         return int(key) % n_columns
     if names is not None and key in list(names):
         return list(names).index(key)

@@ -183,14 +183,14 @@ def em_for_missing(
     The noise of ``fixed`` features stays as it is.
     """
     n_components = linear.loadings.shape[1]
-    filled, seen = np.where(seen, features, 0.0), seen.astype(np.float64)
-    weighted = seen * (weight / weight.mean())[:, None]
+    filled, present = np.where(seen, features, 0.0), seen.astype(np.float64)
+    weighted = present * (weight / weight.mean())[:, None]
     count = weighted.sum(0)
     squares = (weighted * filled**2).sum(0)
     ridge = 1e-8 * np.eye(n_components + 1)  # a feature that is never seen gets no loadings
     mean, loadings, noise = linear.mean, linear.loadings, linear.noise**2
     for _ in range(MAX_EM_STEPS):
-        first, second = _posterior_moments(filled, seen, mean, loadings, noise)
+        first, second = _posterior_moments(filled, present, mean, loadings, noise)
         products = (weighted.T @ second).reshape(-1, n_components + 1, n_components + 1)
         targets = (weighted * filled).T @ first  # (D, K + 1)
         solution = np.linalg.solve(products + ridge, targets[..., None])[..., 0]

@@ -154,7 +154,8 @@ class Encoder(nn.Module):
         if observed is not None:
             seen = observed[:, self.column]
             features = torch.where(seen, features, self.mean)
-        loc, log_scale = self.linear(features), self.log_scale
+        loc = self.linear(features)
+        log_scale: Tensor = self.log_scale
         if observed is not None:
             loc, log_scale = self._from_fewer_columns(loc, seen)
             # The MLP sees what the linear model expects in place of a missing value.

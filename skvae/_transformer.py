@@ -701,7 +701,7 @@ class VAETransformer(
     def _by_chunks(
         self,
         function: Callable[..., tuple["torch.Tensor", ...]],
-        X: NDArray,
+        X: Any,
         vae: "VAE",
         per_row: int = 1,
     ) -> tuple[Array, ...]:

@@ -36,6 +36,7 @@ ORDER = [
     "_scoring",
     "_parameters",
     "_resources",
+    "_start",
     "_fitting",
     "_inputs",
     "_health",
