@@ -126,3 +126,16 @@ class ColumnLikelihoods(Likelihood):
     def project(self) -> None:
         for part in self.parts:
             part.project()
+
+
+def locations(likelihood: Likelihood, n_columns: int) -> Tensor:  # (P,)
+    """Raw parameters that are a location, on a scale without end."""
+    parts = likelihood.parts if isinstance(likelihood, ColumnLikelihoods) else [likelihood]
+    units = [part.support.units for part in parts]
+    if isinstance(likelihood, ColumnLikelihoods):
+        sizes = likelihood._n_raw
+    else:
+        sizes = [len(likelihood.columns_of_features(n_columns))]
+    return torch.cat(
+        [torch.full((n,), unit != "none") for n, unit in zip(sizes, units, strict=True)]
+    )

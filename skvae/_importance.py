@@ -18,7 +18,7 @@ from ._vae import VAE
 
 WIDTH = 1.1  # of a proposal, relative to the posterior: its tails must cover the posterior's
 SMALLEST_SHARE = 1e-3  # of a mode in the mixture
-ACCURACY = 0.03  # nats: estimated standard error that asks for more samples
+ACCURACY = 0.02  # nats: estimated standard error that asks for more samples
 MAX_STEPS = 30
 SETTLED = 1e-4  # nats that a step promises; its error is much smaller after it is taken
 START_WIDTH = 4.0  # posterior standard deviations around the encoder's mean

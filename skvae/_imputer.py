@@ -1,6 +1,8 @@
 """VAEImputer: missing values from what the rest of the row says, by scikit-learn's conventions."""
 
+from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -9,8 +11,9 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from ._frames import completed, take_rows, where_missing, with_missing
+from ._frames import Schema, completed, library_of, take_rows, where_missing, with_missing
 from ._inputs import read_table, validated
+from ._linear_start import MAX_COLUMNS_FOR_COVARIANCE
 from ._parameters import Rule, seed_of
 from ._transformer import VAETransformer
 
@@ -19,6 +22,7 @@ RULES = {
     "keep_empty_features": Rule((True, False)),
     "sample_posterior": Rule((True, False)),
 }
+COUNT = Rule((), Integral, 1)
 
 
 class VAEImputer(TransformerMixin, BaseEstimator):
@@ -32,8 +36,8 @@ class VAEImputer(TransformerMixin, BaseEstimator):
     Parameters
     ----------
     vae : VAETransformer, default=None
-        The model of the table; a clone of it is fitted. None is one with noise per column, trained
-        on the importance-weighted bound.
+        The model of the table; a clone of it is fitted. None is one with noise per column (up to
+        1,500 columns), trained on the importance-weighted bound.
     missing_values : scalar, default=nan
         What stands for a missing value in X; nan is also None, ``pd.NA`` and null.
     sample_posterior : bool, default=False
@@ -124,7 +128,7 @@ class VAEImputer(TransformerMixin, BaseEstimator):
             self._check_parameters()
             X = validated(self, _not_sparse(X), reset=True)
             missing = where_missing(X, self.missing_values)
-            vae = self._model().fit(self._marked(X, missing), sample_weight=sample_weight)
+            vae = self._model(X.shape[1]).fit(self._marked(X, missing), sample_weight=sample_weight)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -145,7 +149,7 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         Returns
         -------
         X_imputed : ndarray or frame of shape (n_samples, n_features_out)
-            X with its missing values replaced, as the kind of frame that was fitted.
+            X with its missing values replaced, as the kind of frame or array that X is.
         """
         X, missing = self._check_new_rows(X)
         seed = seed_of(self.random_state) if self.sample_posterior else None
@@ -171,6 +175,8 @@ class VAEImputer(TransformerMixin, BaseEstimator):
             Each as ``transform`` returns it, with values drawn from p(x_mis | x_obs).
         """
         X, missing = self._check_new_rows(X)
+        if not COUNT.admits(n_imputations):
+            raise ValueError(f"n_imputations must be {COUNT}. Got {n_imputations!r} instead.")
         seed = seed_of(random_state)
         return [self._finished(X, missing, seed + number) for number in range(n_imputations)]
 
@@ -181,16 +187,21 @@ class VAEImputer(TransformerMixin, BaseEstimator):
                 raise ValueError(
                     f"The {name!r} parameter of VAEImputer must be {rule}. Got {value!r} instead."
                 )
+        if np.ndim(self.missing_values) > 0:
+            raise ValueError(
+                "The 'missing_values' parameter of VAEImputer must be one number or string. "
+                f"Got {self.missing_values!r} instead."
+            )
         if self.vae is not None and not isinstance(self.vae, VAETransformer):
             raise ValueError(
                 f"The 'vae' parameter of VAEImputer must be a VAETransformer or None. "
                 f"Got {self.vae!r} instead."
             )
 
-    def _model(self) -> VAETransformer:
+    def _model(self, n_columns: int) -> VAETransformer:
         if self.vae is None:
             return VAETransformer(
-                noise="per_column",
+                noise="per_column" if n_columns <= MAX_COLUMNS_FOR_COVARIANCE else "auto",
                 objective="iwae",
                 n_train_samples=8,
                 random_state=self.random_state,
@@ -207,8 +218,8 @@ class VAEImputer(TransformerMixin, BaseEstimator):
 
     def _marked(self, X: Any, missing: NDArray[np.bool_]) -> Any:
         """X with its missing values in a form that every estimator knows."""
-        is_nan = self.missing_values is None or self.missing_values != self.missing_values
-        return X if is_nan else with_missing(X, missing)
+        hidden = missing & ~where_missing(X)
+        return with_missing(X, hidden) if hidden.any() else X
 
     def _finished(self, X: Any, missing: NDArray[np.bool_], seed: int | None) -> Any:
         rows = np.flatnonzero(missing.any(axis=1))
@@ -216,7 +227,7 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         if len(rows):
             generator = None if seed is None else np.random.default_rng(seed)
             table = self._conditional(take_rows(self._marked(X, missing), rows), seed)
-            filled = self.vae_._schema.write(table, generator)
+            filled = _schema_for(self.vae_._schema, X).write(table, generator)
         kept = np.arange(self.n_features_in_)
         if not self.keep_empty_features:
             kept = np.flatnonzero(~self._empty)
@@ -238,7 +249,10 @@ class VAEImputer(TransformerMixin, BaseEstimator):
             function = partial(conditional_draws, vae, bank=bank, generator=generator)
         table = read_table(fitted, X)
         (cells,) = fitted._by_chunks(function, table, vae, fitted.n_importance_samples)
-        return fitted._columns.decode(cells)
+        decoded = fitted._columns.decode(cells)
+        numbers = [column.kind != "category" for column in fitted._schema.columns]
+        decoded[:, self._empty & numbers] = 0.0
+        return decoded
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray:
         """Names of the columns of the output.
@@ -263,9 +277,18 @@ class VAEImputer(TransformerMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = False
         return tags
+
+
+def _schema_for(schema: Schema, X: Any) -> Schema:
+    """The fitted one; writing to what X is where that is another kind of frame or array."""
+    library = library_of(X)
+    if library == schema.library:
+        return schema
+    return replace(schema, library=library, template=None if library is None else X.head(0))
 
 
 def _not_sparse(X: Any) -> Any:

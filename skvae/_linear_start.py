@@ -215,9 +215,12 @@ def _posterior_moments(
     """E[(z, 1)] (N, K + 1) and E[(z, 1) (z, 1)^T] (N, (K + 1)^2) given what is seen."""
     n_rows, n_components = len(filled), loadings.shape[1]
     scaled = loadings / noise[:, None]
+    covariance = np.empty((n_rows, n_components, n_components))
+    covariance[:] = np.linalg.inv(scaled.T @ loadings + np.eye(n_components))
+    partly = np.flatnonzero(~seen.all(axis=1))  # each other row has the same covariance
     products = (scaled[:, :, None] * loadings[:, None, :]).reshape(len(mean), -1)
-    precision = (seen @ products).reshape(n_rows, n_components, n_components)
-    covariance = np.linalg.inv(precision + np.eye(n_components))
+    precision = (seen[partly] @ products).reshape(-1, n_components, n_components)
+    covariance[partly] = np.linalg.inv(precision + np.eye(n_components))
     loc = (covariance @ (((seen * (filled - mean)) @ scaled)[..., None]))[..., 0]
     first = np.concatenate([loc, np.ones((n_rows, 1))], axis=1)
     second = first[:, :, None] * first[:, None, :]

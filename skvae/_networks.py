@@ -27,6 +27,7 @@ def _silu_slope(x: Tensor) -> Tensor:
 
 
 CELL_LIMIT = 3.0  # robust standard deviations of a column
+CODE_LIMIT = 4.0  # prior standard deviations of a component
 
 
 class Activation(NamedTuple):
@@ -195,20 +196,42 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The raw parameters of p(x | z)."""
+    """The raw parameters of p(x | z).
+
+    Parameters
+    ----------
+    tamed : Tensor of bool of shape (P,)
+        Raw parameters whose linear map sees tamed components: a logit must not run away with the
+        code of a row whose numbers are wild.
+    """
+
+    tamed: Tensor
 
     def __init__(
-        self, n_components: int, hidden: Sequence[int], n_raw: int, activation: str
+        self, n_components: int, hidden: Sequence[int], tamed: Tensor, activation: str
     ) -> None:
         super().__init__()
-        self.linear = Dense(n_components, n_raw)
-        self.mlp = MLP(n_components, hidden, n_raw, activation) if hidden else None
+        self.linear = Dense(n_components, len(tamed))
+        self.mlp = MLP(n_components, hidden, len(tamed), activation) if hidden else None
+        self.register_buffer("tamed", tamed, persistent=False)
+        self._kinds = (bool(tamed.any()), not bool(tamed.all()))  # tamed ones, others
 
     def forward(self, z: Tensor) -> Tensor:  # (..., N, K) -> (..., N, P)
-        raw = self.linear(z)
+        raw = self._linear(z)
         return raw if self.mlp is None else raw + self.mlp(z)
+
+    def _linear(self, z: Tensor) -> Tensor:
+        if not self._kinds[0]:
+            return self.linear(z)
+        near = tame(z, CODE_LIMIT)
+        if not self._kinds[1]:
+            return self.linear(near)
+        return torch.where(self.tamed, self.linear(near), self.linear(z))
 
     def jacobian(self, z: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
         """D raw / d z_k for each row."""
         linear = self.linear.weight.T.expand(len(z), -1, -1)
+        if self._kinds[0]:
+            slope = (1.0 + (z / CODE_LIMIT).square()).pow(-1.5)  # of tame
+            linear = torch.where(self.tamed, linear * slope[..., None], linear)
         return linear if self.mlp is None else linear + self.mlp.jacobian(z)

@@ -21,12 +21,14 @@ from ._linear_start import (
     factor_analysis,
     probabilistic_pca,
 )
+from ._networks import CODE_LIMIT, tame
 from ._parameters import NOISE_FLOOR
 from ._vae import VAE
 from .likelihoods import Support
 
 Seen = NDArray[np.bool_]
 EM_ROWS = 5000
+GLM_STEPS = 30
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ def start_linear(
         x, features = np.where(observed, x, np.nan), np.where(seen, features, np.nan)
     robust = robust_units(features, columns.scaling)
     vae.start_from(linear, scale, robust, torch.from_numpy(x), torch.from_numpy(shares))
+    fixed = torch.from_numpy(_fixed(all_features, supports))
+    if fixed.any() and vae.n_features <= MAX_COLUMNS_FOR_COVARIANCE:
+        _fit_decoder(vae, fixed, *columns.encode(sample[few]), shares[few])
 
 
 def _fixed(features: _Features, supports: Sequence[Support]) -> Seen:
@@ -165,3 +170,49 @@ def _fit_further(
         return em_for_missing(linear, features, seen, weight, True, floor)
     linear = linear._replace(noise=np.where(fixed, 1.0, linear.noise))
     return em_for_missing(linear, features, seen, weight, False, floor, fixed)
+
+
+def _fit_decoder(
+    vae: VAE, free: torch.Tensor, x: Array, observed: Seen | None, weight: Array
+) -> None:
+    """Fit the ``free`` features' linear decoders, as generalised linear models of the codes.
+
+    One Newton step from the marginal overshoots for rare levels. The problem is convex; N(0, 1)
+    priors on the weights (z has unit variance) keep levels that are separated finite.
+    """
+    cells = torch.from_numpy(x).to(vae.device)
+    seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
+    share = torch.from_numpy(weight / weight.sum()).to(vae.device)
+    with torch.no_grad():
+        loc, log_scale = vae.encode(cells, seen)
+    eps = torch.randn(loc.shape, generator=torch.Generator().manual_seed(0), dtype=loc.dtype)
+    eps = eps.to(loc.device)
+    z = loc + torch.exp(log_scale) * torch.stack([eps, -eps])
+    z = tame(z, CODE_LIMIT)  # as the decoder does
+    layer = vae.decoder.linear
+    start_weight, start_bias = layer.weight.detach().clone(), layer.bias.detach().clone()
+    free = free.to(vae.device)
+    is_free = free[:, None].to(layer.weight.dtype)
+    delta = torch.zeros((len(free), vae.n_components + 1), dtype=loc.dtype, device=loc.device)
+    delta.requires_grad_()
+    optimizer = torch.optim.LBFGS([delta], max_iter=GLM_STEPS, line_search_fn="strong_wolfe")
+
+    def penalised() -> torch.Tensor:
+        w = start_weight + is_free * delta[:, :-1]
+        b = start_bias + is_free[:, 0] * delta[:, -1]
+        log_prob = vae.likelihood.log_prob(cells, z @ w.T + b)
+        log_prob = log_prob if seen is None else torch.where(seen, log_prob, 0.0)
+        penalty = 0.5 * (is_free * w).square().sum() / len(cells)
+        return penalty - (log_prob.sum(-1).mean(0) * share).sum()
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loss = penalised()
+        loss.backward()
+        return float(loss)
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        if bool(torch.isfinite(delta).all()):
+            layer.weight.add_(is_free * delta[:, :-1])
+            layer.bias.add_(is_free[:, 0] * delta[:, -1])

@@ -100,7 +100,7 @@ class VAETransformer(
         Fraction of the training steps over which the KL divergence is faded in.
     free_bits : float, default=0.0
         KL divergence, in nats, that each component may have for free [5]_.
-    alpha : float, default=0.01
+    alpha : float, default=0.3
         Decoupled weight decay of the hidden layers. It pulls towards the linear start.
     batch_size : int or "auto", default="auto"
         Rows in a step. ``"auto"`` is 128 below 10,000 rows, 512 below 100,000, else 2048.
@@ -221,7 +221,7 @@ class VAETransformer(
         beta: float = 1.0,
         kl_warmup: float = 0.0,
         free_bits: float = 0.0,
-        alpha: float = 0.01,
+        alpha: float = 0.3,
         batch_size: int | Literal["auto"] = "auto",
         learning_rate_init: float = 0.003,
         max_iter: int | Literal["auto"] = "auto",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ._bounds import LogTerms
+from ._column_likelihoods import locations
 from ._gaussian import normal_log_prob
 from ._linear_start import Array, LinearGaussian, diagonalise
 from ._networks import Decoder, Encoder
@@ -37,7 +38,8 @@ class VAE(nn.Module):
         column = likelihood.columns_of_features(len(may_miss))
         missing = torch.tensor(may_miss)
         self.encoder = Encoder(column, missing, hidden_layer_sizes, n_components, activation)
-        self.decoder = Decoder(n_components, reversed_sizes, len(column), activation)
+        tamed = ~locations(likelihood, len(may_miss))
+        self.decoder = Decoder(n_components, reversed_sizes, tamed, activation)
         self.likelihood = likelihood
         self.prior = prior
         self.register_buffer("feature_scale", torch.ones(len(column)))
