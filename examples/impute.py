@@ -119,12 +119,12 @@ def main():
     total = variances.mean() + (1 + 1 / len(tables)) * between  # Rubin's rules
     true, variance = slope(truth, y, x)
     complete, spread = slope(df[[y, x]].dropna(), y, x)
+    by_mean, _ = slope(filled["mean and mode"], y, x)
     print(f"\nSlope of {y} by {x} (standard error):")
     print(f"  the table without holes    {true:.1f} ({np.sqrt(variance):.1f})")
     print(f"  rows that have both        {complete:.1f} ({np.sqrt(spread):.1f})")
-    print(
-        f"  mean and mode              {slope(filled['mean and mode'], y, x)[0]:.1f} (no telling)"
-    )
+    print()
+    print(f"  mean and mode              {by_mean:.1f} (no telling)")
     print(f"  five completed tables      {slopes.mean():.1f} ({np.sqrt(total):.1f}), from ", end="")
     print(", ".join(f"{b:.1f}" for b in slopes))
     print(f"\n{time.perf_counter() - start:.0f} s in all.")

@@ -209,7 +209,7 @@ def _fit_decoder(
         optimizer.zero_grad()
         loss = penalised()
         loss.backward()
-        return float(loss)
+        return float(loss.detach())
 
     optimizer.step(closure)
     with torch.no_grad():
