@@ -18,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 from skvae import VAETransformer
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-N_WORDS = 1500
+N_WORDS = 2000
 PLANTED = {
     "football": "goal match team player coach league",
     "weather": "rain storm wind snow forecast flood",
@@ -59,9 +59,9 @@ def ends(vae, component):
 
 
 def words_of(high, low, words, n_words=6):
-    """Words whose expected count rises the most, of those that a few articles would use."""
-    ratio = np.where(high > 0.05, high / np.maximum(low, 1e-3), 0.0)
-    return [f"{words[w]} {ratio[w]:.0f}x" for w in np.argsort(-ratio)[:n_words] if ratio[w] > 2]
+    """Words whose expected count rises the most; the 0.1 keeps words out that are rare anyway."""
+    ratio = (high + 0.1) / (low + 0.1)
+    return [f"{words[w]} {ratio[w]:.0f}x" for w in np.argsort(-ratio)[:n_words] if ratio[w] > 1.5]
 
 
 def furthest_out(code, labels):

@@ -134,7 +134,7 @@ def fit_columns(
         scale, rms = np.ones(len(units)), common
     # Positive columns are divided by their geometric mean, so that their logarithm is centred.
     scale = np.where(moved, scale, 1.0)
-    scale[ratio] = [_geometric_mean(X[:, column]) for column in np.flatnonzero(ratio)]
+    scale[ratio] = [_geometric_mean(X[:, [column]]) for column in np.flatnonzero(ratio)]
     # Sparse rows stay sparse: the decoder's bias can hold a mean as well.
     shift = np.zeros(len(units)) if issparse(X) else np.where(moved, moments.mean, 0.0)
     fill = np.where(ratio, 1.0, 0.0)
@@ -144,7 +144,8 @@ def fit_columns(
     )
 
 
-def _geometric_mean(cells: Array) -> float:
+def _geometric_mean(cells: Any) -> float:
+    cells = cells.toarray().ravel() if issparse(cells) else cells
     present = cells[~np.isnan(cells)]
     return float(np.exp(np.log(present).mean())) if len(present) else 1.0
 
@@ -252,5 +253,5 @@ def robust_units(features: Array, scaling: Scaling) -> tuple[Array, Array]:
 def some_rows(X: Any, width: int = 1) -> Any:
     """Every so many of the rows: at most 10,000, fewer where a row is wide. Dense."""
     most = max(100, min(ROWS_FOR_STATISTICS, 4 * CHUNK_CELLS // max(width, 1)))
-    X = X[:: max(X.shape[0] // most, 1)]
+    X = X[:: max(-(-X.shape[0] // most), 1)]
     return X.toarray() if issparse(X) else X

@@ -59,8 +59,8 @@ class Column:
 
     @property
     def n_levels(self) -> int:
-        """Number of codes; 0 for numbers."""
-        return len(self.levels) + bool(self.rare) if self.kind == "category" else 0
+        """Number of codes; 0 for numbers. An empty category has one, which stands for nothing."""
+        return max(len(self.levels) + bool(self.rare), 1) if self.kind == "category" else 0
 
     def encode(self, raw: Raw, unknown: Unknown) -> Array:
         if self.kind != "category":
@@ -272,14 +272,14 @@ def _raw_pandas(series: Any, name: str) -> Raw:
     if isinstance(dtype, pd.PeriodDtype) or dtype.kind in "mM":
         raise _no_dates(name, dtype)
     values = series.astype(object).where(series.notna(), None)
-    return _raw_objects(values.tolist(), name)
+    return _or_empty_category(_raw_objects(values.tolist(), name))
 
 
 def _raw_polars(series: Any, name: str) -> Raw:
     import polars as pl
 
     dtype = series.dtype
-    if dtype == pl.Boolean or dtype.is_numeric() or dtype == pl.Null:
+    if dtype == pl.Boolean or dtype.is_numeric():
         numbers = series.cast(pl.Float64).fill_null(np.nan).to_numpy().copy()
         return Raw("boolean" if dtype == pl.Boolean else "number", numbers)
     if dtype.is_temporal():
@@ -287,7 +287,14 @@ def _raw_polars(series: Any, name: str) -> Raw:
     if dtype == pl.Enum:
         raw = _raw_objects(series.to_list(), name)
         return _relevelled(raw, dtype.categories.to_list())
-    return _raw_objects(series.to_list(), name)
+    return _or_empty_category(_raw_objects(series.to_list(), name))
+
+
+def _or_empty_category(raw: Raw) -> Raw:
+    """A column for text in which nothing stands is a category without levels."""
+    if raw.numbers is None or not np.isnan(raw.numbers).all():
+        return raw
+    return Raw("category", None, np.full(len(raw.numbers), -1, dtype=np.intp))
 
 
 def _relevelled(raw: Raw, levels: list[Any]) -> Raw:

@@ -78,6 +78,19 @@ def refined_log_likelihood(
     return log_likelihood, largest
 
 
+@torch.no_grad()
+def posterior_draws(
+    vae: VAE, x: Tensor, observed: Tensor | None, eps: Tensor
+) -> tuple[Tensor, Tensor]:  # (S, N, K), (S, N)
+    """Samples of z around the posterior's modes, from noise (S, 1, K), and their log weights.
+
+    Where values are missing the posterior is far from diagonal, and the encoder's q too narrow.
+    """
+    proposal = _laplace(vae, x, observed)[0].widened()
+    z = proposal.sample(eps)
+    return z, vae.log_joint(x, observed, z) - proposal.log_prob(z)
+
+
 def _of(observed: Tensor | None, rows: Tensor) -> Tensor | None:
     return None if observed is None else observed[rows]
 

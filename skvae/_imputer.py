@@ -128,7 +128,8 @@ class VAEImputer(TransformerMixin, BaseEstimator):
             self._check_parameters()
             X = validated(self, _not_sparse(X), reset=True)
             missing = where_missing(X, self.missing_values)
-            vae = self._model(X.shape[1]).fit(self._marked(X, missing), sample_weight=sample_weight)
+            rows = self._marked(X, missing)
+            vae = self._model(missing.shape[1]).fit(rows, sample_weight=sample_weight)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
@@ -242,15 +243,15 @@ class VAEImputer(TransformerMixin, BaseEstimator):
 
         fitted = self.vae_
         vae = fitted._fitted_module()
-        bank = fitted._noise_bank(vae)
-        function = partial(conditional_means, vae, bank=bank)
-        if seed is not None:
+        n_samples = fitted.n_importance_samples
+        if seed is None:
+            function = partial(conditional_means, vae, bank=fitted._noise_bank(vae))
+        else:
             generator = torch.Generator(vae.device).manual_seed(seed)
-            function = partial(conditional_draws, vae, bank=bank, generator=generator)
-        table = read_table(fitted, X)
-        (cells,) = fitted._by_chunks(function, table, vae, fitted.n_importance_samples)
+            function = partial(conditional_draws, vae, n_samples=n_samples, generator=generator)
+        (cells,) = fitted._by_chunks(function, read_table(fitted, X), vae, n_samples)
         decoded = fitted._columns.decode(cells)
-        numbers = [column.kind != "category" for column in fitted._schema.columns]
+        numbers = np.array([column.kind != "category" for column in fitted._schema.columns])
         decoded[:, self._empty & numbers] = 0.0
         return decoded
 

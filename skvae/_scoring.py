@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ._bounds import importance_weighted_bound, largest_weight, log_weights
 from ._columns import Array, Columns
+from ._importance import posterior_draws
 from ._vae import VAE
 
 STEP = 1e-4  # of a central difference: exact for a linear decoder, else to about 1e-8
@@ -93,27 +94,20 @@ def conditional_means(
 
     For a category its most probable level.
     """
-    raw, log_w = _weighted_raw(vae, x, observed, bank)
-    return (vae.likelihood.average(raw, torch.softmax(log_w, 0)),)
+    z, log_w = posterior_draws(vae, x, observed, bank)
+    return (vae.likelihood.average(vae.decoder(z), torch.softmax(log_w, 0)),)
 
 
 def conditional_draws(
-    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor, generator: torch.Generator
+    vae: VAE, x: Tensor, observed: Tensor | None, n_samples: int, generator: torch.Generator
 ) -> tuple[Tensor]:  # (N, D)
     """One draw of each row given its observed cells, by sampling importance resampling."""
-    raw, log_w = _weighted_raw(vae, x, observed, bank)
+    size = (n_samples, 1, vae.n_components)  # fresh noise: a bank has but so many points
+    eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
+    z, log_w = posterior_draws(vae, x, observed, eps)
     chosen = torch.multinomial(torch.softmax(log_w, 0).T, 1, generator=generator)[:, 0]  # (N,)
-    raw = raw[chosen, torch.arange(len(x), device=x.device)]
-    return (vae.likelihood.sample(raw, generator),)
-
-
-def _weighted_raw(
-    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
-) -> tuple[Tensor, Tensor]:  # (S, N, P), (S, N)
-    """Raw parameters at samples of the encoder's posterior, and their log importance weights."""
-    eps = bank.expand(-1, len(x), -1)
-    loc, log_scale = vae.encode(x, observed)
-    return vae.decoder(loc + torch.exp(log_scale) * eps), log_weights(vae(x, observed, eps))
+    z = z[chosen, torch.arange(len(x), device=x.device)]
+    return (vae.likelihood.sample(vae.decoder(z), generator),)
 
 
 def decode(vae: VAE, z: Array, of_raw: Callable[[Tensor], Tensor]) -> Array:

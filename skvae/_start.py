@@ -29,6 +29,7 @@ from .likelihoods import Support
 Seen = NDArray[np.bool_]
 EM_ROWS = 5000
 GLM_STEPS = 30
+EXACT_CELLS = 2**26  # of wide features, up to which they are kept in float64: half a GB
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,9 @@ def _fit(
 def _wide(features: _Features, scale: Array, moments: Moments) -> LinearOperator:
     """All features, scaled and centred; kept sparse where that is smaller."""
     parts: list[Any] = []
+    small = features.table.shape[0] * len(scale) < EXACT_CELLS
     for chunk, _ in features.filled():
-        part = (chunk / scale).astype(np.float32)
+        part = (chunk / scale).astype(np.float64 if small else np.float32)
         is_sparse = np.count_nonzero(part) < 0.3 * part.size
         parts.append(csr_matrix(part) if is_sparse else part)
     some_sparse = any(issparse(part) for part in parts)

@@ -663,7 +663,9 @@ class VAETransformer(
         vae = self._fitted_module()
         function = partial(_scoring().reconstruction_by_column, vae, bank=self._noise_bank(vae))
         by_column = self._by_chunks(function, X, vae)[0]
-        return by_column + np.where(_is_missing(X), 0.0, self._columns.log_jacobian)
+        missing = _is_missing(X)
+        missing = missing.toarray() if issparse(missing) else missing
+        return by_column + np.where(missing, 0.0, self._columns.log_jacobian)
 
     def score(self, X: ArrayLike, y: None = None) -> float:
         """Mean of ``score_samples(X)``: log p(x) in nats a row, in original units.

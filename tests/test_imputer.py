@@ -502,7 +502,9 @@ def test_the_linear_model_fills_in_the_exact_conditional_mean(linear):
     filled = linear.transform(X)
     for row, found in zip(X, filled, strict=True):
         mean, _ = _conditional(linear.vae_, row)
-        assert_allclose(found[np.isnan(row)] / SCALE[np.isnan(row)], mean / SCALE[np.isnan(row)], atol=1e-6)
+        assert_allclose(
+            found[np.isnan(row)] / SCALE[np.isnan(row)], mean / SCALE[np.isnan(row)], atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("n_missing", [1, 3, 5, 6])

@@ -1,5 +1,7 @@
 """scikit-learn's conventions: its own checks, and what they leave out."""
 
+import warnings
+
 import numpy as np
 import pytest
 import sklearn
@@ -41,9 +43,14 @@ def test_every_check_of_scikit_learn_passes(estimator, check):
 
 
 def test_no_check_of_scikit_learn_is_skipped_or_expected_to_fail():
-    results = estimator_checks.check_estimator(VAETransformer(), on_skip=None, on_fail=None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        results = estimator_checks.check_estimator(VAETransformer(), on_skip=None, on_fail=None)
     others = {r["check_name"]: r["exception"] for r in results if r["status"] != "passed"}
     assert others == {}
+    assert {"check_estimator_sparse_array", "check_estimator_sparse_matrix"} <= {
+        r["check_name"] for r in results
+    }
     # SCIPY_ARRAY_API=1 is in force, or this check would not have run.
     assert "check_array_api_input" in {r["check_name"] for r in results}
 
