@@ -17,7 +17,8 @@ analysis is for at most 1,500 columns.
 
 The second part measures, in processes of their own, the peak memory of a default fit to sparse
 rows. Most is the network and its training; what grows with the rows is the difference between a
-fit to all rows and one to 600, and has to stay below three times the sparse matrix.
+fit to 4,000 rows and one to 1,000, and has to stay below three times what the matrix itself grows.
+(Below 500 rows, five folds are trained side by side: more memory, whatever the rows are.)
 
 Floors, checked on all sets: the better count likelihood is above the Gaussian, and the memory.
 """
@@ -48,7 +49,7 @@ from skvae import VAETransformer
 SETS = ["news_articles", "reuters_lda"]
 LIKELIHOODS = ["poisson", "negative_binomial", "gaussian"]
 N_WORDS, MAX_ROWS, N_SAMPLED = 2000, 5000, 200
-SPARSE_ROWS, FEW_ROWS, SPARSE_COLUMNS, DENSITY = 4000, 600, 20_000, 0.01
+SPARSE_ROWS, FEW_ROWS, SPARSE_COLUMNS, DENSITY = 4000, 1000, 20_000, 0.01
 GROWTH_FLOOR = 3.0  # times the sparse matrix
 
 
@@ -136,6 +137,7 @@ def measure_memory():
         "peak MB": many["peak"] / mega,
         f"peak of {FEW_ROWS} rows MB": few["peak"] / mega,
         "growth MB": (many["peak"] - few["peak"]) / mega,
+        "sparse growth MB": (many["sparse"] - few["sparse"]) / mega,
         "sparse MB": many["sparse"] / mega,
         "weights MB": many["weights"] / mega,
         "dense float32 MB": dense / mega,
@@ -170,7 +172,7 @@ def main():
         best = max(mean(name, likelihood) for likelihood in LIKELIHOODS[:2])
         gain = best - mean(name, "gaussian")
         floors.append((f"{name}: nats a document above the dequantised Gaussian", gain, 0.0))
-    grown = memory["growth MB"] / memory["sparse MB"]
+    grown = memory["growth MB"] / memory["sparse growth MB"]
     floors.append(("minus growth of peak memory, in sparse matrices", -grown, -GROWTH_FLOOR))
     check_floors(floors)
 

@@ -362,7 +362,7 @@ class VAETransformer(
             outcome = Outcome(None, [bound], [], number, number, False)
             progress = fitting.describe_outcome(outcome, columns, rows)
             progress["loss_curve_"] = [*losses, *progress["loss_curve_"]]
-            self.__dict__.update(progress)
+            self.__dict__.update(fitted | progress)
         return self
 
     def _check_parameters(self) -> None:
@@ -662,10 +662,9 @@ class VAETransformer(
         X = self._check_new_rows(X)
         vae = self._fitted_module()
         function = partial(_scoring().reconstruction_by_column, vae, bank=self._noise_bank(vae))
-        by_column = self._by_chunks(function, X, vae)[0]
         missing = _is_missing(X)
         missing = missing.toarray() if issparse(missing) else missing
-        return by_column + np.where(missing, 0.0, self._columns.log_jacobian)
+        return self._by_chunks(function, X, vae)[0] + (1.0 - missing) * self._columns.log_jacobian
 
     def score(self, X: ArrayLike, y: None = None) -> float:
         """Mean of ``score_samples(X)``: log p(x) in nats a row, in original units.
@@ -710,8 +709,9 @@ class VAETransformer(
         """Apply ``function``, whose largest array has ``per_row`` network evaluations a row."""
         widest = max(parameter.shape[0] for parameter in vae.parameters())
         numbers = per_row * widest
-        work = float(min(numbers * X.shape[0], _scoring().CHUNK_NUMBERS)) * widest
-        with enough_threads(work), own_gradients():
+        # Many samples mean many small steps: on a busy machine two threads were 15 times slower.
+        cells = min(numbers * X.shape[0], _scoring().CHUNK_NUMBERS) if per_row == 1 else 0
+        with enough_threads(float(cells) * widest), own_gradients():
             return _scoring().by_chunks(function, X, self._columns, numbers, vae.device)
 
     def _code_scale(self) -> Array:
