@@ -166,6 +166,15 @@ def outside(X: Any, lower: Array, upper: Array, whole: NDArray[np.bool_]) -> NDA
     return wrong
 
 
+def missing_cells(X: Any) -> Any:
+    """Cells of a table that are missing, as numbers; sparse where the table is."""
+    if not issparse(X):
+        return np.isnan(X).astype(np.float64) if X.dtype.kind == "f" else np.zeros(X.shape)
+    missing = X.astype(np.float64)
+    missing.data = np.isnan(missing.data).astype(np.float64)
+    return missing
+
+
 def two_valued(X: Any) -> NDArray[np.bool_]:
     """Columns that hold 0 and 1 alone, and both."""
     both = np.zeros((2, X.shape[1]), dtype=bool)

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
+from ._columns import missing_cells
 from ._frames import float_dtype
 from ._health import warn_about_fit, warn_about_weights
 from ._inputs import column_name, fit_table, read_table, training_weight, validated
@@ -358,10 +359,10 @@ class VAETransformer(
                     raise self._not_finite(NonFiniteBoundError(number, worst_column(vae, rows)))
                 fitted = fitting.describe(columns, vae, rows, run.snapshot(), run.memory())
             losses = self.loss_curve_ if going_on else []
-            self.__dict__.update(fitted, _schema=schema, _fitted_architecture=self._architecture())
             outcome = Outcome(None, [bound], [], number, number, False)
             progress = fitting.describe_outcome(outcome, columns, rows)
             progress["loss_curve_"] = [*losses, *progress["loss_curve_"]]
+            fitted |= {"_schema": schema, "_fitted_architecture": self._architecture()}
             self.__dict__.update(fitted | progress)
         return self
 
@@ -662,7 +663,7 @@ class VAETransformer(
         X = self._check_new_rows(X)
         vae = self._fitted_module()
         function = partial(_scoring().reconstruction_by_column, vae, bank=self._noise_bank(vae))
-        missing = _is_missing(X)
+        missing = missing_cells(X)
         missing = missing.toarray() if issparse(missing) else missing
         return self._by_chunks(function, X, vae)[0] + (1.0 - missing) * self._columns.log_jacobian
 
@@ -692,7 +693,7 @@ class VAETransformer(
         log_jacobian = self._columns.log_jacobian
         if not log_jacobian.any():
             return np.zeros(X.shape[0])
-        return log_jacobian.sum() - _is_missing(X) @ log_jacobian
+        return log_jacobian.sum() - missing_cells(X) @ log_jacobian
 
     def _noise_bank(self, vae: "VAE", times: int = 1) -> "torch.Tensor":
         with own_gradients():
@@ -736,15 +737,6 @@ def _scoring() -> Any:
     from . import _scoring as module  # imports torch
 
     return module
-
-
-def _is_missing(X: Any) -> Any:
-    """Cells of a table that are missing, as numbers; sparse where the table is."""
-    if not issparse(X):
-        return np.isnan(X).astype(np.float64) if X.dtype.kind == "f" else np.zeros(X.shape)
-    missing = X.astype(np.float64)
-    missing.data = np.isnan(missing.data).astype(np.float64)
-    return missing
 
 
 def _same(a: Any, b: Any) -> bool:
