@@ -123,7 +123,6 @@ def main():
     print(f"\nSlope of {y} by {x} (standard error):")
     print(f"  the table without holes    {true:.1f} ({np.sqrt(variance):.1f})")
     print(f"  rows that have both        {complete:.1f} ({np.sqrt(spread):.1f})")
-    print()
     print(f"  mean and mode              {by_mean:.1f} (no telling)")
     print(f"  five completed tables      {slopes.mean():.1f} ({np.sqrt(total):.1f}), from ", end="")
     print(", ".join(f"{b:.1f}" for b in slopes))

@@ -29,6 +29,7 @@ from .likelihoods import Support
 Seen = NDArray[np.bool_]
 EM_ROWS = 5000
 GLM_STEPS = 30
+GLM_CELLS = 2**21  # rows times features that the decoder's start is fitted to
 EXACT_CELLS = 2**26  # of wide features, up to which they are kept in float64: half a GB
 
 
@@ -98,7 +99,8 @@ def start_linear(
     robust = robust_units(features, columns.scaling)
     vae.start_from(linear, scale, robust, torch.from_numpy(x), torch.from_numpy(shares))
     fixed = torch.from_numpy(_fixed(all_features, supports))
-    if fixed.any() and vae.n_features <= MAX_COLUMNS_FOR_COVARIANCE:
+    if fixed.any():
+        few = slice(None, min(EM_ROWS, max(GLM_CELLS // vae.n_features, 100)))
         _fit_decoder(vae, fixed, *columns.encode(sample[few]), shares[few])
 
 
@@ -180,7 +182,8 @@ def _fit_decoder(
     """Fit the ``free`` features' linear decoders, as generalised linear models of the codes.
 
     One Newton step from the marginal overshoots for rare levels. The problem is convex; N(0, 1)
-    priors on the weights (z has unit variance) keep levels that are separated finite.
+    priors on the weights (z has unit variance), and on how far a bias moves, keep levels finite
+    that are separated or that none of these rows has.
     """
     cells = torch.from_numpy(x).to(vae.device)
     seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
@@ -204,7 +207,8 @@ def _fit_decoder(
         b = start_bias + is_free[:, 0] * delta[:, -1]
         log_prob = vae.likelihood.log_prob(cells, z @ w.T + b)
         log_prob = log_prob if seen is None else torch.where(seen, log_prob, 0.0)
-        penalty = 0.5 * (is_free * w).square().sum() / len(cells)
+        penalty = (is_free * w).square().sum() + (is_free[:, 0] * delta[:, -1]).square().sum()
+        penalty = 0.5 * penalty / len(cells)
         return penalty - (log_prob.sum(-1).mean(0) * share).sum()
 
     def closure() -> float:
