@@ -31,6 +31,8 @@ class Columns:
         What stands in x for a missing value: admissible to the column's likelihood.
     varies : ndarray of bool of shape (n_columns,)
         False for a constant column.
+    constant : ndarray of bool of shape (n_columns,)
+        Columns that are nothing but their shift, also in what is drawn.
     may_miss : ndarray of bool of shape (n_columns,)
         Columns with missing values in training.
     rms : float
@@ -46,6 +48,7 @@ class Columns:
     scale: Array
     fill: Array
     varies: NDArray[np.bool_]
+    constant: NDArray[np.bool_]
     may_miss: NDArray[np.bool_]
     rms: float
     likelihoods: tuple[Any, ...]
@@ -61,7 +64,7 @@ class Columns:
         return np.where(missing, self.fill, x), ~missing
 
     def decode(self, x: Array) -> Array:
-        return x * self.scale + self.shift
+        return np.where(self.constant, 0.0, x) * self.scale + self.shift
 
     @property
     def log_jacobian(self) -> Array:
@@ -139,8 +142,18 @@ def fit_columns(
     shift = np.zeros(len(units)) if issparse(X) else np.where(moved, moments.mean, 0.0)
     fill = np.where(ratio, 1.0, 0.0)
     may_miss = moments.n_missing > 0
+    constant = moved & ~varies & (not issparse(X))
     return Columns(
-        chosen, shift, scale, fill, varies, may_miss, rms, tuple(likelihoods), tuple(n_levels)
+        chosen,
+        shift,
+        scale,
+        fill,
+        varies,
+        constant,
+        may_miss,
+        rms,
+        tuple(likelihoods),
+        tuple(n_levels),
     )
 
 

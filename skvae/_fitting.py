@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from ._batches import Rows, encode_rows, merge_duplicates
+from ._batches import DenseCells, Rows, encode_rows, merge_duplicates
 from ._column_likelihoods import ColumnLikelihoods
 from ._columns import (
     CHUNK_CELLS,
@@ -302,7 +302,11 @@ def describe_outcome(outcome: Outcome, columns: Columns, rows: Rows) -> dict[str
 def _mean_log_jacobian(columns: Columns, rows: Rows) -> float:
     """Of the change to original units, over what is observed; mean of the rows, nats."""
     by_column = torch.from_numpy(columns.log_jacobian)
-    if not columns.may_miss.any() or not by_column.any():
+    cells = rows.cells
+    complete = (
+        cells.observed is None if isinstance(cells, DenseCells) else not columns.may_miss.any()
+    )
+    if complete or not by_column.any():
         return float(by_column.sum())
     total = 0.0
     for _, observed, weight in rows.chunks(len(by_column)):

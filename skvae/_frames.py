@@ -8,12 +8,14 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, time, timedelta
+from decimal import Decimal
 from numbers import Real
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 Array = NDArray[np.floating]
 Library = Literal["pandas", "polars"]
@@ -123,6 +125,11 @@ class Schema:
         """The table of X: float64, or X itself where that already is one of numbers."""
         if self.numeric and is_numbers(X):
             return X
+        if issparse(X):
+            raise ValueError(
+                "X is sparse, but the table that was fitted was not one of numbers alone. "
+                "Give it as it was in fit: a frame, or dense rows."
+            )
         cells = np.empty(X.shape, dtype=np.float64)
         for number, (column, values) in enumerate(zip(self.columns, columns_of(X), strict=True)):
             cells[:, number] = column.encode(_raw(values, column.name), unknown)
@@ -190,6 +197,11 @@ def fit_schema(
 ) -> Schema:
     """Learn the columns of X. ``is_category`` of a column's number: None lets its dtype say."""
     library = library_of(X)
+    if issparse(X) and (chosen := [n for n in range(X.shape[1]) if is_category(n)]):
+        raise ValueError(
+            f"Column {column_name(chosen[0])} is to be a category, but X is sparse: categories "
+            "need dense rows. Use X.toarray(), or a likelihood of numbers."
+        )
     if is_numbers(X) and not any(is_category(number) for number in range(X.shape[1])):
         kind: Any = "boolean" if X.dtype.kind == "b" else "number"
         return Schema(tuple(Column(column_name(n), kind) for n in range(X.shape[1])))
@@ -321,7 +333,7 @@ def _raw_objects(values: list[Any], name: str) -> Raw:
             raise _no_dates(name, type(value).__name__)
     present = [value for value, gone in zip(values, missing, strict=True) if not gone]
     booleans = all(isinstance(value, bool | np.bool_) for value in present)
-    if all(isinstance(value, Real) for value in present) or booleans:
+    if all(isinstance(value, Real | Decimal) for value in present) or booleans:
         numbers = [np.nan if gone else float(v) for v, gone in zip(values, missing, strict=True)]
         kind: Any = "boolean" if present and booleans else "number"
         return Raw(kind, np.array(numbers, dtype=np.float64))
@@ -370,7 +382,7 @@ def _as_numbers(raw: Raw, name: str) -> Array:
             if (row := np.flatnonzero(raw.codes == place)).size:
                 raise ValueError(
                     f"Column {name} needs numbers; row {int(row[0])} holds {level!r}. Correct it, "
-                    "or fit with the column as a category."
+                    "or name the column in categorical_features when fitting."
                 ) from None
     return values[raw.codes]
 
@@ -432,7 +444,8 @@ def _pandas_series(values: Any, column: Column, dtype: Any) -> Any:
         series = pd.Series(values > 0.5, dtype=object).where(~missing, None)
         return series.astype(dtype)
     if pd.api.types.is_integer_dtype(dtype):
-        bounds = np.iinfo(np.dtype(getattr(dtype, "numpy_dtype", dtype)))
+        plain = dtype.subtype if isinstance(dtype, pd.SparseDtype) else dtype
+        bounds = np.iinfo(np.dtype(getattr(plain, "numpy_dtype", plain)))
         series = pd.Series(_whole(values, float(bounds.min), float(bounds.max)))
         if not missing.any():
             return series.astype(dtype)
@@ -489,7 +502,10 @@ def _polars_missing(series: Any, marker: Any) -> NDArray[np.bool_]:
     gone = series.is_null()
     if series.dtype.is_float():
         gone = gone | series.is_nan().fill_null(False)
-    if marker is not None and isinstance(marker, str) == (not series.dtype.is_numeric()):
+    is_text = str(series.dtype).startswith(("String", "Categorical", "Enum"))
+    if isinstance(marker, str) and is_text:
+        gone = gone | (series.cast(str) == marker).fill_null(False)
+    elif marker is not None and not isinstance(marker, str) and series.dtype.is_numeric():
         gone = gone | (series == marker).fill_null(False)
     return np.asarray(gone.to_numpy())
 
@@ -546,6 +562,8 @@ def completed(
 def _completed_pandas(
     X: Any, missing: NDArray[np.bool_], place: Any, filled: Any, kept: Any, indicated: Any
 ) -> Any:
+    import pandas as pd
+
     result = X.copy()
     for column in np.flatnonzero(missing.any(axis=0)):
         row = np.flatnonzero(missing[:, column])
@@ -556,7 +574,10 @@ def _completed_pandas(
         if dtype.kind in "iu":
             values = values.round()
         series = X.iloc[:, column].copy()
-        series.iloc[row] = values.astype(dtype).array
+        if isinstance(dtype, pd.CategoricalDtype):
+            known = set(dtype.categories)
+            series = series.cat.add_categories([v for v in values.unique() if v not in known])
+        series.iloc[row] = values.astype(series.dtype).array
         result.isetitem(column, series)
     names = [f"missingindicator_{X.columns[column]}" for column in indicated]
     result = result.iloc[:, kept]
@@ -575,6 +596,9 @@ def _completed_polars(
         series = columns[column]
         other = filled.to_series(int(column))[place]
         other = other.round() if series.dtype.is_integer() and other.dtype.is_float() else other
+        if series.dtype == pl.Enum and other.dtype == pl.Enum:  # maybe of fewer levels than in fit
+            both = dict.fromkeys([*series.dtype.categories, *other.dtype.categories])
+            series = series.cast(pl.Enum(list(both)))
         columns[column] = series.zip_with(~pl.Series(missing[:, column]), other.cast(series.dtype))
     indicators = [
         pl.Series(f"missingindicator_{X.columns[column]}", missing[:, column])

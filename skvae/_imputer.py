@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from ._frames import Schema, completed, library_of, take_rows, where_missing, with_missing
-from ._inputs import read_table, validated
+from ._inputs import counted, read_table, training_weight, validated
 from ._linear_start import MAX_COLUMNS_FOR_COVARIANCE
 from ._parameters import Rule, seed_of
 from ._transformer import VAETransformer
@@ -127,9 +127,10 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         try:
             self._check_parameters()
             X = validated(self, _not_sparse(X), reset=True)
+            X, weight = counted(X, training_weight(sample_weight, X))
             missing = where_missing(X, self.missing_values)
             rows = self._marked(X, missing)
-            vae = self._model(missing.shape[1]).fit(rows, sample_weight=sample_weight)
+            vae = self._model(missing.shape[1]).fit(rows, sample_weight=weight)
         except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)

@@ -1,6 +1,6 @@
 """What comes into an estimator: validated by scikit-learn, then read as a table."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -11,11 +11,13 @@ from scipy.sparse import issparse
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 
 from ._columns import Array, outside, row_chunks
-from ._frames import Schema, fit_schema, library_of
+from ._frames import Schema, fit_schema, library_of, take_rows
 
 
 def validated(estimator: Any, X: Any, reset: bool) -> Any:
     """A frame as it is, CSR rows, or an array; names and number of columns are checked."""
+    if type(X).__name__ == "LazyFrame":
+        raise TypeError("X is a polars LazyFrame, which holds no rows yet. Use X.collect().")
     if library_of(X) is not None:
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         for what, size in zip(["sample", "feature"], X.shape, strict=True):
@@ -67,6 +69,12 @@ def training_weight(sample_weight: Any, X: Any) -> Array:
     return weight
 
 
+def counted(X: Any, weight: Array) -> tuple[Any, Array]:
+    """The rows that count: a row of weight 0 is as if it were not there."""
+    rows = np.flatnonzero(weight > 0.0)
+    return (X, weight) if len(rows) == len(weight) else (take_rows(X, rows), weight[rows])
+
+
 def per_column(value: Any, names: Sequence[Any] | None, n_columns: int) -> list[Any]:
     """A likelihood for each column from one for all, or from {column: likelihood}."""
     if not isinstance(value, Mapping):
@@ -84,7 +92,8 @@ def categories_asked(value: Any, names: Sequence[Any] | None, n_columns: int) ->
     result: list[bool | None] = [False] * n_columns
     if value is None:
         return result
-    chosen = list(value) if isinstance(value, list | tuple | np.ndarray) else [value]
+    one_alone = isinstance(value, str) or not isinstance(value, Iterable)
+    chosen = [value] if one_alone else list(value)
     if len(chosen) == n_columns and all(isinstance(one, bool | np.bool_) for one in chosen):
         return [bool(one) for one in chosen]
     if chosen and all(isinstance(one, bool | np.bool_) for one in chosen):
@@ -99,11 +108,12 @@ def categories_asked(value: Any, names: Sequence[Any] | None, n_columns: int) ->
 
 def _place(key: Any, names: Sequence[Any] | None, n_columns: int, parameter: str) -> int:
     """Number of the column that a name or a number stands for."""
-    is_number = isinstance(key, Integral) and not isinstance(key, bool)
-    if is_number and -n_columns <= int(key) < n_columns:
-        return int(key) % n_columns
     if names is not None and key in list(names):
         return list(names).index(key)
+    is_number = isinstance(key, Integral) and not isinstance(key, bool)
+    has_labels = names is not None and any(isinstance(name, Integral) for name in names)
+    if is_number and not has_labels and -n_columns <= int(key) < n_columns:
+        return int(key) % n_columns
     known = "numbers below " + str(n_columns) if names is None else ", ".join(map(repr, names))
     raise ValueError(
         f"The {parameter!r} parameter names the column {key!r}, which X does not have. "
@@ -117,11 +127,17 @@ def column_name(estimator: Any, number: int) -> str:
     return repr(str(names[number])) if names is not None else str(number)
 
 
+def _labels(estimator: Any, X: Any) -> Sequence[Any] | None:
+    """Names of the columns; of a pandas frame also those that are no strings."""
+    names: Sequence[Any] | None = getattr(estimator, "feature_names_in_", None)
+    return list(X.columns) if names is None and library_of(X) == "pandas" else names
+
+
 def fit_table(estimator: Any, X: Any, weight: Array) -> tuple[Schema, list[Any], Any]:
     """Learn the columns of X; the likelihood asked for of each, and X as a table."""
     from ._fitting import takes_levels
 
-    names, n_columns = getattr(estimator, "feature_names_in_", None), estimator.n_features_in_
+    names, n_columns = _labels(estimator, X), estimator.n_features_in_
     categories = categories_asked(estimator.categorical_features, names, n_columns)
     asked = per_column(estimator.likelihood, names, n_columns)
 
@@ -141,8 +157,10 @@ def read_table(estimator: Any, X: Any) -> Any:
 
     Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
     """
+    names = _labels(estimator, estimator._schema.template)
+    if library_of(X) == "pandas" and names is not None and list(X.columns) != list(names):
+        raise ValueError(f"The columns of X are {list(X.columns)}; fit had {list(names)}.")
     table = estimator._schema.read(X, estimator.handle_unknown)
-    names = getattr(estimator, "feature_names_in_", None)
     asked = estimator._fitted_architecture["likelihood"]
     was_open = [one == "auto" for one in per_column(asked, names, estimator.n_features_in_)]
     lenient = np.array(was_open) & (estimator.handle_unknown == "ignore")
@@ -169,6 +187,7 @@ def check_support(
     whole = np.array([support.whole for support in supports])
     if np.isinf(lower).all() and np.isinf(upper).all():
         return table
+    cells: list[NDArray[np.intp]] = [np.zeros((0, 2), dtype=np.intp)]
     for rows in row_chunks(*table.shape):
         chunk = table[rows].toarray() if issparse(table) else table[rows]
         wrong = outside(chunk, lower, upper, whole)
@@ -180,18 +199,14 @@ def check_support(
                 f"needs {supports[column].description}; row {rows.start + row} holds "
                 f"{chunk[row, column]}. Use likelihood='gaussian' or clean the column."
             )
-        if wrong.any():
-            table = _made_missing(table, wrong, rows.start)
-    return table
-
-
-def _made_missing(table: Any, wrong: NDArray[np.bool_], start: int) -> Any:
-    """A copy of the table with nan in these cells of the rows from ``start`` on."""
-    row, column = np.nonzero(wrong)
-    if issparse(table):
-        table = table.astype(np.float64).tolil()
-        table[start + row, column] = np.nan
-        return table.tocsr()
-    table = table.astype(np.float64)
-    table[start + row, column] = np.nan
-    return table
+        cells.append(np.argwhere(wrong) + np.array([rows.start, 0]))
+    row, column = np.concatenate(cells).T
+    if not len(row):
+        return table
+    table = table.astype(np.float64)  # a copy
+    if not issparse(table):
+        table[row, column] = np.nan
+        return table
+    table = table.tolil()
+    table[row, column] = np.nan
+    return table.tocsr()

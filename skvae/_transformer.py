@@ -17,7 +17,14 @@ from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
 from ._columns import missing_cells
 from ._frames import float_dtype
 from ._health import warn_about_fit, warn_about_weights
-from ._inputs import column_name, fit_table, read_table, training_weight, validated
+from ._inputs import (
+    column_name,
+    counted,
+    fit_table,
+    read_table,
+    training_weight,
+    validated,
+)
 from ._parameters import ARCHITECTURE, INACTIVE_KL, check_choice, check_parameters, seed_of
 from ._resources import enough_threads, own_gradients, training_resources
 
@@ -75,7 +82,7 @@ class VAETransformer(
         for which ``inverse_transform`` gives the most frequent.
     handle_unknown : {"ignore", "error"}, default="ignore"
         What to do with a level that was not there in ``fit``, or another number where ``"auto"``
-        found only 0 and 1: treat it as missing, or raise.
+        found only 0 and 1: treat it as missing (it then counts in no score), or raise.
     noise : {"auto", "shared", "per_column"}, default="auto"
         Whether the (scaled) columns share one Gaussian noise scale, as in probabilistic PCA, or
         each has its own, as in factor analysis. ``"auto"`` is shared, which makes better codes;
@@ -301,7 +308,7 @@ class VAETransformer(
             self._check_parameters()
             going_on = self.warm_start and self.__sklearn_is_fitted__()
             X = validated(self, X, reset=not going_on)
-            weight = training_weight(sample_weight, X)
+            X, weight = counted(X, training_weight(sample_weight, X))
             seed = seed_of(self.random_state)
             schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
             self.__dict__.update(self._train(schema, columns, vae, rows, seed, task))
@@ -342,7 +349,7 @@ class VAETransformer(
             self._check_parameters()
             going_on = self.__sklearn_is_fitted__()
             X = validated(self, X, reset=not going_on)
-            weight = training_weight(sample_weight, X)
+            X, weight = counted(X, training_weight(sample_weight, X))
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
             number = self.n_iter_ + 1 if going_on else 1
