@@ -142,7 +142,8 @@ def test_samples_are_finite_and_come_again_with_their_seed(name, fits):
         sample = vae.sample(5, random_state=0, mode=mode)
         assert sample.shape == (5, X.shape[1]) and np.isfinite(sample).all()
         np.testing.assert_array_equal(vae.sample(5, random_state=0, mode=mode), sample)
-        assert not np.array_equal(vae.sample(5, random_state=1, mode=False), sample)
+        other = vae.sample(5, random_state=1, mode=False)
+        assert np.array_equal(other, sample) == (not vae._columns.varies.any())
 
 
 CONSTANT = ["constant columns", "all columns constant", "all zeros", "one distinct row", "1 row"]
