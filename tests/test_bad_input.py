@@ -266,7 +266,7 @@ def test_missing_values_sparse_rows_and_strings_are_accepted(fitted, rows, metho
 @pytest.mark.parametrize("method", ["transform", "score_samples", "partial_fit"])
 def test_a_level_in_a_column_of_numbers_is_named(fitted, method):
     bad = _with(X.astype(object), 3, 2, "red")
-    message = "Column 2 needs numbers; row 3 holds 'red'. Correct it, or name the column in categorical_features"
+    message = "Column 2 needs numbers; row 3 holds 'red'. Correct it, or name the column in cat"
     vae = copy.deepcopy(fitted)
     _assert_refused(vae, lambda vae: getattr(vae, method)(bad), ValueError, message)
 
