@@ -1,9 +1,12 @@
 """Encoder and decoder: each a linear map plus an MLP whose last layer starts at zero.
 
-    loc(x) = A x + a + f(x)        log_scale(x) = c + g(x)        raw(z) = W z + b + h(z)
+    loc(x) = A x + a + s f(x)        log_scale(x) = c + g(x)        raw(z) = W z + b + u h(z)
 
 f, g and h are 0 at the start, so a network begins as the linear-Gaussian model that it is given.
-All random numbers come from the generator that is passed in.
+They are in units of that model's standard deviations, s of a component given the row and u of a
+feature given z: steps of training are of one size for all weights, and would else be tens of noise
+scales long where a column is determined sharply. All random numbers come from the generator that
+is passed in.
 """
 
 import itertools
@@ -126,6 +129,7 @@ class Encoder(nn.Module):
     mean: Tensor
     loadings: Tensor
     variance: Tensor
+    unit: Tensor
 
     def __init__(
         self,
@@ -148,6 +152,7 @@ class Encoder(nn.Module):
         self.register_buffer("mean", torch.zeros(n_features))  # the linear-Gaussian model
         self.register_buffer("loadings", torch.zeros(n_features, n_components))
         self.register_buffer("variance", torch.ones(n_features))
+        self.register_buffer("unit", torch.ones(n_components))
 
     def forward(  # (N, P), (N, D) -> (N, K), (N, K)
         self, features: Tensor, observed: Tensor | None = None
@@ -170,7 +175,7 @@ class Encoder(nn.Module):
                 missing = (~observed[:, self.may_miss]).to(robust.dtype)
             robust = torch.cat([robust, missing], 1)
         d_loc, d_log_scale = self.mlp(robust).chunk(2, dim=-1)
-        return loc + d_loc, log_scale + d_log_scale
+        return loc + self.unit * d_loc, log_scale + d_log_scale
 
     def _from_fewer_columns(self, loc: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
         """What the linear posterior becomes when it is not based on all columns.
@@ -206,6 +211,7 @@ class Decoder(nn.Module):
     """
 
     tamed: Tensor
+    unit: Tensor
 
     def __init__(
         self, n_components: int, hidden: Sequence[int], tamed: Tensor, activation: str
@@ -214,11 +220,12 @@ class Decoder(nn.Module):
         self.linear = Dense(n_components, len(tamed))
         self.mlp = MLP(n_components, hidden, len(tamed), activation) if hidden else None
         self.register_buffer("tamed", tamed, persistent=False)
+        self.register_buffer("unit", torch.ones(len(tamed)))
         self._kinds = (bool(tamed.any()), not bool(tamed.all()))  # tamed ones, others
 
     def forward(self, z: Tensor) -> Tensor:  # (..., N, K) -> (..., N, P)
         raw = self._linear(z)
-        return raw if self.mlp is None else raw + self.mlp(z)
+        return raw if self.mlp is None else raw + self.unit * self.mlp(z)
 
     def _linear(self, z: Tensor) -> Tensor:
         if not self._kinds[0]:
@@ -234,4 +241,4 @@ class Decoder(nn.Module):
         if self._kinds[0]:
             slope = (1.0 + (z / CODE_LIMIT).square()).pow(-1.5)  # of tame
             linear = torch.where(self.tamed, linear * slope[..., None], linear)
-        return linear if self.mlp is None else linear + self.mlp.jacobian(z)
+        return linear if self.mlp is None else linear + self.unit * self.mlp.jacobian(z)

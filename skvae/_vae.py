@@ -121,6 +121,8 @@ class VAE(nn.Module):
         _assign(self.encoder.mean, mean)
         _assign(self.encoder.loadings, loadings)
         _assign(self.encoder.variance, variance)
+        _assign(self.encoder.unit, np.sqrt(posterior_variance))
+        _assign(self.decoder.unit, np.where(self.decoder.tamed.cpu(), 1.0, np.sqrt(variance)))
 
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the hidden layers; the last layers stay at zero."""
@@ -142,6 +144,7 @@ _COMPONENT_AXIS = {
     "encoder.linear.bias": 0,
     "encoder.log_scale": 0,
     "encoder.loadings": 1,
+    "encoder.unit": 0,
     "encoder.mlp.last.weight": 0,  # twice: loc, then log_scale
     "encoder.mlp.last.bias": 0,
     "decoder.linear.weight": 1,

@@ -129,7 +129,7 @@ def test_a_run_is_still_improving_if_its_last_epoch_gained(curve, expected):
 def test_the_weights_that_are_kept_are_those_of_the_best_epoch():
     # Fast enough to over-fit: the best epoch lies in the middle.
     vae, rows = _start(DIGITS[:520], 8, hidden=(64,))
-    plan = Plan(max_epochs=60, batch_size=32, learning_rate=0.02)
+    plan = Plan(max_epochs=60, batch_size=32, learning_rate=0.05)
     selection = Selection(True, 0.1, patience=3, tol=0.0)
     outcome = climb(copy.deepcopy(vae), rows, plan, selection, _generator(7), lambda epoch: False)
     assert 0 < outcome.best < outcome.n_epochs
