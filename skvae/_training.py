@@ -7,8 +7,8 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -184,6 +184,80 @@ def objective(terms: LogTerms, plan: Plan, progress: float) -> Tensor:  # (N,)
     return elbo(terms, warmed_beta(progress, plan.beta, plan.kl_warmup), plan.free_bits)
 
 
+class Flat:
+    """A module's parameters as one vector, likewise their gradients and their moving average.
+
+    The parameters become views of it, so that what is done to all of them is one operation. Those
+    that weight decay pulls stand last.
+    """
+
+    def __init__(self, vae: VAE) -> None:
+        named = dict(vae.named_parameters())
+        names = sorted(named, key=_is_decayed)
+        begins = [0, *itertools.accumulate(_padded(named[name].numel()) for name in names)]
+        self.n_kept = begins[sum(not _is_decayed(name) for name in names)]
+        self.parameters = named
+        self._place = dict(zip(names, begins, strict=False))
+        like = vae.encoder.log_scale.detach()
+        self.live, self.grad = like.new_zeros(begins[-1]), like.new_zeros(begins[-1])
+        for parameter, own in zip(named.values(), self.views(self.live), strict=True):
+            own.copy_(parameter.detach())
+        self.mean = self.live.clone()
+        self.point_at(self.live)
+        for parameter, own in zip(named.values(), self.views(self.grad), strict=True):
+            parameter.grad = own
+
+    def views(self, vector: Tensor) -> list[Tensor]:
+        """The parts of a vector of this layout, in the order and shapes of the parameters."""
+        return [
+            vector[(start := self._place[name]) : start + p.numel()].view(p.shape)
+            for name, p in self.parameters.items()
+        ]
+
+    def point_at(self, vector: Tensor) -> None:
+        """Let the module hold the values of a vector of this layout."""
+        for parameter, own in zip(self.parameters.values(), self.views(vector), strict=True):
+            parameter.data = own
+
+    def halves(self, *vectors: Tensor) -> list[list[Tensor]]:
+        """What weight decay leaves alone, and what it pulls, of each vector."""
+        return [[v[: self.n_kept] for v in vectors], [v[self.n_kept :] for v in vectors]]
+
+
+class AdamW:
+    """Loshchilov & Hutter 2019; weight decay pulls the MLPs alone, and so towards the start.
+
+    ``torch.optim.AdamW`` calls the same kernel, and takes longer to find it than the kernel runs.
+    """
+
+    def __init__(self, flat: Flat, alpha: float) -> None:
+        self.learning_rate = 0.0
+        self.moments = {key: torch.zeros_like(flat.live) for key in ("exp_avg", "exp_avg_sq")}
+        self.n_steps = torch.zeros((), device=flat.live.device)
+        vectors = (flat.live, flat.grad, *self.moments.values())
+        self.groups = list(zip(flat.halves(*vectors), (0.0, alpha), strict=True))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        self.n_steps += 1.0
+        for (live, grad, mean, square), decay in self.groups:
+            torch._fused_adamw_(
+                [live],
+                [grad],
+                [mean],
+                [square],
+                [],
+                [self.n_steps],
+                lr=self.learning_rate,
+                beta1=0.9,
+                beta2=0.99,
+                weight_decay=decay,
+                eps=1e-8,
+                amsgrad=False,
+                maximize=False,
+            )
+
+
 class Run:
     """A module, its optimiser, and the moving average of its weights."""
 
@@ -193,10 +267,8 @@ class Run:
         self.generator = generator
         self.n_steps = plan.max_epochs * math.ceil(n_rows / plan.batch_size)
         self.step_number = 0
-        self.optimizer = _optimizer(vae, plan)
-        self.parameters = list(vae.parameters())
-        self.live = [p.data for p in self.parameters]
-        self.mean = [p.clone() for p in self.live]
+        self.flat = Flat(vae)
+        self.optimizer = AdamW(self.flat, plan.alpha)
 
     def epoch(self, rows: Rows) -> float:
         """One pass over the rows; the mean objective before each step, in nats."""
@@ -208,43 +280,56 @@ class Run:
 
     def is_finite(self) -> bool:
         """Whether all weights are: the last step comes after the last bound."""
-        return bool(torch.isfinite(torch.stack(torch._foreach_norm(self.live)).sum()))
+        return bool(torch.isfinite(self.flat.live).all())
 
     def _step(self, batch: Batch) -> Tensor:
         self._set_learning_rate()
-        x = batch.x
-        size = (self.plan.n_samples, len(x), self.vae.n_components)
-        eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
-        progress = self.step_number / self.n_steps
-        with torch.enable_grad():
-            terms = self.vae(x, batch.observed, eps)
-            bound = (objective(terms, self.plan, progress) * batch.weight).mean()
-            loss = -bound
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters, MAX_GRADIENT_NORM)
+        bound = self._gradient(batch)
+        self._clip()
         self.optimizer.step()
         self.vae.likelihood.project()
         self._average()
         self.step_number += 1
+        return bound
+
+    def _gradient(self, batch: Batch) -> Tensor:
+        """The mean objective; minus its gradient is left in ``flat.grad``."""
+        x, plan = batch.x, self.plan
+        size = (plan.n_samples, len(x), self.vae.n_components)
+        eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
+        progress = self.step_number / self.n_steps
+        self.flat.grad.zero_()
+        with torch.enable_grad():
+            terms = self.vae(x, batch.observed, eps)
+            bound = (objective(terms, plan, progress) * batch.weight).mean()
+            loss = -bound
+        loss.backward()
         return bound.detach()
+
+    def _clip(self) -> None:
+        norm = torch.linalg.vector_norm(self.flat.grad)
+        self.flat.grad *= (MAX_GRADIENT_NORM / (norm + 1e-6)).clamp_(max=1.0)
 
     def _set_learning_rate(self) -> None:
         """Linear warm-up, then half a cosine down to 0 over the whole run."""
         rate = self.plan.learning_rate * min(1.0, (self.step_number + 1) / WARMUP_STEPS)
         if self.plan.decay:
             rate *= 0.5 * (1.0 + math.cos(math.pi * self.step_number / self.n_steps))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        self.optimizer.learning_rate = rate
 
     def _average(self) -> None:
         # Short memory at first: the start is forgotten as fast as training leaves it.
         memory = min(LONGEST_MEMORY, (1.0 + self.step_number) / (10.0 + self.step_number))
-        torch._foreach_lerp_(self.mean, self.live, 1.0 - memory)
+        self.flat.mean.lerp_(self.flat.live, 1.0 - memory)
 
-    def averaged(self) -> "_Swapped":
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
         """Context in which the module holds the averaged weights."""
-        return _Swapped(self)
+        self.flat.point_at(self.flat.mean)
+        try:
+            yield
+        finally:
+            self.flat.point_at(self.flat.live)
 
     def snapshot(self) -> State:
         """A copy of the module's state with the averaged weights."""
@@ -254,32 +339,17 @@ class Run:
     def memory(self) -> State:
         """What a later ``Run`` needs to go on as if it were this one."""
         memory = {"step_number": torch.tensor(self.step_number)}
-        for (name, parameter), live in zip(self.vae.named_parameters(), self.live, strict=True):
-            memory[f"{name}:live"] = live.clone()
-            for key, value in self.optimizer.state[parameter].items():
-                memory[f"{name}:{key}"] = value.clone()
+        for key, vector in {"live": self.flat.live, **self.optimizer.moments}.items():
+            for name, own in zip(self.flat.parameters, self.flat.views(vector), strict=True):
+                memory[f"{name}:{key}"] = own.clone()
         return memory
 
     def resume(self, memory: State) -> None:
         self.step_number = int(memory["step_number"])
-        for (name, parameter), live in zip(self.vae.named_parameters(), self.live, strict=True):
-            prefix = f"{name}:"
-            kept = {n.removeprefix(prefix): v for n, v in memory.items() if n.startswith(prefix)}
-            live.copy_(kept.pop("live"))
-            self.optimizer.state[parameter].update(kept)
-
-
-class _Swapped:
-    def __init__(self, run: Run) -> None:
-        self.run = run
-
-    def __enter__(self) -> None:
-        for parameter, mean in zip(self.run.parameters, self.run.mean, strict=True):
-            parameter.data = mean
-
-    def __exit__(self, *exc: object) -> None:
-        for parameter, live in zip(self.run.parameters, self.run.live, strict=True):
-            parameter.data = live
+        for key, vector in {"live": self.flat.live, **self.optimizer.moments}.items():
+            for name, own in zip(self.flat.parameters, self.flat.views(vector), strict=True):
+                own.copy_(memory[f"{name}:{key}"])
+        self.optimizer.n_steps.fill_(self.step_number)
 
 
 class EarlyStopping:
@@ -405,17 +475,14 @@ class _HeldOut:
             yield self.rows[chunk], self.eps[:, chunk]
 
 
-def _optimizer(vae: VAE, plan: Plan) -> torch.optim.Optimizer:
-    """AdamW; weight decay pulls the MLPs alone, and so the model towards its linear start."""
-    decayed: list[Tensor] = []
-    kept: list[Tensor] = []
-    for name, parameter in vae.named_parameters():
-        is_mlp_weight = ".mlp." in name and name.endswith("weight")
-        (decayed if is_mlp_weight else kept).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": kept, "weight_decay": 0.0}]
-    if decayed:
-        groups.append({"params": decayed, "weight_decay": plan.alpha})
-    return torch.optim.AdamW(groups, lr=plan.learning_rate, betas=(0.9, 0.99), fused=True)
+def _is_decayed(name: str) -> bool:
+    """Weight decay pulls the MLPs alone, and so the model towards its linear start."""
+    return ".mlp." in name and name.endswith("weight")
+
+
+def _padded(size: int) -> int:
+    """So that each parameter begins at a cache line: products of odd addresses are slow."""
+    return -(-size // 16) * 16
 
 
 @torch.no_grad()
