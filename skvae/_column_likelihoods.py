@@ -34,7 +34,7 @@ class ColumnLikelihoods(Likelihood):
             torch.tensor(columns)[likelihood.columns_of_features(len(columns))]
             for likelihood, columns in parts
         ]
-        self._n_raw = [len(index) for index in of_features]
+        self.n_raw = [len(index) for index in of_features]
         back = torch.tensor([c for columns in self._columns for c in columns]).argsort()
         self._in_order = back.tolist() == list(range(n_columns))
         self.register_buffer("column", torch.cat(of_features), persistent=False)
@@ -47,7 +47,7 @@ class ColumnLikelihoods(Likelihood):
 
     def _zip(self, x: Tensor | None, raw: Tensor) -> Any:
         """Each part with its own columns of x and its own raw parameters."""
-        raws = raw.split(self._n_raw, dim=-1)
+        raws = raw.split(self.n_raw, dim=-1)
         xs = [None if x is None else self._own(x, columns) for columns in self._columns]
         return zip(self.parts, xs, raws, strict=True)
 
@@ -75,7 +75,7 @@ class ColumnLikelihoods(Likelihood):
         return torch.cat([part.information(r) for part, _, r in self._zip(None, raw)], -1)
 
     def curvature(self, jacobian: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:
-        jacobians = jacobian.split(self._n_raw, dim=-1)
+        jacobians = jacobian.split(self.n_raw, dim=-1)
         total = jacobian.new_zeros((*jacobian.shape[:-1], jacobian.shape[-2]))
         for (part, own, r), j in zip(self._zip(observed, raw), jacobians, strict=True):
             total = total + part.curvature(j, r, own)
@@ -98,7 +98,7 @@ class ColumnLikelihoods(Likelihood):
         return self.column
 
     def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
-        fits = zip(*(value.split(self._n_raw) for value in fit), strict=True)
+        fits = zip(*(value.split(self.n_raw) for value in fit), strict=True)
         starts = [
             part.start(self._own(x, columns), weight, LinearFit(*own))
             for part, columns, own in zip(self.parts, self._columns, fits, strict=True)
@@ -115,7 +115,7 @@ class ColumnLikelihoods(Likelihood):
 
     def set_noise(self, variance: Tensor, count: Tensor) -> None:
         for part, own, n in zip(
-            self.parts, variance.split(self._n_raw), count.split(self._n_raw), strict=True
+            self.parts, variance.split(self.n_raw), count.split(self.n_raw), strict=True
         ):
             part.set_noise(own, n)
 
@@ -133,7 +133,7 @@ def locations(likelihood: Likelihood, n_columns: int) -> Tensor:  # (P,)
     parts = likelihood.parts if isinstance(likelihood, ColumnLikelihoods) else [likelihood]
     units = [part.support.units for part in parts]
     if isinstance(likelihood, ColumnLikelihoods):
-        sizes = likelihood._n_raw
+        sizes = likelihood.n_raw
     else:
         sizes = [len(likelihood.columns_of_features(n_columns))]
     return torch.cat(

@@ -5,18 +5,18 @@ import math
 import torch
 from torch import Tensor
 
-_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def normal_log_prob(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
     """Log N(x; loc, exp(log_scale)^2) of each element."""
     standardised = (x - loc) * torch.exp(-log_scale)
-    return -0.5 * standardised.square() - log_scale - _HALF_LOG_2PI
+    return -0.5 * standardised.square() - log_scale - HALF_LOG_2PI
 
 
 def standard_normal_log_prob(x: Tensor) -> Tensor:
     """Log N(x; 0, 1) of each element."""
-    return -0.5 * x.square() - _HALF_LOG_2PI
+    return -0.5 * x.square() - HALF_LOG_2PI
 
 
 def kl_to_standard_normal(loc: Tensor, log_scale: Tensor) -> Tensor:

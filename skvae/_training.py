@@ -16,6 +16,7 @@ from torch import Tensor
 from ._batches import Batch, Rows, batches, folds, hold_out
 from ._bounds import LogTerms, elbo, importance_weighted_bound, log_weights, warmed_beta
 from ._columns import row_chunks
+from ._fused import fused_gradient
 from ._vae import VAE
 
 State = dict[str, Tensor]
@@ -269,6 +270,7 @@ class Run:
         self.step_number = 0
         self.flat = Flat(vae)
         self.optimizer = AdamW(self.flat, plan.alpha)
+        self._fused = fused_gradient(vae, plan.objective, plan.free_bits)
 
     def epoch(self, rows: Rows) -> float:
         """One pass over the rows; the mean objective before each step, in nats."""
@@ -298,6 +300,9 @@ class Run:
         size = (plan.n_samples, len(x), self.vae.n_components)
         eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
         progress = self.step_number / self.n_steps
+        if self._fused is not None and batch.observed is None:
+            beta = warmed_beta(progress, plan.beta, plan.kl_warmup)
+            return self._fused(x, batch.weight, eps, beta)
         self.flat.grad.zero_()
         with torch.enable_grad():
             terms = self.vae(x, batch.observed, eps)

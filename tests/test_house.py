@@ -28,6 +28,7 @@ ORDER = [
     "_linear_start",
     "_networks",
     "_vae",
+    "_fused",
     "_columns",
     "_frames",
     "_batches",
@@ -50,7 +51,7 @@ LEAVES |= {"_parameters", "_resources", "_callbacks"}
 
 # The torch core is usable without scikit-learn, and what has to be fast to import without torch.
 CORE = {"_gaussian", "_bounds", "likelihoods", "_column_likelihoods", "priors", "_networks"}
-CORE |= {"_vae", "_importance", "_batches", "_training", "_fitting"}
+CORE |= {"_vae", "_fused", "_importance", "_batches", "_training", "_fitting"}
 # Of SciPy these take sparse rows alone; the densities do without.
 SPARSE = {
     "_batches": {"scipy.sparse"},
