@@ -94,12 +94,13 @@ class _Layers:
 
 
 class _FusedEncoder:
-    """loc(x) = A x + a + f(x), log_scale(x) = c + g(x)."""
+    """loc(x) = A x + a + s f(x), log_scale(x) = c + g(x)."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.linear = _Layer(encoder.linear)
         self.log_scale, self.log_scale_grad = encoder.log_scale.detach(), _grad(encoder.log_scale)
         self.center, self.spread = encoder.center, encoder.spread
+        self.unit = torch.cat([encoder.unit, torch.ones_like(encoder.unit)])
         self.mlp = None if encoder.mlp is None else _Layers(encoder.mlp)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, 2 K)
@@ -110,8 +111,8 @@ class _FusedEncoder:
             both = bias.repeat(len(x), 1)
         else:
             hidden = self.mlp.forward(tame((x - self.center).div_(self.spread), CELL_LIMIT))
-            bias += self.mlp.last.bias
-            both = torch.addmm(bias, hidden, self.mlp.last.transposed)
+            both = torch.addmm(self.mlp.last.bias, hidden, self.mlp.last.transposed)
+            both = torch.addcmul(bias, both, self.unit)
         both[:, : len(self.log_scale)].addmm_(x, self.linear.transposed)
         return both
 
@@ -122,11 +123,11 @@ class _FusedEncoder:
         self.linear.bias_grad.copy_(total[:n_components])
         self.log_scale_grad.copy_(total[n_components:])
         if self.mlp is not None:
-            self.mlp.backward(g)
+            self.mlp.backward(g * self.unit)
 
 
 class _FusedDecoder:
-    """raw(z) = W z + b + h(z), with z tamed for some blocks of raw."""
+    """raw(z) = W z + b + u h(z), with z tamed for some blocks of raw."""
 
     def __init__(self, decoder: Decoder, blocks: list["_Block"]) -> None:
         tamed = decoder.tamed.tolist()
@@ -136,6 +137,7 @@ class _FusedDecoder:
             for block in blocks
         ]
         self.any_tamed = any(tamed)
+        self.unit = decoder.unit
         self.mlp = None if decoder.mlp is None else _Layers(decoder.mlp)
 
     def forward(self, z: Tensor) -> Tensor:  # (N, K) -> (N, P)
@@ -144,8 +146,9 @@ class _FusedDecoder:
         if self.mlp is None:
             raw = self.linear.bias.repeat(len(z), 1)
         else:
-            bias = self.linear.bias + self.mlp.last.bias
-            raw = torch.addmm(bias, self.mlp.forward(z), self.mlp.last.transposed)
+            last = self.mlp.last
+            raw = torch.addmm(last.bias, self.mlp.forward(z), last.transposed)
+            raw = torch.addcmul(self.linear.bias, raw, self.unit)
         for where, tamed, linear in self.parts:
             self._own(raw, where).addmm_(self.near if tamed else z, linear.transposed)
         return raw
@@ -154,7 +157,7 @@ class _FusedDecoder:
         if self.mlp is None:
             g_z = torch.zeros_like(self.z)
         else:
-            g_z = self.mlp.backward(g) @ self.mlp.hidden[0].weight
+            g_z = self.mlp.backward(g * self.unit) @ self.mlp.hidden[0].weight
         g_near = torch.zeros_like(g_z) if self.any_tamed else g_z
         for where, tamed, linear in self.parts:
             own = self._own(g, where)

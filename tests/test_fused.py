@@ -52,7 +52,8 @@ def _vae(likelihood="columns of one noise", hidden=(8, 5), activation="gelu", ma
         for parameter in vae.parameters():
             parameter.normal_(0.0, 0.4, generator=generator)
         vae.encoder.center.normal_(generator=generator)
-        vae.encoder.spread.uniform_(0.5, 2.0, generator=generator)
+        for scale in (vae.encoder.spread, vae.encoder.unit, vae.decoder.unit):
+            scale.uniform_(0.5, 2.0, generator=generator)
     return vae
 
 
