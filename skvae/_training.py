@@ -238,7 +238,6 @@ class AdamW:
         vectors = (flat.live, flat.grad, *self.moments.values())
         self.groups = list(zip(flat.halves(*vectors), (0.0, alpha), strict=True))
 
-    @torch.no_grad()
     def step(self) -> None:
         self.n_steps += 1.0
         for (live, grad, mean, square), decay in self.groups:
@@ -287,10 +286,11 @@ class Run:
     def _step(self, batch: Batch) -> Tensor:
         self._set_learning_rate()
         bound = self._gradient(batch)
-        self._clip()
-        self.optimizer.step()
-        self.vae.likelihood.project()
-        self._average()
+        with torch.inference_mode():  # the least overhead
+            self._clip()
+            self.optimizer.step()
+            self.vae.likelihood.project()
+            self._average()
         self.step_number += 1
         return bound
 
