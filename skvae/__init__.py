@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     from . import likelihoods as likelihoods
     from . import priors as priors
     from ._imputer import VAEImputer as VAEImputer
+    from ._outlier import VAEOutlierDetector as VAEOutlierDetector
     from ._transformer import VAETransformer as VAETransformer
 
-__all__ = ["VAEImputer", "VAETransformer", "likelihoods", "priors"]
+__all__ = ["VAEImputer", "VAEOutlierDetector", "VAETransformer", "likelihoods", "priors"]
 
-_HOME = {"VAEImputer": "._imputer", "VAETransformer": "._transformer"}
+_HOME = {
+    "VAEImputer": "._imputer",
+    "VAEOutlierDetector": "._outlier",
+    "VAETransformer": "._transformer",
+}
 
 
 def __getattr__(name: str) -> Any:

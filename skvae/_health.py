@@ -7,12 +7,16 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from ._parameters import INACTIVE_KL, NOISE_FLOOR
 
 if TYPE_CHECKING:
     from ._columns import Array, Columns
+
+DIAGNOSTICS = ("effective_sample_size", "pareto_k", "n_samples")
+MANY = 0.1  # share of the rows
 
 # Frames of these packages stand between a warning here and the user's call.
 _PASSED_THROUGH = ("skvae", "sklearn", "joblib", "contextlib")
@@ -63,12 +67,30 @@ def warn_about_fit(
         )
 
 
-def warn_about_weights(largest: "Array", n_samples: int, refine: bool) -> None:
-    """Warn if one sample holds most of the importance weight of many rows."""
-    share = float((largest > 0.5).mean())
-    if n_samples >= 8 and share > 0.1:
+def unreliable(diagnostics: dict[str, "Array"]) -> NDArray[np.bool_]:
+    """Rows whose importance weights have too heavy a tail, and one that matters.
+
+    A mean of S weights needs k < min(1 - 1 / log10(S), 0.7) (Vehtari et al. 2024, section 3.2.4).
+    A k from few samples is noisy, so a row passes if a tenth of the samples or more count: then
+    no few of them decide. In fewer than 21 there is no k (nan), and nothing is said.
+    """
+    n_samples = np.maximum(diagnostics["n_samples"], 2)
+    heavy = diagnostics["pareto_k"] > np.minimum(1.0 - 1.0 / np.log10(n_samples), 0.7)
+    return heavy & (diagnostics["effective_sample_size"] < 0.1 * n_samples)
+
+
+def warn_about_estimates(diagnostics: dict[str, "Array"], refine: bool) -> None:
+    """Warn if the estimates of many rows are unreliable; without diagnostics there are none."""
+    if not diagnostics:
+        return
+    flagged = unreliable(diagnostics)
+    if flagged.mean() > MANY:
+        size = np.median(diagnostics["effective_sample_size"][flagged])
+        n_samples = np.median(diagnostics["n_samples"][flagged])
         fix = "Increase n_importance_samples." if refine else "Use refine=True."
         _warn(
-            f"For {share:.0%} of the rows more than half of the importance weight sits on one of "
-            f"{n_samples} samples: their log p(x) is too low. {fix}",
+            f"For {flagged.mean():.0%} of the rows the tail of the importance weights is too heavy "
+            f"(Pareto k above {min(1.0 - 1.0 / np.log10(n_samples), 0.7):.2f}; {n_samples:.0f} "
+            f"samples are worth {size:.1f}): their log p(x) is unreliable, and mostly too low. "
+            f"{fix}"
         )

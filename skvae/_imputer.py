@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, TransformerMixin, clone
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
 from ._frames import Schema, completed, library_of, take_rows, where_missing, with_missing
-from ._inputs import counted, read_table, training_weight, validated
+from ._inputs import counted, read_table, training_weight, unchanged_on_error, validated
 from ._linear_start import MAX_COLUMNS_FOR_COVARIANCE
 from ._parameters import Rule, seed_of
 from ._transformer import VAETransformer
@@ -123,18 +123,13 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         ValueError
             If a parameter or X is not admissible. The imputer is then left as it was.
         """
-        before = dict(self.__dict__)
-        try:
+        with unchanged_on_error(self):
             self._check_parameters()
             X = validated(self, _not_sparse(X), reset=True)
             X, weight = counted(X, training_weight(sample_weight, X))
             missing = where_missing(X, self.missing_values)
             rows = self._marked(X, missing)
             vae = self._model(missing.shape[1]).fit(rows, sample_weight=weight)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
         self.vae_ = vae
         self._empty = missing.all(axis=0)
         self._indicated = np.flatnonzero(missing.any(axis=0))

@@ -1,6 +1,7 @@
 """What comes into an estimator: validated by scikit-learn, then read as a table."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from numbers import Integral
 from typing import Any
@@ -12,6 +13,18 @@ from sklearn.utils.validation import _check_sample_weight, check_array, validate
 
 from ._columns import Array, outside, row_chunks
 from ._frames import Schema, fit_schema, library_of, take_rows
+
+
+@contextmanager
+def unchanged_on_error(estimator: Any) -> Iterator[None]:
+    """A fit that fails leaves its estimator as it was."""
+    before = dict(estimator.__dict__)
+    try:
+        yield
+    except BaseException:
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
 
 
 def validated(estimator: Any, X: Any, reset: bool) -> Any:

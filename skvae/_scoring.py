@@ -5,6 +5,7 @@ Everything is evaluated in float64: a density is a sum of hundreds of terms.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,15 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 from torch import Tensor
 
-from ._bounds import importance_weighted_bound, largest_weight, log_weights
+from ._bounds import importance_weighted_bound, log_weights
 from ._columns import Array, Columns
-from ._importance import posterior_draws
+from ._diagnostics import effective_sample_size, pareto_k
+from ._importance import Estimate, posterior_draws, refined_log_likelihood
 from ._vae import VAE
 
 STEP = 1e-4  # of a central difference: exact for a linear decoder, else to about 1e-8
 CHUNK_NUMBERS = 2**21  # float64 numbers in the largest temporary array: 16 MB
+STAGES = (1, 2, 4, 8)  # times n_importance_samples: all rows get the first, 15 in all if need be
 
 
 def noise_bank(n_samples: int, n_components: int) -> Tensor:  # (S, 1, K)
@@ -55,16 +58,50 @@ def by_chunks(
     return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
 
 
+def check_score(method: str, methods: tuple[str, ...], return_diagnostics: bool) -> None:
+    if method not in methods:
+        known = ", ".join(map(repr, methods))
+        raise ValueError(f"method must be one of {known}. Got {method!r} instead.")
+    if return_diagnostics and method != "log_likelihood":
+        raise ValueError(
+            "return_diagnostics=True says how good an importance-sampled estimate is, so it needs "
+            f"method='log_likelihood'. Got method={method!r}."
+        )
+
+
+def score_function(
+    vae: VAE, method: str, n_samples: int, refine: bool
+) -> Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]:
+    """From x and observed to the scores (N,) and, of a log-likelihood, the rest of ``Estimate``."""
+    if method == "kl":
+        return partial(negative_kl, vae)
+    if method == "log_likelihood" and refine:
+        sizes = [times * n_samples for times in STAGES]
+        bank = noise_bank(sum(sizes), vae.n_components).to(vae.device)
+        return partial(refined_log_likelihood, vae, banks=bank.split(sizes))
+    functions: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+        "log_likelihood": encoder_log_likelihood,
+        "elbo": sampled_elbo,
+        "reconstruction": reconstruction,
+    }
+    bank = noise_bank(n_samples, vae.n_components).to(vae.device)
+    return partial(functions[method], vae, bank=bank)
+
+
 def posterior_means(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:  # (N, K)
     return (vae.encode(x, observed)[0],)
 
 
-def encoder_log_likelihood(
-    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log p(x) by importance sampling from the encoder (Burda et al. 2016), and largest weight."""
+def encoder_log_likelihood(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> Estimate:
+    """Log p(x) by importance sampling from the encoder (Burda et al. 2016), and how good it is."""
     terms = vae(x, observed, bank.expand(-1, len(x), -1))
-    return importance_weighted_bound(terms), largest_weight(log_weights(terms))
+    log_w = log_weights(terms)
+    return Estimate(
+        importance_weighted_bound(terms),
+        effective_sample_size(log_w),
+        pareto_k(log_w),
+        torch.full((len(x),), len(bank)),
+    )
 
 
 def sampled_elbo(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> tuple[Tensor]:
@@ -74,6 +111,12 @@ def sampled_elbo(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> 
 
 def negative_kl(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:
     return (-vae.prior.kl(*vae.encode(x, observed)).sum(-1),)
+
+
+def reconstruction(
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
+) -> tuple[Tensor]:  # (N,)
+    return (reconstruction_by_column(vae, x, observed, bank)[0].sum(1),)
 
 
 def reconstruction_by_column(

@@ -1,7 +1,6 @@
 """VAETransformer: the estimator. scikit-learn's conventions live here; torch is imported inside."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from numbers import Integral
@@ -16,13 +15,14 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
 from ._columns import missing_cells
 from ._frames import float_dtype
-from ._health import warn_about_fit, warn_about_weights
+from ._health import DIAGNOSTICS, warn_about_estimates, warn_about_fit
 from ._inputs import (
     column_name,
     counted,
     fit_table,
     read_table,
     training_weight,
+    unchanged_on_error,
     validated,
 )
 from ._parameters import ARCHITECTURE, INACTIVE_KL, check_choice, check_parameters, seed_of
@@ -30,6 +30,7 @@ from ._resources import enough_threads, own_gradients, training_resources
 
 Array = NDArray[np.floating]
 
+METHODS = ("log_likelihood", "elbo", "reconstruction", "kl")
 if TYPE_CHECKING:
     import torch
 
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from ._frames import Schema
     from ._training import Epoch, NonFiniteBoundError, Plan
     from ._vae import VAE
-
-MORE_SAMPLES = 8  # times n_importance_samples, for rows whose log-likelihood is not yet sharp
-METHODS = ("log_likelihood", "elbo", "reconstruction", "kl")
 
 
 class VAETransformer(
@@ -129,7 +127,7 @@ class VAETransformer(
     tol : float, default=0.0001
         Gain of the held-out ELBO that counts, in nats per column.
     n_importance_samples : int, default=64
-        Samples of z for each row in the scores. Rows that need more get 8 times as many.
+        Samples of z for each row in the scores. Rows that need more get up to 15 times as many.
     warm_start : bool, default=False
         Let ``fit`` go on from the previous fit's weights and scaling.
     precision : {"auto", "float32", "float64"}, default="auto"
@@ -303,17 +301,7 @@ class VAETransformer(
             If a parameter or X is not admissible, or if the bound becomes infinite. The estimator
             is then left as it was.
         """
-        task = FitTask(self, X, y)
-        with self._unchanged_on_error(), own_gradients():
-            self._check_parameters()
-            going_on = self.warm_start and self.__sklearn_is_fitted__()
-            X = validated(self, X, reset=not going_on)
-            X, weight = counted(X, training_weight(sample_weight, X))
-            seed = seed_of(self.random_state)
-            schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
-            self.__dict__.update(self._train(schema, columns, vae, rows, seed, task))
-        task.end()
-        return self
+        return self._fit(X, y, sample_weight)
 
     def partial_fit(
         self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
@@ -345,7 +333,7 @@ class VAETransformer(
         from . import _fitting as fitting
         from ._training import NonFiniteBoundError, Outcome, Run, worst_column
 
-        with self._unchanged_on_error(), own_gradients():
+        with unchanged_on_error(self), own_gradients():
             self._check_parameters()
             going_on = self.__sklearn_is_fitted__()
             X = validated(self, X, reset=not going_on)
@@ -371,6 +359,26 @@ class VAETransformer(
             progress["loss_curve_"] = [*losses, *progress["loss_curve_"]]
             fitted |= {"_schema": schema, "_fitted_architecture": self._architecture()}
             self.__dict__.update(fitted | progress)
+        return self
+
+    def _fit(
+        self, X: Any, y: None = None, sample_weight: Any = None, advise: bool = True
+    ) -> "VAETransformer":
+        """Fit; ``advise`` on parameters only those who have set them."""
+        task = FitTask(self, X, y)
+        with unchanged_on_error(self), own_gradients():
+            self._check_parameters()
+            going_on = self.warm_start and self.__sklearn_is_fitted__()
+            X = validated(self, X, reset=not going_on)
+            X, weight = counted(X, training_weight(sample_weight, X))
+            seed = seed_of(self.random_state)
+            schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
+            fitted, cut_short = self._train(schema, columns, vae, rows, seed, task)
+            if advise:
+                name = partial(column_name, self)
+                warn_about_fit(self.n_components, fitted, columns, cut_short, name)
+            self.__dict__.update(fitted)
+        task.end()
         return self
 
     def _check_parameters(self) -> None:
@@ -413,8 +421,8 @@ class VAETransformer(
         rows: "Rows",
         seed: int,
         task: FitTask,
-    ) -> dict[str, Any]:
-        """Climb the bound from the start; return every fitted attribute."""
+    ) -> tuple[dict[str, Any], bool]:
+        """Climb the bound from the start: every fitted attribute, and whether it was cut short."""
         from . import _fitting as fitting
         from ._training import NonFiniteBoundError, climb
 
@@ -451,14 +459,7 @@ class VAETransformer(
             except NonFiniteBoundError as error:
                 raise self._not_finite(error) from None
             result = fitted(outcome.state) | fitting.describe_outcome(outcome, columns, rows)
-        warn_about_fit(
-            self.n_components,
-            result,
-            columns,
-            outcome.cut_short,
-            partial(column_name, self),
-        )
-        return result
+        return result, outcome.cut_short
 
     def _architecture(self) -> dict[str, Any]:
         """The parameters that give the network its shape, as they are now."""
@@ -498,16 +499,6 @@ class VAETransformer(
             f"column {column_name(self, error.column)}. Use a smaller learning_rate_init (now "
             f"{self.learning_rate_init}), or look for errors in that column."
         )
-
-    @contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        before = dict(self.__dict__)
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     # -- codes and rows ---------------------------------------------------------------------------
 
@@ -597,8 +588,13 @@ class VAETransformer(
     # -- scores -----------------------------------------------------------------------------------
 
     def score_samples(
-        self, X: ArrayLike, *, method: str = "log_likelihood", refine: bool = True
-    ) -> Array:
+        self,
+        X: ArrayLike,
+        *,
+        method: str = "log_likelihood",
+        refine: bool = True,
+        return_diagnostics: bool = False,
+    ) -> Any:
         """Score each row, in nats: higher is more normal.
 
         Parameters
@@ -614,44 +610,41 @@ class VAETransformer(
             For ``"log_likelihood"``: search the posterior's mode row by row and sample around it,
             which is right also for rows unlike any that the encoder has seen. False samples from
             the encoder [1]_: faster, and too low for such rows.
+        return_diagnostics : bool, default=False
+            Say also how good the estimate of each row's log-likelihood is.
 
         Returns
         -------
         scores : ndarray of shape (n_samples,)
             The same for a row whatever the other rows are, and in every call.
+        diagnostics : dict of str to ndarray of shape (n_samples,)
+            Only if ``return_diagnostics``. "n_samples" is the number of importance samples;
+            "effective_sample_size" how many equally good ones they are worth; "pareto_k" the
+            shape k of the weights' tail [3]_: -inf where the estimate is exact, as for a linear
+            model, and nan below 21 samples. Not to be relied on are rows with k above
+            min(1 - 1 / log10(n_samples), 0.7) and less than a tenth of the samples effective.
 
         References
         ----------
         .. [1] Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8.
         .. [2] An & Cho (2015), Variational autoencoder based anomaly detection using
                reconstruction probability.
+        .. [3] Vehtari et al. (2024), Pareto Smoothed Importance Sampling.
         """
         X = self._check_new_rows(X)
-        vae = self._fitted_module()
-        log_jacobian = self._log_jacobian(X)
+        _scoring().check_score(method, METHODS, return_diagnostics)
+        vae, n_samples = self._fitted_module(), self.n_importance_samples
+        with own_gradients():
+            function = _scoring().score_function(vae, method, n_samples, refine)
+        sampled = method in ("log_likelihood", "elbo")
+        per_row = 2 * max(n_samples, 3 * self.n_components_) if sampled else 1
+        scores, *of_estimate = self._by_chunks(function, X, vae, per_row)
         if method == "kl":
-            return self._by_chunks(partial(_scoring().negative_kl, vae), X, vae)[0]
-        if method == "reconstruction":
-            function = partial(_scoring().reconstruction_by_column, vae, bank=self._noise_bank(vae))
-            return self._by_chunks(function, X, vae)[0].sum(axis=1) + log_jacobian
-        bank = self._noise_bank(vae)
-        per_row = 2 * max(self.n_importance_samples, 3 * self.n_components_)
-        if method == "elbo":
-            function = partial(_scoring().sampled_elbo, vae, bank=bank)
-            return self._by_chunks(function, X, vae, per_row)[0] + log_jacobian
-        if method != "log_likelihood":
-            known = ", ".join(map(repr, METHODS))
-            raise ValueError(f"method must be one of {known}. Got {method!r} instead.")
-        if refine:
-            from ._importance import refined_log_likelihood
-
-            large_bank = self._noise_bank(vae, MORE_SAMPLES)
-            function = partial(refined_log_likelihood, vae, bank=bank, large_bank=large_bank)
-        else:
-            function = partial(_scoring().encoder_log_likelihood, vae, bank=bank)
-        scores, largest = self._by_chunks(function, X, vae, per_row)
-        warn_about_weights(largest, self.n_importance_samples, refine)
-        return scores + log_jacobian
+            return scores
+        diagnostics = dict(zip(DIAGNOSTICS, of_estimate, strict=False))
+        warn_about_estimates(diagnostics, refine)
+        scores = scores + self._log_jacobian(X)
+        return (scores, diagnostics) if return_diagnostics else scores
 
     def score_features(self, X: ArrayLike) -> Array:
         """Say which columns make a row odd: each one's share of the reconstruction term.
@@ -702,9 +695,9 @@ class VAETransformer(
             return np.zeros(X.shape[0])
         return log_jacobian.sum() - missing_cells(X) @ log_jacobian
 
-    def _noise_bank(self, vae: "VAE", times: int = 1) -> "torch.Tensor":
+    def _noise_bank(self, vae: "VAE") -> "torch.Tensor":
         with own_gradients():
-            bank = _scoring().noise_bank(times * self.n_importance_samples, self.n_components_)
+            bank = _scoring().noise_bank(self.n_importance_samples, self.n_components_)
             return bank.to(vae.device)
 
     def _by_chunks(

@@ -1,5 +1,6 @@
 """A warning comes exactly when something is wrong, names the fix, and points at the user's line."""
 
+import re
 import warnings
 from functools import partial
 
@@ -213,8 +214,9 @@ def test_a_score_that_rests_on_one_sample_says_to_refine(trained):
     warning = _only(lambda: trained.score_samples(FAR, refine=False))
     assert warning.category is UserWarning
     text = str(warning.message)
-    assert "For 100% of the rows more than half of the importance weight sits on one of 64" in text
-    assert "log p(x) is too low" in text and "Use refine=True" in text
+    assert "For 100% of the rows the tail of the importance weights is too heavy" in text
+    assert re.search(r"\(Pareto k above 0\.45; 64 samples are worth 1\.\d\)", text)
+    assert "unreliable, and mostly too low" in text and "Use refine=True" in text
 
 
 QUIET = {

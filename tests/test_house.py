@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import skvae
-from skvae import VAEImputer, VAETransformer
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
 
 PACKAGE = Path(skvae.__file__).parent
 
@@ -33,7 +33,9 @@ ORDER = [
     "_frames",
     "_batches",
     "_training",
+    "_diagnostics",
     "_importance",
+    "_aggregate",
     "_scoring",
     "_parameters",
     "_resources",
@@ -44,6 +46,7 @@ ORDER = [
     "_callbacks",
     "_transformer",
     "_imputer",
+    "_outlier",
     "__init__",
 ]
 LEAVES = {"_gaussian", "_bounds", "_linear_start", "_networks", "_columns", "_frames"}
@@ -51,7 +54,8 @@ LEAVES |= {"_parameters", "_resources", "_callbacks"}
 
 # The torch core is usable without scikit-learn, and what has to be fast to import without torch.
 CORE = {"_gaussian", "_bounds", "likelihoods", "_column_likelihoods", "priors", "_networks"}
-CORE |= {"_vae", "_fused", "_importance", "_batches", "_training", "_fitting"}
+CORE |= {"_vae", "_fused", "_diagnostics", "_importance", "_aggregate", "_batches"}
+CORE |= {"_training", "_fitting"}
 # Of SciPy these take sparse rows alone; the densities do without.
 SPARSE = {
     "_batches": {"scipy.sparse"},
@@ -66,7 +70,7 @@ ROUTINES = {
     "_callbacks": {"sklearn.callback"},
 }
 
-ESTIMATORS = [VAETransformer, VAEImputer]
+ESTIMATORS = [VAETransformer, VAEImputer, VAEOutlierDetector]
 FILES = sorted(PACKAGE.glob("*.py"))
 TREES = {path.stem: ast.parse(path.read_text()) for path in FILES}
 every_file = pytest.mark.parametrize("file", TREES)
@@ -133,7 +137,7 @@ def test_the_package_is_imported_by_relative_names(file):
 @every_file
 def test_scikit_learn_enters_with_its_validation_of_rows(file):
     # In full where rows come in and for the estimators; else only as a library of routines.
-    if file not in {"_inputs", "_transformer", "_imputer"}:
+    if file not in {"_inputs", "_transformer", "_imputer", "_outlier"}:
         assert _imports_package(file, "sklearn") <= ROUTINES.get(file, set())
 
 
