@@ -54,7 +54,7 @@ def aggregate_of(vae: VAE, x: Tensor, observed: Tensor | None, varies: Tensor) -
             squared, count = _squared_distances(vae, x[rows], few, aggregate)
             squared[torch.arange(len(rows)), rows] = math.inf  # not to itself
             nearest = squared.kthvalue(min(NEIGHBOUR, len(x) - 1), dim=1).values
-            distance.append(nearest / count)
+            distance.append(nearest / count.clamp(min=1.0))
         own = torch.cat(distance) + SMALLEST_VARIANCE
         median = own.median()
         variance = own.clamp(median / MOST_UNEVEN, median * MOST_UNEVEN)
@@ -77,7 +77,7 @@ def _squared_distances(
     """From each row to each kernel over the observed features, and the number of dimensions."""
     features = vae.likelihood.features(x) / vae.feature_scale
     center = aggregate.center
-    middle = center.mean(0)  # distances are differences of squares: keep these small
+    middle = center.median(0).values  # distances are differences of squares: keep these small
     features, center = features - middle, center - middle
     varies = aggregate.varies.to(features.dtype)
     if observed is None:
@@ -89,4 +89,4 @@ def _squared_distances(
         squared_center = seen @ center.square().T
         count = observed.to(features.dtype) @ varies
     squared = features.square().sum(1)[:, None] - 2.0 * features @ center.T + squared_center
-    return squared.clamp(min=0.0), count.clamp(min=1.0)
+    return squared.clamp(min=0.0), count

@@ -43,11 +43,6 @@ def importance_weighted_bound(terms: LogTerms) -> Tensor:  # (N,)
     return torch.logsumexp(log_w, dim=0) - math.log(log_w.shape[0])
 
 
-def largest_weight(log_w: Tensor) -> Tensor:  # (N,)
-    """Share of the total importance weight that the heaviest sample holds, in (0, 1]."""
-    return torch.exp(log_w.amax(0) - torch.logsumexp(log_w, dim=0))
-
-
 def warmed_beta(progress: float, beta: float, kl_warmup: float) -> float:
     """Linear KL warm-up over the first ``kl_warmup`` fraction of all steps (Bowman et al. 2016).
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 from scipy.sparse.linalg import LinearOperator, svds
+from sklearn import config_context
 from sklearn.decomposition import FactorAnalysis
 
 Array = NDArray[np.floating]
@@ -110,7 +111,8 @@ def factor_analysis(moments: Moments, n_components: int, floor: float) -> Linear
     rows = np.concatenate([half.T, -half.T])
     tol = 1e-2 * len(rows) / moments.n_samples
     model = FactorAnalysis(n_components=min(n_components, n_columns), tol=tol)
-    with np.errstate(divide="ignore", invalid="ignore"):  # where no column varies
+    # Divisions are by zero where no column varies; dispatch would warn of an SVD that it lacks.
+    with np.errstate(divide="ignore", invalid="ignore"), config_context(array_api_dispatch=False):
         model.fit(rows)
     loadings = np.zeros((n_columns, n_components))
     loadings[:, : len(model.components_)] = model.components_.T

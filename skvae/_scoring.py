@@ -18,6 +18,7 @@ from ._bounds import importance_weighted_bound, log_weights
 from ._columns import Array, Columns
 from ._diagnostics import effective_sample_size, pareto_k
 from ._importance import Estimate, posterior_draws, refined_log_likelihood
+from ._networks import CELL_LIMIT, tame
 from ._vae import VAE
 
 STEP = 1e-4  # of a central difference: exact for a linear decoder, else to about 1e-8
@@ -86,6 +87,19 @@ def score_function(
     }
     bank = noise_bank(n_samples, vae.n_components).to(vae.device)
     return partial(functions[method], vae, bank=bank)
+
+
+def negative_distance(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:  # (N,)
+    """Minus the mean square of what is observed, in robust units: how central a row is.
+
+    Tamed as for the encoder, so that no single feature decides.
+    """
+    encoder = vae.encoder
+    robust = tame((vae.likelihood.features(x) - encoder.center) / encoder.spread, CELL_LIMIT)
+    if observed is None:
+        return (-robust.square().mean(-1),)
+    seen = observed[:, encoder.column]
+    return (-torch.where(seen, robust.square(), 0.0).sum(-1) / seen.sum(-1).clamp(min=1),)
 
 
 def posterior_means(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:  # (N, K)

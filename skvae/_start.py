@@ -190,10 +190,10 @@ def _fit_decoder(
     share = torch.from_numpy(weight / weight.sum()).to(vae.device)
     with torch.no_grad():
         loc, log_scale = vae.encode(cells, seen)
-    eps = torch.randn(loc.shape, generator=torch.Generator().manual_seed(0), dtype=loc.dtype)
-    eps = eps.to(loc.device)
-    z = loc + torch.exp(log_scale) * torch.stack([eps, -eps])
-    z = tame(z, CODE_LIMIT)  # as the decoder does
+        eps = torch.randn(loc.shape, generator=torch.Generator().manual_seed(0), dtype=loc.dtype)
+        eps = eps.to(loc.device)
+        z = loc + torch.exp(log_scale) * torch.stack([eps, -eps])
+        z = tame(z, CODE_LIMIT)  # as the decoder does
     layer = vae.decoder.linear
     start_weight, start_bias = layer.weight.detach().clone(), layer.bias.detach().clone()
     free = free.to(vae.device)

@@ -64,7 +64,7 @@ SPARSE = {
 NUMERICAL = {"_linear_start", "_columns", "_frames", "_parameters", "_health", "_callbacks"}
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
 ROUTINES = {
-    "_linear_start": {"sklearn.decomposition", "sklearn.utils.extmath"},
+    "_linear_start": {"sklearn", "sklearn.decomposition", "sklearn.utils.extmath"},
     "_columns": {"sklearn.preprocessing"},
     "_health": {"sklearn.exceptions"},
     "_callbacks": {"sklearn.callback"},

@@ -163,3 +163,10 @@ def test_counts_in_many_columns_start_where_their_bound_is_sane():
     null.weights_["decoder.linear.weight"][:] = 0.0
     bounds = [m.score_samples(X[550:], method="elbo").mean() for m in (vae, null)]
     assert bounds[0] > bounds[1]
+
+
+def test_the_linear_model_of_a_table_with_switches_is_fitted():
+    rng = np.random.default_rng(0)
+    X = np.column_stack([rng.normal(size=(80, 3)), rng.uniform(size=(80, 2)) < 0.4])
+    vae = VAETransformer(2, hidden_layer_sizes=(), max_iter=0, random_state=0).fit(X)
+    assert vae.likelihood_.tolist() == ["gaussian"] * 3 + ["bernoulli"] * 2

@@ -1,0 +1,921 @@
+"""The outlier detector: scikit-learn's contract, the aggregate density, p-values that hold."""
+
+import copy
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
+from scipy.special import logsumexp
+from scipy.stats import false_discovery_control, kstest, spearmanr
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
+
+from skvae import VAEOutlierDetector, VAETransformer
+
+pandas = pytest.importorskip("pandas")
+polars = pytest.importorskip("polars")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:(.|\n)*(inactive|its floor|importance weight):UserWarning"),
+]
+no_numerical_warning = pytest.mark.filterwarnings("error::RuntimeWarning")
+
+SCORES = ["aggregate", "log_likelihood", "elbo", "reconstruction", "kl"]
+every_score = pytest.mark.parametrize("score_method", SCORES)
+
+
+def _vae(**params):
+    small = {"hidden_layer_sizes": (8,), "max_iter": 0, "noise": "per_column"}
+    return VAETransformer(**small | params)
+
+
+def _detector(vae=None, **params):
+    return VAEOutlierDetector(_vae() if vae is None else vae, **{"random_state": 0} | params)
+
+
+LOADINGS = np.random.default_rng(0).normal(size=(2, 6))
+
+
+def _rows(n_rows=200, seed=0, n_columns=6):
+    """Inliers: two factors in up to six columns."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_rows, 2)) @ LOADINGS[:, :n_columns]
+    return X + 0.5 * rng.normal(size=X.shape) + 3.0
+
+
+def _far(n_rows=20, seed=1, n_columns=6):
+    """Outliers: a cluster far away from the inliers, in a direction of its own."""
+    away = 12.0 * np.array([1.0, -1.0, 1.0, 1.0, -1.0, 1.0])[:n_columns]
+    return _rows(n_rows, seed, n_columns) + away
+
+
+def _holes(shape, share=0.2, seed=1):
+    return np.random.default_rng(seed).uniform(size=shape) < share
+
+
+def _with_holes(*args, **kwargs):
+    X = _rows(*args, **kwargs)
+    return np.where(_holes(X.shape), np.nan, X)
+
+
+X = _rows()
+X.setflags(write=False)
+NEW = _rows(60, seed=5)
+NEW.setflags(write=False)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """The linear model of X; not to be changed."""
+    return _detector().fit(X)
+
+
+# -- scikit-learn's own checks --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_no_check_of_scikit_learn_fails_or_is_skipped(trained):
+    # The defaults without a single warning; one epoch cannot but warn of little.
+    estimator = VAEOutlierDetector()
+    if trained:
+        estimator.set_params(vae=_vae(max_iter=1, early_stopping=False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if trained else "error")
+        results = estimator_checks.check_estimator(estimator, on_skip=None, on_fail=None)
+    others = {r["check_name"]: r["exception"] for r in results if r["status"] != "passed"}
+    assert others == {}
+    names = {r["check_name"] for r in results}
+    assert {"check_outliers_train", "check_outliers_fit_predict", "check_array_api_input"} <= names
+
+
+def test_the_check_of_column_names_passes():
+    name = "check_dataframe_column_names_consistency"  # not among those of check_estimator
+    getattr(estimator_checks, name)("VAEOutlierDetector", VAEOutlierDetector())
+
+
+# -- scikit-learn's contract of outlier detectors -------------------------------------------------
+
+
+@every_score
+@pytest.mark.parametrize("contamination", ["auto", 0.1])
+def test_decisions_are_scores_less_the_offset_and_predictions_their_sign(
+    score_method, contamination
+):
+    detector = _detector(score_method=score_method, contamination=contamination).fit(X)
+    rows = np.concatenate([NEW, _far()])
+    decision = detector.decision_function(rows)
+    assert_array_equal(decision, detector.score_samples(rows) - detector.offset_)
+    assert_array_equal(detector.predict(rows), np.where(decision < 0.0, -1, 1))
+    assert isinstance(detector.offset_, float)
+    assert_array_equal(
+        clone(detector).fit_predict(X), detector.predict(X)
+    )  # of the rows of fit, by OutlierMixin
+
+
+@every_score
+@pytest.mark.parametrize("contamination", [0.005, 0.1, 0.33, 0.5])
+def test_contamination_is_the_fraction_of_the_training_rows_that_is_flagged(
+    contamination, score_method
+):
+    detector = _detector(score_method=score_method, contamination=contamination)
+    assert (detector.fit_predict(X) == -1).sum() == round(contamination * len(X))
+
+
+@pytest.mark.parametrize("n_rows", [100, 300])
+def test_without_a_contamination_the_threshold_is_tukeys_fence(n_rows):
+    # Of the held-out rows where there are 20 of them, else of all.
+    rows = _rows(n_rows)
+    detector = _detector().fit(rows)
+    held_out = detector.calibration_scores_
+    scores = held_out if n_rows == 300 else detector.score_samples(rows)
+    lower, upper = np.percentile(scores, [25, 75])
+    assert len(held_out) == n_rows // 10
+    assert detector.offset_ == lower - 1.5 * (upper - lower)
+
+
+@pytest.mark.parametrize("score_method", ["auto", "aggregate", "log_likelihood", "elbo"])
+def test_rows_far_away_are_outliers_and_inliers_are_not(score_method):
+    detector = _detector(score_method=score_method).fit(X)
+    assert (detector.predict(_far()) == -1).all()
+    assert (detector.predict(NEW) == 1).mean() > 0.85
+
+
+def test_a_row_between_two_clusters_is_odd():
+    # In the middle of the prior, where no code is. The elbo of the linear model cannot tell.
+    rng = np.random.default_rng(0)
+    line = np.array([1.0, 1.0, -1.0, 1.0])
+    side = rng.choice([-5.0, 5.0], size=(200, 1))
+    rows = side * line + rng.normal(size=(200, 4))
+    between = np.zeros((1, 4))
+    assert _detector().fit(rows).predict(between) == -1
+    assert _detector(score_method="elbo").fit(rows).predict(between) == 1
+
+
+def test_trained_by_default_it_finds_what_lies_off_a_curve():
+    rng = np.random.default_rng(0)
+
+    def curve(n_rows):
+        t = rng.uniform(-2, 2, (n_rows, 1))
+        return np.hstack([t, t**2, np.sin(2 * t)]) + 0.1 * rng.normal(size=(n_rows, 3))
+
+    detector = VAEOutlierDetector(random_state=0).fit(curve(600))
+    assert detector.vae_.n_iter_ > 0 and detector.vae_.noise == "per_column"
+    new = curve(200)
+    off = new + np.array([0.0, 2.5, 0.0])
+    is_off = np.repeat([False, True], 200)
+    assert roc_auc_score(is_off, -detector.score_samples(np.concatenate([new, off]))) > 0.95
+
+
+def test_a_pipeline_ends_in_a_detector():
+    pipeline = make_pipeline(StandardScaler(), _detector()).fit(X)
+    assert_array_equal(pipeline.predict(_far()), np.full(20, -1))
+    decision = pipeline.decision_function(NEW)
+    assert_array_equal(decision, pipeline.score_samples(NEW) - pipeline[-1].offset_)
+
+
+# -- what is refused ------------------------------------------------------------------------------
+
+BAD_PARAMETERS = [
+    *[("contamination", value) for value in (0, 0.0, 0.6, -1, "foo", np.nan, np.inf, True, None)],
+    *[("support_fraction", value) for value in (0.4, 1.1, "auto", True, np.nan)],
+    *[("calibration_fraction", value) for value in (-0.1, 0.6, "auto", True, np.nan)],
+    *[("score_method", value) for value in ("density", None, 1)],
+    *[("vae", value) for value in ("a model", VAETransformer)],
+]
+EXPECTED = {
+    "contamination": "'auto' or a number > 0 and <= 0.5",
+    "support_fraction": "a number >= 0.5 and <= 1",
+    "calibration_fraction": "a number >= 0 and <= 0.5",
+    "score_method": "one of 'auto', 'aggregate', 'log_likelihood', 'elbo', 'reconstruction', 'kl'",
+    "vae": "a VAETransformer or None",
+}
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_PARAMETERS)
+def test_bad_parameters_are_named_with_what_is_expected_and_what_was_given(name, value):
+    detector = _detector().set_params(**{name: value})
+    before = dict(vars(detector))
+    with pytest.raises(ValueError) as caught:
+        detector.fit(X)
+    message = str(caught.value)
+    assert f"The {name!r} parameter of VAEOutlierDetector must be {EXPECTED[name]}." in message
+    assert f"Got {value!r} instead." in message
+    assert vars(detector) == before
+
+
+def test_a_bad_parameter_of_the_model_and_a_bad_seed_are_named():
+    with pytest.raises(ValueError, match="The 'n_components' parameter of VAETransformer"):
+        _detector(_vae(n_components=0)).fit(X)
+    with pytest.raises(ValueError, match="random_state must be a seed"):
+        _detector(random_state="x").fit(X)
+
+
+METHODS = ["score_samples", "decision_function", "predict", "p_values", "score_features"]
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+@every_method
+def test_an_unfitted_detector_says_so(method):
+    with pytest.raises(NotFittedError):
+        getattr(_detector(), method)(X)
+
+
+@every_method
+def test_wrong_columns_are_refused(method, fitted):
+    with pytest.raises(ValueError, match="X has 5 features, but VAEOutlierDetector is expecting 6"):
+        getattr(fitted, method)(X[:, :5])
+    frame = pandas.DataFrame(X, columns=list("abcdef"))
+    named = _detector().fit(frame)
+    for wrong in (frame[list("bacdef")], frame.rename(columns={"a": "z"})):
+        with pytest.raises(ValueError, match="feature names should match"):
+            getattr(named, method)(wrong)
+    with pytest.raises(ValueError, match="infinity"):
+        getattr(fitted, method)(np.full((1, 6), np.inf))
+
+
+@pytest.mark.parametrize(("n_rows", "fraction"), [(200, 0.0), (9, 0.1)])
+def test_p_values_without_held_out_rows_are_refused_with_the_fix(n_rows, fraction):
+    detector = _detector(calibration_fraction=fraction).fit(X[:n_rows])
+    assert len(detector.calibration_scores_) == 0
+    expected = f"calibration_fraction={fraction} of {n_rows} rows. Fit with more rows or a larger"
+    with pytest.raises(ValueError, match=expected):
+        detector.p_values(NEW)
+
+
+FAILURES = {
+    "a parameter": ({"contamination": 0.6}, X),
+    "the model's parameter": ({"vae": _vae(n_components=0)}, X),
+    "a column": ({"vae": _vae(likelihood="poisson")}, X),
+    "infinity": ({}, np.where(np.arange(6) == 2, np.inf, X)),
+    "no rows": ({}, X[:0]),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_fit_leaves_a_fitted_detector_as_it_was(failure):
+    params, rows = FAILURES[failure]
+    detector = _detector().fit(pandas.DataFrame(X, columns=list("abcdef")))
+    frame = pandas.DataFrame(NEW, columns=list("abcdef"))
+    expected, p = detector.score_samples(frame), detector.p_values(frame)
+    detector.set_params(**params)
+    before = dict(vars(detector))
+    with pytest.raises(ValueError):
+        detector.fit(rows)
+    assert vars(detector).keys() == before.keys()
+    assert all(value is before[name] for name, value in vars(detector).items())
+    assert_array_equal(detector.score_samples(frame), expected)
+    assert_array_equal(detector.p_values(frame), p)
+
+
+@pytest.mark.parametrize("step", ["_typical", "_kernels", "_threshold"])
+def test_an_interrupted_fit_leaves_the_detector_as_it_was(step, monkeypatch):
+    detector = _detector().fit(X)
+    before, expected = dict(vars(detector)), detector.score_samples(NEW)
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(VAEOutlierDetector, step, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(2.0 * X[:50, :4])
+    assert all(value is before[name] for name, value in vars(detector).items())
+    monkeypatch.undo()
+    assert_array_equal(detector.score_samples(NEW), expected)
+
+
+# -- odd tables -----------------------------------------------------------------------------------
+
+
+def _constant_columns():
+    rows = _rows()
+    rows[:, 1], rows[:, 4] = 0.1, 1e6
+    return rows
+
+
+TABLES = {
+    "1 row": X[:1],
+    "2 rows": X[:2],
+    "3 rows": X[:3],
+    "15 rows": X[:15],
+    "1 row, 1 column": X[:1, :1],
+    "1 column": X[:, :1],
+    "constant columns": _constant_columns(),
+    "all rows equal": np.tile([1.0, 0.1, -1e6], (40, 1)),
+    "duplicated rows": np.repeat(X[:10], 12, axis=0),
+    "more columns than rows": np.random.default_rng(0).normal(size=(12, 40)),
+    "scales of 1e-8 and 1e8": X * 10.0 ** np.array([-8, 8, 0, -8, 8, 0]),
+    "huge offset": X + 1e8,
+    "heavy tails": np.random.default_rng(0).standard_cauchy((120, 5)),
+    "booleans": X > 3.0,
+    "integers": np.random.default_rng(0).poisson(3.0, (80, 5)),
+    "an empty column": np.where(np.arange(6) == 2, np.nan, X),
+}
+
+
+@no_numerical_warning
+@pytest.mark.parametrize("score_method", ["aggregate", "elbo"])
+@pytest.mark.parametrize("name", TABLES)
+def test_every_table_has_finite_scores(name, score_method):
+    rows = TABLES[name]
+    contamination = 0.5 if score_method == "aggregate" else "auto"
+    vae = _vae(n_importance_samples=8)
+    detector = _detector(vae, contamination=contamination, score_method=score_method).fit(rows)
+    scores = detector.score_samples(rows)
+    assert scores.shape == detector.support_.shape == (len(rows),)
+    assert np.isfinite(scores).all() and np.isfinite(detector.offset_)
+    assert (detector.predict(rows) == -1).mean() <= 0.5
+    assert detector.score_features(rows).shape == rows.shape
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 15, 200])
+def test_the_defaults_take_few_rows(n_rows):
+    detector = VAEOutlierDetector(random_state=0).fit(X[:n_rows])
+    assert np.isfinite(detector.score_samples(NEW)).all()
+    assert detector.score_samples(_far()).max() < detector.score_samples(X[:n_rows]).min()
+
+
+@pytest.mark.parametrize("score_method", ["aggregate", "log_likelihood", "elbo", "reconstruction"])
+def test_a_column_that_is_constant_in_training_makes_a_row_odder_where_it_differs(score_method):
+    rows = _constant_columns()
+    detector = _detector(score_method=score_method).fit(rows)
+    for column in (1, 4):
+        differs = rows[:10].copy()
+        differs[:, column] += 3.0
+        change = detector.score_samples(differs) - detector.score_samples(rows[:10])
+        assert (change < -1.0).all()
+
+
+@pytest.mark.parametrize("support_fraction", [0.9, 1.0])
+@pytest.mark.parametrize("kind", ["category", "0 and 1"])
+def test_a_level_that_one_row_alone_has_does_not_make_it_more_normal(kind, support_fraction):
+    # The robust fit leaves the row out, so that its level is unknown to the model.
+    rng = np.random.default_rng(0)
+    frame = pandas.DataFrame(rng.normal(size=(200, 2)), columns=["x", "y"])
+    levels = rng.integers(0, 2, 200)
+    if kind == "category":
+        frame["level"] = pandas.Series(np.where(levels, "a", "b"), dtype=object)
+    else:
+        frame["level"] = levels.astype(float)
+    usual = frame.loc[[7]]
+    frame.loc[7, "level"] = "c" if kind == "category" else 1e6
+    detector = _detector(support_fraction=support_fraction, calibration_fraction=0.0).fit(frame)
+    assert detector.score_samples(frame.loc[[7]]) < detector.score_samples(usual)
+
+
+def test_levels_of_rows_of_fit_are_no_error_where_unknown_levels_are():
+    frame = pandas.DataFrame({"x": X[:, 0], "y": X[:, 1], "level": ["a", "b"] * 100})
+    frame.loc[7, "level"] = "only here"
+    _detector(_vae(handle_unknown="error")).fit(frame)
+
+
+@pytest.mark.parametrize("wild", [1e3, 1e6, 1e9, 1e12, 1e30])
+def test_a_wild_cell_in_training_spoils_no_other_row(wild):
+    rows = X.copy()
+    rows[7, 2] = wild
+    params = {"calibration_fraction": 0.0}
+    detector = _detector(**params).fit(rows)
+    assert not detector.support_[7] and detector.predict(rows[[7]]) == -1
+    together = detector.score_samples(NEW)
+    alone = np.concatenate([detector.score_samples(NEW[[row]]) for row in range(len(NEW))])
+    assert_allclose(alone, together, rtol=1e-9)
+    # One kernel of 200 is elsewhere, and another typical row takes the place of this one.
+    assert_allclose(together, _detector(**params).fit(X).score_samples(NEW), atol=1.5)
+
+
+# -- the aggregate density ------------------------------------------------------------------------
+
+
+def _log_normals(features, centers, variance, seen=None):
+    """log N(f; f_m, h_m I) (N, M) over the cells that are seen, and nothing clever."""
+    seen = np.ones(features.shape, dtype=bool) if seen is None else seen
+    squared = np.where(seen[:, None], (features[:, None] - centers) ** 2, 0.0).sum(-1)
+    return -0.5 * (squared / variance + seen.sum(1)[:, None] * np.log(2.0 * np.pi * variance))
+
+
+def _by_hand(detector, rows):
+    """The scores of rows of numbers, nan where missing, from the kernels of the detector."""
+    columns, (center, variance, _) = detector.vae_._columns, detector._aggregate
+    log_normal = _log_normals(
+        (rows - columns.shift) / columns.scale, center, variance, rows == rows
+    )
+    log_jacobian = np.where(np.isnan(rows), 0.0, np.log(columns.scale)).sum(1)
+    return logsumexp(log_normal, axis=1) - np.log(len(center)) - log_jacobian
+
+
+def test_the_score_is_the_mean_of_normal_kernels_at_the_reconstructed_rows():
+    # By public means alone: without a tenth left out, support_ is what has a kernel.
+    detector = _detector(_vae(n_components=2), support_fraction=1.0).fit(X)
+    vae, rows = detector.vae_, X[detector.support_]
+    scale = rows.std(0)
+    rebuilt = vae.inverse_transform(vae.transform(rows)) / scale
+    squared = ((rows[:, None] / scale - rebuilt) ** 2).mean(-1)
+    np.fill_diagonal(squared, np.inf)
+    variance = np.sort(squared, axis=1)[:, 6] + 1e-3  # the seventh neighbour's
+    median = np.sort(variance)[(len(variance) - 1) // 2]
+    variance = variance.clip(median / 4.0, median * 4.0)
+    log_normal = _log_normals(NEW / scale, rebuilt, variance)
+    expected = logsumexp(log_normal, axis=1) - np.log(len(rows)) - np.log(scale).sum()
+    assert_allclose(detector.score_samples(NEW), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scaling", ["columns", "common", None])
+@pytest.mark.parametrize("max_iter", [0, 3])
+def test_the_score_is_the_density_of_the_detectors_kernels_in_original_units(max_iter, scaling):
+    vae = _vae(max_iter=max_iter, early_stopping=False, scaling=scaling)
+    detector = _detector(vae).fit(X * [1.0, 2.0, 3.0, 0.1, 1.0, 50.0])
+    rows = np.concatenate([NEW, _far()]) * [1.0, 2.0, 3.0, 0.1, 1.0, 50.0]
+    assert len(detector._aggregate[0]) == 180
+    assert_allclose(detector.score_samples(rows), _by_hand(detector, rows), rtol=1e-9)
+
+
+def test_a_row_with_missing_cells_gets_the_marginal_density_of_the_others():
+    detector = _detector().fit(_with_holes())
+    rows = _with_holes(seed=5)
+    assert_allclose(detector.score_samples(rows), _by_hand(detector, rows), rtol=1e-9)
+
+
+def test_a_marginal_density_is_the_integral_over_the_missing_cell():
+    detector = _detector().fit(X[:, :3])
+    grid = np.linspace(-40.0, 40.0, 4001)
+    for row in NEW[:3, :3]:
+        every = np.tile(row, (len(grid), 1))
+        every[:, 1] = grid
+        integral = np.trapezoid(np.exp(detector.score_samples(every)), grid)
+        marginal = detector.score_samples(np.where(np.arange(3) == 1, np.nan, row)[None])
+        assert_allclose(np.exp(marginal), integral, rtol=1e-6)
+
+
+def test_a_row_of_which_nothing_is_observed_has_density_one():
+    # And it is told apart from nothing: log 1 = 0.
+    scores = _detector().fit(_with_holes()).score_samples(np.full((2, 6), np.nan))
+    assert_allclose(scores, 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "student_t"])
+def test_the_density_of_one_column_integrates_to_one(likelihood):
+    rows = np.exp(0.5 * _rows(n_columns=1))
+    detector = _detector(_vae(likelihood=likelihood), score_method="aggregate").fit(rows)
+    grid = np.linspace(-400.0, 600.0, 50_001)
+    density = np.exp(detector.score_samples(grid[:, None]))
+    assert_allclose(np.trapezoid(density, grid), 1.0, atol=1e-3)
+
+
+@pytest.mark.parametrize("max_iter", [0, 3])
+def test_the_density_of_two_columns_integrates_to_one(max_iter):
+    vae = _vae(max_iter=max_iter, early_stopping=False)
+    detector = _detector(vae).fit(_rows(80, n_columns=2))
+    grid = np.linspace(-10.0, 16.0, 261)
+    cells = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
+    density = np.exp(detector.score_samples(cells)).reshape(len(grid), len(grid))
+    assert_allclose(np.trapezoid(np.trapezoid(density, grid), grid), 1.0, atol=1e-6)
+
+
+@every_score
+def test_another_unit_changes_scores_by_its_jacobian_alone(score_method, fitted):
+    unit = np.array([1e-8, 1.0, 1e3, 1e8, 0.3, 1.0])
+    detector = _detector(score_method=score_method)
+    before = detector.fit(X).score_samples(NEW)
+    after = detector.fit(X * unit + 5.0 * unit).score_samples(NEW * unit + 5.0 * unit)
+    jacobian = 0.0 if score_method == "kl" else np.log(unit).sum()
+    assert_allclose(after, before - jacobian, rtol=1e-7, atol=1e-7)
+
+
+def test_many_rows_share_a_bounded_number_of_kernels():
+    from skvae._aggregate import MAX_KERNELS, MAX_NUMBERS, n_kernels
+
+    assert n_kernels(100, 10) == 100
+    assert n_kernels(10**6, 10) == MAX_KERNELS
+    assert n_kernels(10**6, 10**5) * 10**5 <= MAX_NUMBERS
+    assert n_kernels(10, 10**9) == 1
+    detector = _detector().fit(_rows(2500))
+    assert len(detector._aggregate[0]) == MAX_KERNELS
+
+
+# -- what comes in --------------------------------------------------------------------------------
+
+
+def _mixed():
+    """Numbers, booleans and categories of two factors; a tenth of the cells is missing."""
+    rows = _rows(80)
+    frame = pandas.DataFrame(rows[:, :3], columns=["x", "y", "z"])
+    frame["switch"] = pandas.Series(rows[:, 3] > 3.0, dtype="boolean")
+    frame["level"] = pandas.cut(rows[:, 4], 3, labels=["low", "middling", "high"], ordered=False)
+    frame["text"] = pandas.Series(np.where(rows[:, 5] > 3.0, "a", "b"), dtype=object)
+    return frame.mask(_holes(frame.shape, 0.1))
+
+
+def _counts():
+    rate = np.exp(np.random.default_rng(0).normal(-1.0, 1.0, (80, 1)))
+    return np.random.default_rng(1).poisson(rate * np.ones(8)).astype(float)
+
+
+CONTAINERS = {
+    "pandas, mixed": _mixed,
+    "polars, mixed": lambda: polars.from_pandas(_mixed()),
+    "objects": lambda: _mixed().astype(object).to_numpy(),
+    "sparse": lambda: csr_array(_counts()),
+    "float32": lambda: _with_holes(80).astype(np.float32),
+    "list": lambda: X[:80].tolist(),
+}
+WITH_CATEGORIES = {"pandas, mixed", "polars, mixed", "objects"}
+
+
+@every_score
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_every_score_takes_every_table_and_is_the_models_where_it_has_it(kind, score_method):
+    rows = CONTAINERS[kind]()
+    detector = _detector(_vae(n_importance_samples=8), score_method=score_method).fit(rows)
+    scores = detector.score_samples(rows)
+    assert scores.shape == (80,) and scores.dtype == np.float64 and np.isfinite(scores).all()
+    assert detector.score_method_ == score_method
+    if score_method != "aggregate":
+        assert_array_equal(scores, detector.vae_.score_samples(rows, method=score_method))
+    assert set(detector.predict(rows)) <= {-1, 1}
+    assert detector.p_values(rows).shape == (80,)
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_tables_with_categories_are_scored_by_the_elbo_and_others_by_the_aggregate(kind):
+    expected = "elbo" if kind in WITH_CATEGORIES else "aggregate"
+    assert _detector().fit(CONTAINERS[kind]()).score_method_ == expected
+
+
+def test_the_container_makes_no_difference():
+    frame = pandas.DataFrame(X, columns=list("abcdef"))
+    expected = _detector().fit(X).score_samples(NEW)
+    new = pandas.DataFrame(NEW, columns=list("abcdef"))
+    for make in (pandas.DataFrame, polars.from_pandas):
+        found = _detector().fit(make(frame)).score_samples(make(new))
+        assert_allclose(found, expected, rtol=1e-9)
+    assert_array_equal(_detector().fit(X.tolist()).score_samples(NEW.tolist()), expected)
+    single = X.astype(np.float32)
+    assert_allclose(
+        _detector().fit(single).score_samples(single),
+        _detector().fit(single.astype(float)).score_samples(single.astype(float)),
+        rtol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_the_users_table_is_not_changed(kind):
+    rows = CONTAINERS[kind]()
+    before = copy.deepcopy(rows)
+    detector = _detector().fit(rows)
+    for method in METHODS:
+        getattr(detector, method)(rows)
+    assert type(rows) is type(before)
+    if kind == "sparse":  # SciPy keeps notes of what it was asked, such as whether rows are sorted
+        rows, before = ((m.data, m.indices, m.indptr) for m in (rows, before))
+    assert pickle.dumps(rows) == pickle.dumps(before)
+
+
+def test_the_given_model_stays_as_it_was_and_gets_the_seed_unless_it_has_its_own():
+    vae = _vae()
+    before = dict(vars(vae))
+    detector = _detector(vae).fit(X)
+    assert vars(vae) == before and detector.vae is vae and detector.vae_ is not vae
+    assert detector.vae_.random_state is not None
+    assert _detector(_vae(random_state=5)).fit(X).vae_.random_state == 5
+
+
+# -- outliers among the rows of fit ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tenth_of_outliers_moves_neither_ranking_nor_threshold(seed):
+    clean, planted = _rows(360, seed=10 + seed), _far(40, seed=20 + seed)
+    contaminated = np.concatenate([clean, planted])
+    is_planted = np.arange(400) >= 360
+    detector = VAEOutlierDetector(random_state=seed).fit(contaminated)
+    naive = VAEOutlierDetector(support_fraction=1.0, random_state=seed).fit(contaminated)
+    reference = VAEOutlierDetector(support_fraction=1.0, random_state=seed).fit(clean)
+    assert detector.support_[is_planted].mean() < 0.1
+    assert naive.support_[is_planted].mean() > 0.7
+    assert roc_auc_score(is_planted, -detector.score_samples(contaminated)) > 0.95
+    new = _rows(300, seed=30 + seed)
+    found, expected = detector.score_samples(new), reference.score_samples(new)
+    assert spearmanr(found, expected).statistic > 0.95
+    spread = np.subtract(*np.percentile(expected, [75, 25]))
+    assert abs(detector.offset_ - reference.offset_) < 1.5 * spread
+    assert (detector.predict(planted) == -1).mean() > 0.95
+    assert (detector.predict(new) == 1).mean() > 0.9
+
+
+@pytest.mark.parametrize("support_fraction", [0.5, 0.75, 0.9, 1.0])
+def test_the_support_is_that_fraction_of_the_rows_that_are_not_held_out(support_fraction):
+    detector = _detector(support_fraction=support_fraction, calibration_fraction=0.2).fit(X)
+    assert detector.support_.dtype == bool and len(detector.support_) == len(X)
+    assert detector.support_.sum() == np.ceil(support_fraction * 160)
+    assert len(detector.calibration_scores_) == 40
+
+
+def test_held_out_rows_are_in_nothing():
+    # Their scores are among the calibration, and no change of theirs moves the model.
+    detector = _detector(support_fraction=1.0).fit(X)
+    held_out = ~detector.support_
+    assert held_out.sum() == 20
+    assert_allclose(
+        np.sort(detector.score_samples(X[held_out])), detector.calibration_scores_, rtol=1e-9
+    )
+    moved = X.copy()
+    moved[held_out] *= 100.0
+    again = _detector(support_fraction=1.0).fit(moved)
+    assert_array_equal(again.support_, detector.support_)
+    assert_array_equal(again.score_samples(NEW), detector.score_samples(NEW))
+
+
+# -- p-values -------------------------------------------------------------------------------------
+
+
+def test_p_values_are_the_share_of_held_out_rows_that_score_no_higher(fitted):
+    rows = np.concatenate([NEW, _far()])
+    held_out, scores = fitted.calibration_scores_, fitted.score_samples(rows)
+    assert_array_equal(held_out, np.sort(held_out))
+    no_higher = (held_out[None, :] <= scores[:, None]).sum(1)
+    assert_array_equal(fitted.p_values(rows), (1 + no_higher) / (1 + len(held_out)))
+    assert_array_equal(fitted.p_values(_far()), np.full(20, 1 / 21))
+
+
+def _p_values_of_inliers(n_fits=60, n_held_out=39):
+    """p-values of 200 inliers each under many fits: (n_fits, 200)."""
+    found = []
+    for seed in range(n_fits):
+        rows = _rows(100 + 200, seed=1000 + seed, n_columns=4)
+        detector = _detector(
+            calibration_fraction=n_held_out / 100, support_fraction=1.0, random_state=seed
+        ).fit(rows[:100])
+        assert len(detector.calibration_scores_) == n_held_out
+        found.append(detector.p_values(rows[100:]))
+    return np.array(found)
+
+
+def test_p_values_of_inliers_are_uniform_over_many_draws_of_the_held_out_rows():
+    p = _p_values_of_inliers()
+    n = 39
+    # Given the held-out rows, P(p <= k / (n + 1)) is Beta(k, n + 1 - k): mean alpha.
+    for k in (1, 2, 4, 8, 20, 36):
+        alpha = k / (n + 1)
+        # Held-out rows differ by fit, new rows within it; 4 standard errors.
+        variance = alpha * (1 - alpha) * (1 / (n + 2) + 1 / p.shape[1]) / len(p)
+        share = (p <= alpha + 1e-12).mean(1)
+        assert abs(share.mean() - alpha) < 4.0 * np.sqrt(variance), alpha
+    # Kolmogorov and Smirnov's distance of all from uniform, smoothed by a random rank within ties.
+    smooth = p - np.random.default_rng(0).uniform(size=p.shape) / (n + 1)
+    distance = kstest(smooth.ravel(), "uniform").statistic
+    assert distance < 2.0 / np.sqrt(len(p) * n)  # held-out rows in all: the fewer of both kinds
+
+
+def test_the_error_of_one_fit_is_as_the_held_out_rows_fell():
+    # Not a promise for each fit: only on average. The spread is the Beta distribution's.
+    share = (_p_values_of_inliers(40) <= 0.2).mean(1)
+    expected = np.sqrt(0.2 * 0.8 * (1 / 41 + 1 / 200))
+    assert 0.6 * expected < share.std() < 1.5 * expected
+
+
+TIES = {
+    "duplicated rows": lambda rng: rng.permutation(np.repeat(rng.normal(size=(5, 4)), 60, axis=0)),
+    "three values": lambda rng: rng.integers(0, 3, (300, 3)).astype(float),
+    "0 and 1": lambda rng: rng.integers(0, 2, (300, 3)).astype(float),
+}
+
+
+@every_score
+@pytest.mark.parametrize("kind", TIES)
+def test_rows_that_tie_with_held_out_ones_have_the_same_p_value_alone_and_together(
+    kind, score_method
+):
+    # Rounding must not decide whether a row scores lower than its equal among the held-out rows.
+    rows = TIES[kind](np.random.default_rng(0))
+    vae = _vae(n_importance_samples=8)
+    detector = _detector(vae, score_method=score_method).fit(rows)
+    distinct = np.unique(rows, axis=0)
+    alone = np.concatenate([detector.p_values(row[None]) for row in distinct])
+    together = detector.p_values(np.repeat(distinct, 40, axis=0))[::40]
+    assert_array_equal(alone, together)
+
+
+def test_rows_that_all_are_the_same_have_p_value_one():
+    detector = _detector().fit(np.tile(X[:1], (100, 1)))
+    for n_new in (1, 3, 500):
+        assert_array_equal(detector.p_values(np.tile(X[:1], (n_new, 1))), np.ones(n_new))
+
+
+def test_benjamini_and_hochberg_keep_the_false_discovery_proportion_on_average():
+    level, proportions, power = 0.2, [], []
+    for seed in range(30):
+        rows = _rows(200 + 80, seed=seed, n_columns=4)
+        outliers = _rows(20, seed=500 + seed, n_columns=4)
+        outliers += 4.0 * np.random.default_rng(seed).choice([-1.0, 1.0], outliers.shape)
+        detector = _detector(calibration_fraction=0.5, random_state=seed).fit(rows[:200])
+        p = detector.p_values(np.concatenate([rows[200:], outliers]))
+        found = false_discovery_control(p) <= level
+        proportions.append(found[:80].sum() / max(found.sum(), 1))
+        power.append(found[80:].mean())
+    error = np.std(proportions) / np.sqrt(len(proportions))
+    assert np.mean(proportions) < level + 2.0 * error
+    assert np.mean(proportions) > 0.5 * level  # and it is not merely timid
+    assert np.mean(power) > 0.5
+
+
+# -- what does not matter -------------------------------------------------------------------------
+
+TRAINED = {"max_iter": 2, "early_stopping": False}
+
+
+@every_score
+@pytest.mark.parametrize("max_iter", [0, 2])
+def test_scores_do_not_depend_on_the_call_the_neighbours_the_order_or_the_chunks(
+    max_iter, score_method, monkeypatch
+):
+    vae = _vae(max_iter=max_iter, early_stopping=False, n_importance_samples=8)
+    detector = _detector(vae, score_method=score_method).fit(_with_holes())
+    rows = np.concatenate([_with_holes(40, seed=5), _far(10)])
+    together = detector.score_samples(rows)
+    assert_array_equal(detector.score_samples(rows), together)
+    order = np.random.default_rng(0).permutation(len(rows))
+    assert_allclose(detector.score_samples(rows[order]), together[order], rtol=1e-9)
+    alone = np.concatenate([detector.score_samples(rows[[row]]) for row in range(len(rows))])
+    assert_allclose(alone, together, rtol=1e-9)
+    monkeypatch.setattr("skvae._scoring.CHUNK_NUMBERS", 1)
+    assert_allclose(detector.score_samples(rows), together, rtol=1e-9)
+
+
+@every_score
+def test_scores_do_not_depend_on_the_number_of_threads(score_method):
+    detector = _detector(_vae(**TRAINED, n_importance_samples=8), score_method=score_method).fit(X)
+    before, scores = torch.get_num_threads(), []
+    try:
+        for n_threads in (1, 2):
+            torch.set_num_threads(n_threads)
+            scores.append(detector.score_samples(NEW))
+    finally:
+        torch.set_num_threads(before)
+    assert_allclose(scores[1], scores[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("max_iter", [0, 2])
+def test_two_fits_with_one_random_state_are_the_same(max_iter):
+    vae = _vae(max_iter=max_iter, early_stopping=False)
+    one, same, other = (_detector(vae, random_state=seed).fit(X) for seed in (3, 3, 4))
+    assert_array_equal(one.score_samples(NEW), same.score_samples(NEW))
+    assert_array_equal(one.support_, same.support_)
+    assert_array_equal(one.calibration_scores_, same.calibration_scores_)
+    assert one.offset_ == same.offset_
+    assert (one.support_ != other.support_).any()
+    again = one.fit(X)
+    assert_array_equal(again.score_samples(NEW), same.score_samples(NEW))
+
+
+def test_a_random_state_instance_is_a_seed_and_none_is_fresh():
+    one, same = (_detector(random_state=np.random.RandomState(3)).fit(X) for _ in range(2))
+    assert_array_equal(one.support_, same.support_)
+    one, other = (_detector(random_state=None).fit(X) for _ in range(2))
+    assert (one.support_ != other.support_).any()
+
+
+@every_score
+def test_a_pickled_detector_and_a_copy_score_the_same_and_a_clone_is_not_fitted(score_method):
+    vae = _vae(**TRAINED, n_importance_samples=8)
+    detector = _detector(vae, score_method=score_method, contamination=0.2).fit(X)
+    for again in (pickle.loads(pickle.dumps(detector)), copy.deepcopy(detector)):
+        for method in METHODS:
+            assert_array_equal(getattr(again, method)(NEW), getattr(detector, method)(NEW))
+    cloned = clone(detector)
+    assert cloned.get_params(deep=False).keys() == detector.get_params(deep=False).keys()
+    assert cloned.contamination == 0.2 and not hasattr(cloned, "offset_")
+    assert_array_equal(cloned.fit(X).score_samples(NEW), detector.score_samples(NEW))
+
+
+def test_parameters_of_the_model_can_be_set_through_the_detector():
+    detector = _detector().set_params(vae__n_components=3, contamination=0.2)
+    assert detector.get_params()["vae__n_components"] == 3
+    assert detector.fit(X).vae_.n_components_ == 3
+
+
+def test_a_parameter_set_after_the_fit_changes_no_score(fitted):
+    changed = copy.deepcopy(fitted).set_params(score_method="elbo", contamination=0.5)
+    assert_array_equal(changed.predict(NEW), fitted.predict(NEW))
+    assert_array_equal(changed.score_samples(NEW), fitted.score_samples(NEW))
+
+
+def _global_state():
+    return {
+        "NumPy's generator": pickle.dumps(np.random.get_state()),
+        "torch's generator": torch.get_rng_state().numpy().tobytes(),
+        "torch's threads": torch.get_num_threads(),
+        "default dtype": torch.get_default_dtype(),
+        "grad mode": torch.is_grad_enabled(),
+        "NumPy's error handling": np.geterr(),
+        "warnings": list(warnings.filters),
+    }
+
+
+@every_score
+def test_nothing_global_is_used_or_moved(score_method):
+    scores = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+        before = _global_state()
+        vae = _vae(**TRAINED, n_importance_samples=8)
+        detector = _detector(vae, score_method=score_method).fit(X)
+        scores.append([getattr(detector, method)(NEW) for method in METHODS])
+        _detector(random_state=None).fit(X)
+        assert _global_state() == before
+    for one, other in zip(*scores, strict=True):
+        assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_the_gradient_mode_makes_no_difference(mode):
+    vae = _vae(**TRAINED)
+    expected = _detector(vae).fit(X).score_samples(NEW)
+    with mode():
+        assert_array_equal(_detector(vae).fit(X).score_samples(NEW), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU.")
+def test_on_a_gpu_scores_are_those_of_the_processor():
+    expected = _detector(_vae(device="cpu")).fit(X).score_samples(NEW)
+    found = _detector(_vae(device="cuda")).fit(X).score_samples(NEW)
+    assert_allclose(found, expected, rtol=1e-6)
+
+
+# -- which columns --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_the_shares_of_the_columns_add_up_to_the_reconstruction_score(kind):
+    rows = CONTAINERS[kind]()
+    detector = _detector(_vae(n_importance_samples=8)).fit(rows)
+    shares = detector.score_features(rows)
+    assert shares.shape == (80, detector.n_features_in_)
+    expected = detector.vae_.score_samples(rows, method="reconstruction")
+    assert_allclose(shares.sum(1), expected, rtol=1e-9, atol=1e-9)
+
+
+def _surprise(detector, training, rows):
+    """How far each column's share lies below what is usual for it, in nats."""
+    return np.median(detector.score_features(training), axis=0) - detector.score_features(rows)
+
+
+@pytest.mark.parametrize("column", range(6))
+def test_a_cell_that_is_8_sd_off_is_the_column_that_is_named(column):
+    detector = VAEOutlierDetector(random_state=0).fit(X)
+    spoilt = NEW.copy()
+    spoilt[:, column] += 8.0 * X[:, column].std()
+    assert (detector.predict(spoilt) == -1).all()
+    assert (_surprise(detector, X, spoilt).argmax(1) == column).mean() > 0.7
+
+
+def test_a_level_that_does_not_go_with_the_others_is_the_column_that_is_named():
+    # Every column says which of four groups the row is in, mostly.
+    rng = np.random.default_rng(0)
+    group = rng.integers(0, 4, 300)
+    agrees = rng.uniform(size=(300, 6)) < 0.9
+    levels = np.where(agrees, group[:, None], rng.integers(0, 4, (300, 6)))
+    names = np.array(["north", "east", "south", "west"])
+    training = pandas.DataFrame(names[levels], columns=list("abcdef")).astype("category")
+    detector = VAEOutlierDetector(random_state=0).fit(training)
+    spoilt = names[np.repeat(np.arange(4), 6)[:, None] * np.ones(6, dtype=int)]
+    planted = np.tile(np.arange(6), 4)
+    usual = pandas.DataFrame(spoilt.copy(), columns=list("abcdef"))
+    spoilt[np.arange(24), planted] = names[(np.repeat(np.arange(4), 6) + 2) % 4]
+    spoilt = pandas.DataFrame(spoilt, columns=list("abcdef"))
+    assert (detector.score_samples(spoilt) < detector.score_samples(usual)).all()
+    assert (_surprise(detector, training, spoilt).argmax(1) == planted).mean() > 0.7
+
+
+# -- attributes -----------------------------------------------------------------------------------
+
+
+def test_the_fitted_attributes_are_what_the_docstring_says():
+    detector = _detector().fit(pandas.DataFrame(X, columns=list("abcdef")))
+    own = {name for name in vars(detector) if name.endswith("_")}
+    assert own == {
+        *("vae_", "score_method_", "offset_", "calibration_scores_", "support_"),
+        *("n_features_in_", "feature_names_in_"),
+    }
+    assert isinstance(detector.vae_, VAETransformer)
+    assert detector.score_method_ == "aggregate"
+    assert detector.n_features_in_ == 6
+    assert detector.feature_names_in_.tolist() == list("abcdef")
+    assert not hasattr(_detector().fit(X), "feature_names_in_")
+
+
+@pytest.mark.parametrize("first", SCORES)
+def test_a_second_fit_leaves_nothing_of_the_first(first):
+    detector = _detector(_vae(n_importance_samples=8), score_method=first)
+    detector.fit(_rows(50, n_columns=4)).set_params(score_method="elbo")
+    expected = clone(detector).fit(X)
+    assert vars(detector.fit(X)).keys() == vars(expected).keys()
+    assert_array_equal(detector.score_samples(NEW), expected.score_samples(NEW))
