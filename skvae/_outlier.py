@@ -108,15 +108,17 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
-    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.datasets import load_wine
     >>> from skvae import VAEOutlierDetector
-    >>> X, _ = load_iris(return_X_y=True)
+    >>> X, _ = load_wine(return_X_y=True)
     >>> detector = VAEOutlierDetector(random_state=0).fit(X)
-    >>> odd = X[:1] + [0, 5, 0, 0]  # a sepal 5 cm too wide
+    >>> odd = X[:1].copy()
+    >>> odd[0, 4] += 6 * X[:, 4].std()  # too much magnesium
     >>> detector.predict(odd)
     array([-1])
-    >>> int(detector.vae_.score_features(odd).argmin())  # what is odd about it
-    1
+    >>> usual = np.median(detector.score_features(X), axis=0)
+    >>> int((detector.score_features(odd) - usual).argmin())  # what is odd about it
+    4
     """
 
     def __init__(
@@ -255,9 +257,9 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         vae = fitted._fitted_module()
         rows = np.sort(generator.permutation(X.shape[0])[: n_kernels(X.shape[0], vae.n_features)])
         x, observed = fitted._columns.encode(read_table(fitted, take_rows(X, rows)))
-        varies = torch.from_numpy(fitted._columns.varies)
-        seen = None if observed is None else torch.from_numpy(observed)
-        aggregate = aggregate_of(vae, torch.from_numpy(x), seen, varies)
+        varies = torch.from_numpy(fitted._columns.varies).to(vae.device)
+        seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
+        aggregate = aggregate_of(vae, torch.from_numpy(x).to(vae.device), seen, varies)
         return tuple(part.numpy(force=True) for part in aggregate)
 
     def _threshold(self, X: Any) -> float:
@@ -393,7 +395,9 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         aggregate = Aggregate(*kernels)
         table = read_table(fitted, X)
         function = partial(aggregate_log_density, vae, aggregate=aggregate)
-        (scores,) = fitted._by_chunks(function, table, vae, len(aggregate.center))
+        widest = max(parameter.shape[0] for parameter in vae.parameters())
+        per_row = -(-len(aggregate.center) // widest)  # its largest array has a number a kernel
+        (scores,) = fitted._by_chunks(function, table, vae, per_row)
         return scores + fitted._log_jacobian(table)
 
     # -- scikit-learn's conventions ---------------------------------------------------------------

@@ -99,7 +99,8 @@ def test_a_fitted_estimator_is_unpickled_in_a_fresh_interpreter(tmp_path):
 
 
 def test_the_public_names_are_listed_and_there():
-    assert skvae.__all__ == ["VAEImputer", "VAETransformer", "likelihoods", "priors"]
+    names = ["VAEImputer", "VAEOutlierDetector", "VAETransformer", "likelihoods", "priors"]
+    assert skvae.__all__ == names
     assert set(skvae.__all__) <= set(dir(skvae))
     assert "__version__" in dir(skvae)
     for name in skvae.__all__:
