@@ -1,11 +1,13 @@
 """The density that the fitted rows as a whole define: their codes, decoded, each a kernel.
 
-    log p(x) = log 1/M sum_m N(f(x); f_m, h_m I)        f_m = E[f(x) | z = mu(x_m)]
+    log p(x) = log 1/M sum_m N(f(x); f_m, h_m I)    f_m = (f(x_m) + E[f(x) | z = mu(x_m)]) / 2
 
 f are the features of a row, all columns in one metric. A prior N(0, I) says where codes may be, the
 aggregated posterior 1/M sum_m q(z | x_m) where they are (Hoffman & Johnson 2016; as the prior of
 an exemplar VAE: Norouzi et al. 2020). So a row between two clusters is odd, whatever the decoder
-makes of it; and a wild row among those fitted counts as what the model rebuilds it to.
+makes of it. A kernel stands half-way from the row to what the model rebuilds it as: at the row it
+would keep what is wild among those fitted, at the other end it would lose what few components
+leave out. Kernels that stand alone among the rows are left out.
 """
 
 import math
@@ -16,9 +18,10 @@ from torch import Tensor
 
 from ._vae import VAE
 
-NEIGHBOUR = 7  # whose distance says how dense the rows are around a kernel
+NEIGHBOUR = 5  # whose distance says how dense the rows are around a kernel
 SMALLEST_VARIANCE = 1e-3  # of a kernel: rows may repeat each other exactly
 MOST_UNEVEN = 4.0  # variance of a kernel over the median, and the other way round
+FENCE = 1.5  # Tukey's, of the kernels' log variances: those above stand alone
 MAX_KERNELS = 2000
 MAX_NUMBERS = 2**22  # in all kernels together: 32 MB
 
@@ -36,29 +39,51 @@ def n_kernels(n_rows: int, n_features: int) -> int:
 
 
 @torch.no_grad()
-def aggregate_of(vae: VAE, x: Tensor, observed: Tensor | None, varies: Tensor) -> Aggregate:
-    """A kernel for each row of ``x`` (M, D), as wide as the rows are far apart around it.
+def aggregate_of(
+    vae: VAE, x: Tensor, observed: Tensor | None, varies: Tensor, support_fraction: float
+) -> Aggregate:
+    """Kernels at the rows ``x`` (N, D) but for at most ``1 - support_fraction`` that stand alone.
 
     The variance is the row's squared distance, by dimension, to its ``NEIGHBOUR``-th nearest kernel
-    (Breiman, Meisel & Purcell 1977), kept near the median of all rows: a lone wild row must not get
-    a kernel that covers everything.
+    (Breiman, Meisel & Purcell 1977), kept near the median of all: a lone row must not get a kernel
+    that covers everything.
     """
     loc, _ = vae.encode(x, observed)
-    center = vae.likelihood.feature_mean(vae.decoder(loc)) / vae.feature_scale
-    variance = torch.ones_like(center[:, 0])
-    aggregate = Aggregate(center, variance, varies)
-    if len(x) > 1:
-        distance = []
-        for rows in torch.arange(len(x), device=x.device).split(512):
-            few = None if observed is None else observed[rows]
-            squared, count = _squared_distances(vae, x[rows], few, aggregate)
-            squared[torch.arange(len(rows)), rows] = math.inf  # not to itself
-            nearest = squared.kthvalue(min(NEIGHBOUR, len(x) - 1), dim=1).values
-            distance.append(nearest / count.clamp(min=1.0))
-        own = torch.cat(distance) + SMALLEST_VARIANCE
-        median = own.median()
-        variance = own.clamp(median / MOST_UNEVEN, median * MOST_UNEVEN)
-    return aggregate._replace(variance=variance)
+    rebuilt = vae.likelihood.feature_mean(vae.decoder(loc))
+    features = vae.likelihood.features(x)
+    if observed is not None:
+        features = torch.where(observed[:, vae.encoder.column], features, rebuilt)
+    center = 0.5 * (features + rebuilt) / vae.feature_scale
+    aggregate = Aggregate(center, torch.ones_like(center[:, 0]), varies)
+    if len(x) == 1:
+        return aggregate
+    own = _neighbour_distance(vae, x, observed, aggregate) + SMALLEST_VARIANCE
+    median = own.median()
+    kept = own.argsort()[: _n_kept(own, support_fraction)].sort().values
+    variance = own.clamp(median / MOST_UNEVEN, median * MOST_UNEVEN)
+    return Aggregate(center[kept], variance[kept], varies)
+
+
+def _neighbour_distance(
+    vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate
+) -> Tensor:  # (N,)
+    """Squared and by dimension, from each row to the nearest kernels that are not its own."""
+    distance = []
+    for rows in torch.arange(len(x), device=x.device).split(512):
+        few = None if observed is None else observed[rows]
+        squared, count = _squared_distances(vae, x[rows], few, aggregate)
+        squared[torch.arange(len(rows)), rows] = math.inf  # not to itself
+        nearest = squared.topk(min(NEIGHBOUR, len(x) - 1), dim=1, largest=False).values
+        distance.append(nearest[:, -1] / count.clamp(min=1.0))
+    return torch.cat(distance)
+
+
+def _n_kept(variance: Tensor, support_fraction: float) -> int:
+    """How many kernels, the narrowest first, do not stand alone."""
+    log = variance.log()
+    lower, upper = log.quantile(0.25), log.quantile(0.75)
+    within = int((log <= upper + FENCE * (upper - lower)).sum())
+    return max(within, math.ceil(support_fraction * len(variance)))
 
 
 def aggregate_log_density(

@@ -37,9 +37,10 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
 
     The model is fitted to the most typical 90% of the rows. Which ones is found by concentration
     steps [1]_, from the half nearest the medians on, with the linear model that the autoencoder
-    starts from. A row of numbers is scored by its density under the aggregated posterior [2]_: all
-    fitted rows, encoded and decoded again, each a Gaussian kernel. Rows with categories are scored
-    by the ELBO. The other scores of the autoencoder are there as ``score_method``.
+    starts from. A row of numbers is scored by its density under the aggregated posterior [2]_: a
+    Gaussian kernel for each row, half-way from it to what encoding and decoding make of it; rows
+    that stand alone, at most a tenth, get none. Rows with categories are scored by the ELBO. The
+    other scores of the autoencoder are there as ``score_method``.
 
     Parameters
     ----------
@@ -230,11 +231,11 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
             return np.arange(n_rows)
         linear = clone(model).set_params(max_iter=0, hidden_layer_sizes=(), n_importance_samples=2)
 
-        def fit_to(rows: NDArray[np.intp]) -> None:
+        def fit_to(rows: NDArray[np.intp], noise: str = linear.noise) -> None:
             few = generator.permutation(rows)[:CONCENTRATION_ROWS]
-            linear._fit(take_rows(X, np.sort(few)), advise=False)
+            linear.set_params(noise=noise)._fit(take_rows(X, np.sort(few)), advise=False)
 
-        fit_to(np.arange(n_rows))
+        fit_to(np.arange(n_rows), "shared")  # for its units alone: the fastest
         typical = _highest(_centrality(linear, X), -(-n_rows // 2))
         for _ in range(CONCENTRATION_STEPS):
             fit_to(typical)
@@ -248,7 +249,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         return "elbo" if categories else "aggregate"
 
     def _kernels(self, X: Any, generator: np.random.Generator) -> tuple[NDArray, ...]:
-        """Kernels at some of the rows, typical or not: these are rebuilt as typical ones."""
+        """Kernels at some of the rows, typical or not: the latter are rebuilt as typical ones."""
         import torch
 
         from ._aggregate import aggregate_of, n_kernels
@@ -259,7 +260,8 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         x, observed = fitted._columns.encode(read_table(fitted, take_rows(X, rows)))
         varies = torch.from_numpy(fitted._columns.varies).to(vae.device)
         seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
-        aggregate = aggregate_of(vae, torch.from_numpy(x).to(vae.device), seen, varies)
+        on_device = torch.from_numpy(x).to(vae.device)
+        aggregate = aggregate_of(vae, on_device, seen, varies, self.support_fraction)
         return tuple(part.numpy(force=True) for part in aggregate)
 
     def _threshold(self, X: Any) -> float:

@@ -407,18 +407,18 @@ def _by_hand(detector, rows):
     return logsumexp(log_normal, axis=1) - np.log(len(center)) - log_jacobian
 
 
-def test_the_score_is_the_mean_of_normal_kernels_at_the_reconstructed_rows():
+def test_the_score_is_the_mean_of_normal_kernels_half_way_to_the_reconstructed_rows():
     # By public means alone: without a tenth left out, support_ is what has a kernel.
     detector = _detector(_vae(n_components=2), support_fraction=1.0).fit(X)
     vae, rows = detector.vae_, X[detector.support_]
     scale = rows.std(0)
-    rebuilt = vae.inverse_transform(vae.transform(rows)) / scale
-    squared = ((rows[:, None] / scale - rebuilt) ** 2).mean(-1)
+    center = 0.5 * (rows + vae.inverse_transform(vae.transform(rows))) / scale
+    squared = ((rows[:, None] / scale - center) ** 2).mean(-1)
     np.fill_diagonal(squared, np.inf)
-    variance = np.sort(squared, axis=1)[:, 6] + 1e-3  # the seventh neighbour's
+    variance = np.sort(squared, axis=1)[:, 4] + 1e-3  # the fifth neighbour's
     median = np.sort(variance)[(len(variance) - 1) // 2]
     variance = variance.clip(median / 4.0, median * 4.0)
-    log_normal = _log_normals(NEW / scale, rebuilt, variance)
+    log_normal = _log_normals(NEW / scale, center, variance)
     expected = logsumexp(log_normal, axis=1) - np.log(len(rows)) - np.log(scale).sum()
     assert_allclose(detector.score_samples(NEW), expected, rtol=1e-9)
 
@@ -429,7 +429,6 @@ def test_the_score_is_the_density_of_the_detectors_kernels_in_original_units(max
     vae = _vae(max_iter=max_iter, early_stopping=False, scaling=scaling)
     detector = _detector(vae).fit(X * [1.0, 2.0, 3.0, 0.1, 1.0, 50.0])
     rows = np.concatenate([NEW, _far()]) * [1.0, 2.0, 3.0, 0.1, 1.0, 50.0]
-    assert len(detector._aggregate[0]) == 180
     assert_allclose(detector.score_samples(rows), _by_hand(detector, rows), rtol=1e-9)
 
 
@@ -492,8 +491,20 @@ def test_many_rows_share_a_bounded_number_of_kernels():
     assert n_kernels(10**6, 10) == MAX_KERNELS
     assert n_kernels(10**6, 10**5) * 10**5 <= MAX_NUMBERS
     assert n_kernels(10, 10**9) == 1
-    detector = _detector().fit(_rows(2500))
+    detector = _detector(support_fraction=1.0).fit(_rows(2500))
     assert len(detector._aggregate[0]) == MAX_KERNELS
+
+
+def test_rows_that_stand_alone_get_no_kernel_and_at_most_a_tenth_of_all_are_such():
+    rows = np.concatenate([_rows(200), 40.0 * _rows(10, seed=3)])
+    detector = _detector(calibration_fraction=0.0).fit(rows)
+    lone = detector.support_[200:].sum(), len(detector._aggregate[0])
+    assert lone[0] == 0
+    assert 189 <= lone[1] <= 200
+    third_apart = np.concatenate([np.repeat(_rows(10), 14, axis=0), _rows(70, seed=3)])
+    assert len(_detector(calibration_fraction=0.0).fit(third_apart)._aggregate[0]) == 189
+    everyone = _detector(calibration_fraction=0.0, support_fraction=1.0).fit(rows)
+    assert len(everyone._aggregate[0]) == 210
 
 
 def test_a_chunk_is_as_large_as_the_distances_to_the_kernels_allow(monkeypatch):
