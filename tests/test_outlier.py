@@ -501,8 +501,8 @@ def test_rows_that_stand_alone_get_no_kernel_and_at_most_a_tenth_of_all_are_such
     lone = detector.support_[200:].sum(), len(detector._aggregate[0])
     assert lone[0] == 0
     assert 189 <= lone[1] <= 200
-    third_apart = np.concatenate([np.repeat(_rows(10), 14, axis=0), _rows(70, seed=3)])
-    assert len(_detector(calibration_fraction=0.0).fit(third_apart)._aggregate[0]) == 189
+    repeated = np.concatenate([np.repeat(_rows(10), 17, axis=0), _rows(40, seed=3)])
+    assert len(_detector(calibration_fraction=0.0).fit(repeated)._aggregate[0]) == 189
     everyone = _detector(calibration_fraction=0.0, support_fraction=1.0).fit(rows)
     assert len(everyone._aggregate[0]) == 210
 
