@@ -15,7 +15,20 @@ Scaling = Literal["columns", "common", "none"]
 CHUNK_ROWS = 4096
 CHUNK_CELLS = 2**20  # numbers in a chunk: 8 MB in float64
 ROWS_FOR_STATISTICS = 10_000
+CELL_LIMIT = 3.0  # robust standard deviations of a column: no MLP sees values further out
 HEAVY_ROWS = 100  # from which on a few wild values are evidence
+
+
+class Limits(NamedTuple):
+    """What a column's likelihood gives a density to."""
+
+    lower: Array  # (D,)
+    upper: Array  # (D,)
+    whole: NDArray[np.bool_]  # (D,)
+
+    @property
+    def none(self) -> bool:
+        return bool(np.isinf(self.lower).all() and np.isinf(self.upper).all())
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,7 @@ class Columns:
         Of each column.
     n_levels : tuple of int
         Of each column; 0 for numbers.
+    limits : Limits
     """
 
     scaling: Scaling
@@ -53,6 +67,7 @@ class Columns:
     rms: float
     likelihoods: tuple[Any, ...]
     n_levels: tuple[int, ...]
+    limits: Limits
 
     def encode(self, X: Any) -> tuple[Array, NDArray[np.bool_] | None]:
         """Rows of a table to x and what of it is observed (None: all); sparse rows are filled."""
@@ -114,6 +129,7 @@ def fit_columns(
     n_levels: Sequence[int],
     scaling: str | None,
     shared_unit: bool,
+    limits: Limits,
 ) -> Columns:
     """Choose shift and scale.
 
@@ -154,6 +170,7 @@ def fit_columns(
         rms,
         tuple(likelihoods),
         tuple(n_levels),
+        limits,
     )
 
 
@@ -170,8 +187,9 @@ def row_chunks(n_rows: int, width: int = 1) -> Iterator[slice]:
         yield slice(start, start + size)
 
 
-def outside(X: Any, lower: Array, upper: Array, whole: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def outside(X: Any, limits: Limits) -> NDArray[np.bool_]:
     """Which cells are not between their column's limits, or not whole; nan is inside."""
+    lower, upper, whole = limits
     with np.errstate(invalid="ignore"):
         wrong = np.less(X, lower) | np.greater(X, upper)
         if whole.any():

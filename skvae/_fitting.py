@@ -20,6 +20,7 @@ from ._columns import (
     CHUNK_ROWS,
     Array,
     Columns,
+    Limits,
     fit_columns,
     heavy_tailed,
     measure,
@@ -98,6 +99,16 @@ def supports_of(columns: Columns) -> list[Support]:
     return [known[likelihood] for likelihood in columns.likelihoods]
 
 
+def limits_of(likelihoods: Sequence[Any]) -> Limits:
+    known = {likelihood: support_of(likelihood) for likelihood in set(likelihoods)}
+    supports = [known[likelihood] for likelihood in likelihoods]
+    return Limits(
+        np.array([support.lower for support in supports]),
+        np.array([support.upper for support in supports]),
+        np.array([support.whole for support in supports]),
+    )
+
+
 def takes_levels(likelihood: Any) -> bool:
     """Whether a likelihood is of the levels of a category."""
     return isinstance(likelihood_of(likelihood, "auto"), Categorical | Ordinal)
@@ -158,8 +169,9 @@ def columns_for(
     ]
     known = {name: support_of(name).units for name in set(likelihoods)}
     units = [known[name] for name in likelihoods]
+    limits = limits_of(likelihoods)
     return fit_columns(
-        X, moments, likelihoods, units, schema.n_levels, parameters["scaling"], one_unit
+        X, moments, likelihoods, units, schema.n_levels, parameters["scaling"], one_unit, limits
     )
 
 

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ._column_likelihoods import ColumnLikelihoods
+from ._columns import CELL_LIMIT
 from ._gaussian import HALF_LOG_2PI
-from ._networks import ACTIVATIONS, CELL_LIMIT, CODE_LIMIT, MLP, Decoder, Dense, Encoder, tame
+from ._networks import ACTIVATIONS, CODE_LIMIT, MLP, Decoder, Dense, Encoder, tame
+from ._products import is_large, linear, onednn_linear
 from ._vae import VAE
 from .likelihoods import Bernoulli, Gaussian, Likelihood
 from .priors import StandardNormal
@@ -58,9 +60,21 @@ class _Layer:
         self.weight_grad, self.bias_grad = _grad(dense.weight)[where], _grad(dense.bias)[where]
         self.transposed = self.weight.T
 
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
     def backward(self, g: Tensor, x: Tensor) -> None:
-        torch.mm(g.T, x, out=self.weight_grad)
+        """The gradients of W and b."""
+        if is_large(len(x), self.weight):
+            self.weight_grad.copy_(onednn_linear(g.T, x.T))
+        else:
+            torch.mm(g.T, x, out=self.weight_grad)
         torch.sum(g, 0, out=self.bias_grad)
+
+    def input_gradient(self, g: Tensor) -> Tensor:
+        if is_large(len(g), self.weight):
+            return onednn_linear(g, self.transposed)
+        return g @ self.weight
 
 
 class _Layers:
@@ -76,7 +90,7 @@ class _Layers:
         """Up to the last layer, which is added to the linear map."""
         self.inputs, self.before = [x], []
         for layer in self.hidden:
-            before = torch.addmm(layer.bias, self.inputs[-1], layer.transposed)
+            before = layer.forward(self.inputs[-1])
             self.before.append(before)
             self.inputs.append(self.value(before))
         return self.inputs[-1]
@@ -87,7 +101,7 @@ class _Layers:
         above = self.last
         for number in reversed(range(len(self.hidden))):
             before, value = self.before[number], self.inputs[number + 1]
-            g = self.pull(g @ above.weight, before, value)
+            g = self.pull(above.input_gradient(g), before, value)
             above = self.hidden[number]
             above.backward(g, self.inputs[number])
         return g
@@ -111,8 +125,7 @@ class _FusedEncoder:
             both = bias.repeat(len(x), 1)
         else:
             hidden = self.mlp.forward(tame((x - self.center).div_(self.spread), CELL_LIMIT))
-            both = torch.addmm(self.mlp.last.bias, hidden, self.mlp.last.transposed)
-            both = torch.addcmul(bias, both, self.unit)
+            both = torch.addcmul(bias, self.mlp.last.forward(hidden), self.unit)
         both[:, : len(self.log_scale)].addmm_(x, self.linear.transposed)
         return both
 
@@ -146,23 +159,22 @@ class _FusedDecoder:
         if self.mlp is None:
             raw = self.linear.bias.repeat(len(z), 1)
         else:
-            last = self.mlp.last
-            raw = torch.addmm(last.bias, self.mlp.forward(z), last.transposed)
+            raw = self.mlp.last.forward(self.mlp.forward(z))
             raw = torch.addcmul(self.linear.bias, raw, self.unit)
-        for where, tamed, linear in self.parts:
-            self._own(raw, where).addmm_(self.near if tamed else z, linear.transposed)
+        for where, tamed, layer in self.parts:
+            self._own(raw, where).addmm_(self.near if tamed else z, layer.transposed)
         return raw
 
     def backward(self, g: Tensor) -> Tensor:  # (N, P) -> (N, K)
         if self.mlp is None:
             g_z = torch.zeros_like(self.z)
         else:
-            g_z = self.mlp.backward(g * self.unit) @ self.mlp.hidden[0].weight
+            g_z = self.mlp.hidden[0].input_gradient(self.mlp.backward(g * self.unit))
         g_near = torch.zeros_like(g_z) if self.any_tamed else g_z
-        for where, tamed, linear in self.parts:
+        for where, tamed, layer in self.parts:
             own = self._own(g, where)
-            linear.backward(own, self.near if tamed else self.z)
-            (g_near if tamed else g_z).addmm_(own, linear.weight)
+            layer.backward(own, self.near if tamed else self.z)
+            (g_near if tamed else g_z).addmm_(own, layer.weight)
         if self.any_tamed:  # d near / d z
             g_z += g_near * (1.0 + (self.z / CODE_LIMIT).square()).pow(-1.5)
         return g_z

@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ._columns import CELL_LIMIT
+
 
 def _gelu_slope(x: Tensor) -> Tensor:
     density = torch.exp(-0.5 * x.square()) / math.sqrt(2.0 * math.pi)
@@ -29,7 +31,6 @@ def _silu_slope(x: Tensor) -> Tensor:
     return gate * (1.0 + x * (1.0 - gate))
 
 
-CELL_LIMIT = 3.0  # robust standard deviations of a column
 CODE_LIMIT = 4.0  # prior standard deviations of a component
 
 
@@ -55,6 +56,11 @@ def tame(x: Tensor, limit: float) -> Tensor:
     be exact; the decoder must be free to follow a wild row.
     """
     return x * torch.rsqrt(1.0 + (x / limit).square())
+
+
+def tame_(x: Tensor, limit: float) -> Tensor:
+    """:func:`tame` in place, in fewer passes over the memory; no gradients."""
+    return x.mul_(torch.addcmul(x.new_ones(()), x, x, value=1.0 / limit**2).rsqrt_())
 
 
 class Dense(nn.Module):

@@ -142,3 +142,19 @@ def seed_of(random_state: Any) -> int:
         "None. "
         f"Got {random_state!r} instead."
     )
+
+
+def check_same_architecture(fitted: Any) -> None:
+    """Weights can be trained further only in the network that they were fitted in."""
+    for name, value in fitted._fitted_architecture.items():
+        now = getattr(fitted, name)
+        if not _same(now, value):
+            raise ValueError(
+                f"The {name!r} parameter was {value!r} when this {type(fitted).__name__} was "
+                f"fitted and is {now!r} now, so its weights cannot be trained further. Set it "
+                "back, or fit anew (a clone, or warm_start=False)."
+            )
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and bool(np.all(a == b)))

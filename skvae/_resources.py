@@ -1,7 +1,7 @@
 """Threads and the precision of products, scoped: whatever happens, nothing global stays changed."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any
@@ -26,6 +26,35 @@ def enough_threads(work: float) -> AbstractContextManager[object]:
     if work >= ONE_THREAD_WORK:
         return nullcontext()
     return _controller().limit(limits=1)
+
+
+def for_each(function: Callable[[int], None], items: Iterable[int], work: float) -> None:
+    """Call ``function`` with each item, in as many threads as pay, each with products of its own.
+
+    Threads that share every product wait for each other at each of them: on a busy machine that
+    took 50 times longer than one thread alone.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    import torch
+
+    n_threads = torch.get_num_threads() if work >= ONE_THREAD_WORK else 1
+    with _controller().limit(limits=1):
+        if n_threads == 1:
+            for item in items:
+                function(item)
+            return
+        with ThreadPoolExecutor(n_threads, initializer=_one_thread) as pool:
+            for _ in pool.map(function, items):  # raises what a call raised
+                pass
+
+
+def _one_thread() -> None:
+    """For a thread of our own: OpenMP's number is each thread's, and torch sets it at first use."""
+    import torch
+
+    torch.get_num_threads()
+    _controller().limit(limits=1)
 
 
 @contextmanager

@@ -15,10 +15,10 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from ._bounds import importance_weighted_bound, log_weights
-from ._columns import Array, Columns
+from ._columns import CELL_LIMIT, Array, Columns
 from ._diagnostics import effective_sample_size, pareto_k
 from ._importance import Estimate, posterior_draws, refined_log_likelihood
-from ._networks import CELL_LIMIT, tame
+from ._networks import tame
 from ._vae import VAE
 
 STEP = 1e-4  # of a central difference: exact for a linear decoder, else to about 1e-8

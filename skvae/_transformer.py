@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
+from ._codes import complete_codes
 from ._columns import missing_cells
 from ._frames import float_dtype
 from ._health import DIAGNOSTICS, warn_about_estimates, warn_about_fit
@@ -25,8 +26,15 @@ from ._inputs import (
     unchanged_on_error,
     validated,
 )
-from ._parameters import ARCHITECTURE, INACTIVE_KL, check_choice, check_parameters, seed_of
-from ._resources import enough_threads, own_gradients, training_resources
+from ._parameters import (
+    ARCHITECTURE,
+    INACTIVE_KL,
+    check_choice,
+    check_parameters,
+    check_same_architecture,
+    seed_of,
+)
+from ._resources import enough_threads, for_each, own_gradients, training_resources
 
 Array = NDArray[np.floating]
 
@@ -399,13 +407,14 @@ class VAETransformer(
     ) -> tuple["Schema", "Columns", "VAE", "Rows"]:
         """Merge equal rows, encode them, and build the module at its start, in float64."""
         from . import _fitting as fitting
+        from ._modules import fresh_module
 
         parameters = self.get_params(deep=False)
         if going_on:
-            self._check_same_architecture()
+            check_same_architecture(self)
             table, weight = fitting.merged(read_table(self, X), weight)
             rows = fitting.rows_for(parameters, self._columns, table, weight)
-            return self._schema, self._columns, self._fitted_module(), rows
+            return self._schema, self._columns, fresh_module(self), rows
         schema, asked, table = fit_table(self, X, weight)
         table, weight = fitting.merged(table, weight)
         name = partial(column_name, self)
@@ -465,24 +474,11 @@ class VAETransformer(
         """The parameters that give the network its shape, as they are now."""
         return {name: getattr(self, name) for name in ARCHITECTURE}
 
-    def _check_same_architecture(self) -> None:
-        for name, value in self._fitted_architecture.items():
-            now = getattr(self, name)
-            if not _same(now, value):
-                raise ValueError(
-                    f"The {name!r} parameter was {value!r} when this {type(self).__name__} was "
-                    f"fitted and is {now!r} now, so its weights cannot be trained further. Set it "
-                    "back, or fit anew (a clone, or warm_start=False)."
-                )
-
     def _fitted_module(self) -> "VAE":
-        from ._fitting import module_for, to_tensors
+        from ._modules import module_of
 
-        shape = {**self._fitted_architecture, "device": self.device}
         with own_gradients():
-            vae = module_for(shape, self._columns, self.n_components_)
-            vae.load_state_dict(to_tensors(self.weights_))
-            return vae.requires_grad_(False)
+            return module_of(self)
 
     # -- callbacks and messages -------------------------------------------------------------------
 
@@ -517,13 +513,25 @@ class VAETransformer(
             (scaled) columns, or with unit prior variance if ``whiten=True``. float32 for float32
             rows, otherwise float64.
         """
-        from ._scoring import posterior_means
-
         check_is_fitted(self)
         X = validated(self, X, reset=False)
-        vae = self._fitted_module()
-        (z,) = self._by_chunks(partial(posterior_means, vae), read_table(self, X), vae)
+        z = self._posterior_means(read_table(self, X))
         return (z * self._code_scale()).astype(float_dtype(X), copy=False)
+
+    def _posterior_means(self, table: Any) -> Array:
+        activation = self._fitted_architecture["activation"]
+        z = complete_codes(table, self.weights_, self._columns, activation, for_each)
+        if z is None:
+            return self._encoded(table)
+        if np.isnan(z).any():
+            missing = np.isnan(z).any(axis=1)
+            z[missing] = self._encoded(table[missing])
+        return z
+
+    def _encoded(self, table: Any) -> Array:
+        vae = self._fitted_module()
+        function = partial(_scoring().posterior_means, vae)
+        return self._by_chunks(function, table, vae)[0]
 
     def inverse_transform(self, X: ArrayLike) -> Array:
         """Decode components to the mean of the rows that they stand for.
@@ -737,7 +745,3 @@ def _scoring() -> Any:
     from . import _scoring as module  # imports torch
 
     return module
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and bool(np.all(a == b)))

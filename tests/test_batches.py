@@ -17,6 +17,7 @@ from skvae._batches import (
     merge_duplicates,
 )
 from skvae._columns import CHUNK_ROWS, fit_columns, measure
+from skvae._fitting import limits_of
 
 
 def _generator(seed=0):
@@ -176,7 +177,9 @@ def _cells(X, dtype=torch.float64):
     n = X.shape[1]
     moments = measure(X, np.ones(X.shape[0]), str)
     units = n * ["location_scale"]
-    columns = fit_columns(X, moments, n * ["gaussian"], units, n * [0], "columns", False)
+    kinds = n * ["gaussian"]
+    limits = limits_of(kinds)
+    columns = fit_columns(X, moments, kinds, units, n * [0], "columns", False, limits)
     return columns, encode_rows(X, columns, dtype, torch.device("cpu"))
 
 

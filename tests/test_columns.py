@@ -11,6 +11,7 @@ from skvae import VAETransformer
 from skvae._columns import (
     CHUNK_CELLS,
     CHUNK_ROWS,
+    Limits,
     fit_columns,
     measure,
     outside,
@@ -19,6 +20,7 @@ from skvae._columns import (
     share_one_unit,
     two_valued,
 )
+from skvae._fitting import limits_of
 
 SCALES = 10.0 ** np.arange(-8.0, 9.0)
 SCALINGS = ["columns", "common", None]
@@ -36,7 +38,8 @@ def _columns(X, scaling="columns", weight=None, units="location_scale"):
     moments = measure(X, np.ones(n_rows) if weight is None else weight, str)
     shared = share_one_unit(X) if scaling == "auto" else False
     units = n * [units] if isinstance(units, str) else units
-    return fit_columns(X, moments, n * ["gaussian"], units, n * [0], scaling, shared)
+    limits = limits_of(n * ["gaussian"])
+    return fit_columns(X, moments, n * ["gaussian"], units, n * [0], scaling, shared, limits)
 
 
 def _encoded(columns, X):
@@ -424,19 +427,19 @@ def test_the_cells_outside_are_found(cells):
     X = np.zeros((10, 3))
     for cell in cells:
         X[cell] = 2.0
-    found = np.argwhere(outside(X, *ZERO_TO_ONE, np.zeros(3, dtype=bool)))
+    found = np.argwhere(outside(X, Limits(*ZERO_TO_ONE, np.zeros(3, dtype=bool))))
     assert {tuple(cell) for cell in found.tolist()} == set(cells)
 
 
 def test_the_limits_themselves_and_what_is_missing_are_inside():
     X = np.array([[0.0, 1.0, np.nan]])
-    assert not outside(X, *ZERO_TO_ONE, np.array([False, True, True])).any()
+    assert not outside(X, Limits(*ZERO_TO_ONE, np.array([False, True, True]))).any()
     infinite = np.full(3, np.inf)
-    assert not outside(1e300 * X, -infinite, infinite, np.zeros(3, dtype=bool)).any()
+    assert not outside(1e300 * X, Limits(-infinite, infinite, np.zeros(3, dtype=bool))).any()
 
 
 def test_whole_numbers_are_asked_for_where_they_are_needed():
     X = np.array([[0.5, 0.5, 1.0], [1e-9, 1e15, 1.0 + 1e-12]])
     limits = (np.full(3, -np.inf), np.full(3, np.inf))
-    found = outside(X, *limits, np.array([False, True, True]))
+    found = outside(X, Limits(*limits, np.array([False, True, True])))
     assert found.tolist() == [[False, True, False], [False, False, True]]

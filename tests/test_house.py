@@ -26,11 +26,13 @@ ORDER = [
     "_column_likelihoods",
     "priors",
     "_linear_start",
-    "_networks",
-    "_vae",
-    "_fused",
     "_columns",
     "_frames",
+    "_products",
+    "_networks",
+    "_codes",
+    "_vae",
+    "_fused",
     "_batches",
     "_training",
     "_diagnostics",
@@ -41,6 +43,7 @@ ORDER = [
     "_resources",
     "_start",
     "_fitting",
+    "_modules",
     "_inputs",
     "_health",
     "_callbacks",
@@ -49,12 +52,12 @@ ORDER = [
     "_outlier",
     "__init__",
 ]
-LEAVES = {"_gaussian", "_bounds", "_linear_start", "_networks", "_columns", "_frames"}
+LEAVES = {"_gaussian", "_bounds", "_linear_start", "_products", "_columns", "_frames"}
 LEAVES |= {"_parameters", "_resources", "_callbacks"}
 
 # The torch core is usable without scikit-learn, and what has to be fast to import without torch.
 CORE = {"_gaussian", "_bounds", "likelihoods", "_column_likelihoods", "priors", "_networks"}
-CORE |= {"_vae", "_fused", "_diagnostics", "_importance", "_aggregate", "_batches"}
+CORE |= {"_products", "_vae", "_fused", "_diagnostics", "_importance", "_aggregate", "_batches"}
 CORE |= {"_training", "_fitting"}
 # Of SciPy these take sparse rows alone; the densities do without.
 SPARSE = {

@@ -372,7 +372,9 @@ def test_every_way_to_say_that_a_value_is_missing_means_the_same(way):
 
 @pytest.mark.parametrize("way", ["None", "sparse"])
 def test_new_rows_may_say_so_in_another_way(way, holed):
-    assert_array_equal(holed.transform(WAYS[way](PARTS)), holed.transform(PARTS))
+    # Complete rows go another way when dense: the last bit is not promised.
+    codes = holed.transform(WAYS[way](PARTS))
+    assert_allclose(codes, holed.transform(PARTS), rtol=1e-13, atol=1e-15)
 
 
 # -- other likelihoods ----------------------------------------------------------------------------

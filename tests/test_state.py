@@ -15,7 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skvae import VAETransformer
+from skvae import VAETransformer, _codes
 from skvae._networks import Encoder
 from skvae._vae import VAE
 
@@ -124,6 +124,7 @@ def test_a_method_that_raises_changes_nothing_global(fitted, method, monkeypatch
 
     vae = copy.deepcopy(fitted).set_params(random_state=None)
     monkeypatch.setattr("skvae._networks.Encoder.forward", fail)
+    monkeypatch.setattr("skvae._codes._locations", fail)
     monkeypatch.setattr("skvae._networks.Decoder.forward", fail)
     with threadpoolctl.threadpool_limits(3):
         before = _global_state()
@@ -192,13 +193,17 @@ def test_a_method_computes_the_same_whatever_the_global_generators_hold(fitted, 
 @pytest.mark.parametrize("method", ["fit", "partial_fit", "transform", "log_likelihood", "elbo"])
 def test_small_work_gets_one_thread(fitted, method, monkeypatch):
     # Waking a second one costs more than it computes, and ten times more on a busy machine.
-    def tell(*args):
-        seen.add(torch.get_num_threads())
-        return forward(*args)
+    def telling(function):
+        def tell(*args):
+            seen.add(torch.get_num_threads())
+            return function(*args)
 
-    seen, forward = set(), Encoder.forward
+        return tell
+
+    seen = set()
     vae = copy.deepcopy(fitted)
-    monkeypatch.setattr(Encoder, "forward", tell)
+    monkeypatch.setattr(Encoder, "forward", telling(Encoder.forward))
+    monkeypatch.setattr(_codes, "_locations", telling(_codes._locations))
     with threadpoolctl.threadpool_limits(3):
         METHODS[method](vae, X)
     assert seen == {1}
