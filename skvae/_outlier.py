@@ -25,8 +25,8 @@ RULES = {
 WITHOUT_DISTANCES = ("categorical", "ordinal")
 ROUNDING = 1e-9  # of a score, relative
 CONCENTRATION_STEPS = 3
-CONCENTRATION_ROWS = 2000  # that a linear model is fitted to in each of them
-TRAINING_STEPS = 200  # more gave better densities, but no better ranking: outliers are learnt too
+CONCENTRATION_ROWS = 1000  # that a linear model is fitted to in each of them
+TRAINING_STEPS = 150  # more gave better densities, but no better ranking: outliers are learnt too
 MAX_EPOCHS = 100
 SMALL_TABLE = 500  # rows, below which training hardly ever left the linear model
 ENOUGH_CALIBRATION = 20  # rows for quartiles
@@ -46,7 +46,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
     ----------
     vae : VAETransformer, default=None
         The model of the table; a clone of it is fitted. None is one with noise per column (up to
-        1,500 columns) and about 200 training steps; below 500 rows, none: the linear model.
+        1,500 columns) and about 150 training steps; below 500 rows, none: the linear model.
     score_method : {"auto", "aggregate", "log_likelihood", "elbo", "reconstruction", "kl"}, \
             default="auto"
         What ``score_samples`` returns. ``"aggregate"`` is the density under the aggregated
