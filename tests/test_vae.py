@@ -176,7 +176,7 @@ def test_log_likelihood_is_the_integral_on_ordinary_rows_and_on_outliers(trained
         )
         assert errors[name].mean() < encoder_only.mean()
     assert errors["ordinary"].max() < 0.02
-    assert errors["8 sd off"].max() < 0.5
+    assert errors["8 sd off"].max() < 0.05
 
 
 class _no_context:
