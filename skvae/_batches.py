@@ -1,7 +1,7 @@
 """Where rows come from: encoded rows in memory, dense or sparse; merged, split and ordered."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -44,8 +44,8 @@ class DenseCells:
     def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         return self.x[index], None if self.observed is None else self.observed[index]
 
-    def take(self, index: Tensor) -> "DenseCells":
-        return DenseCells(*self[index])
+    def take(self, index: Tensor) -> "Cells":
+        return TakenCells(self, index.to(self.x.device))
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,25 @@ class SparseCells:
         seen = None if observed is None else torch.from_numpy(observed).to(self.device)
         return torch.from_numpy(x).to(self.device, self.dtype), seen
 
-    def take(self, index: Tensor) -> "SparseCells":
-        return replace(self, table=self.table[index.cpu().numpy()])
+    def take(self, index: Tensor) -> "Cells":
+        return TakenCells(self, index)
+
+
+@dataclass(frozen=True)
+class TakenCells:
+    """Some rows of others, by their numbers: no copy."""
+
+    cells: Cells
+    index: Tensor  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+        return self.cells[self.index[index]]
+
+    def take(self, index: Tensor) -> "Cells":
+        return TakenCells(self.cells, self.index[index])
 
 
 @dataclass(frozen=True)
@@ -128,8 +145,9 @@ def _equal_rows(A: Any, B: Any) -> NDArray[np.bool_]:
 def _row_hash(X: NDArray) -> NDArray[np.uint64]:
     """64 well-mixed bits for each row: equal rows give equal bits, whatever their dtype."""
     key = np.zeros(len(X), dtype=np.uint64)
-    for column in range(X.shape[1]):
-        key += _cell_hash(X[:, column], np.uint64(column))
+    column = np.arange(X.shape[1], dtype=np.uint64)
+    for rows in row_chunks(*X.shape):
+        key[rows] = _cell_hash(X[rows], column).sum(1, dtype=np.uint64)
     return key
 
 
@@ -152,11 +170,18 @@ def _cell_hash(values: NDArray, column: Any) -> NDArray[np.uint64]:
     return np.where(values == 0.0, np.uint64(0), bits ^ (bits >> np.uint64(31)))
 
 
-def encode_rows(X: Any, columns: Columns, dtype: torch.dtype, device: torch.device) -> Cells:
-    """Encode the rows chunk by chunk: no float64 copy of all of them. Sparse rows stay sparse."""
+def encode_rows(
+    X: Any, columns: Columns, dtype: torch.dtype, device: torch.device, overwrite: bool = False
+) -> Cells:
+    """Encode the rows chunk by chunk: no float64 copy of all of them. Sparse rows stay sparse.
+
+    With ``overwrite`` their own memory is used where it fits.
+    """
     if issparse(X):
         return SparseCells(X, columns, dtype, device)
-    x = torch.empty(X.shape, dtype=dtype)
+    x = torch.empty(0, dtype=dtype)
+    fits = X.dtype == x.numpy().dtype and X.flags.c_contiguous and X.flags.writeable
+    x = torch.from_numpy(X) if overwrite and fits else x.new_empty(X.shape)
     observed = torch.ones(X.shape, dtype=torch.bool) if columns.may_miss.any() else None
     for chunk in row_chunks(*X.shape):
         values, seen = columns.encode(X[chunk])

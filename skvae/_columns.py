@@ -86,6 +86,14 @@ class Columns:
         """Log |dx / dX| per column, in nats: what turns a density of x into one of X."""
         return -np.log(self.scale)
 
+    def log_jacobian_of(self, X: Any) -> Array:
+        """Of each row of a table: the sum over its observed columns."""
+        result = np.full(X.shape[0], self.log_jacobian.sum())
+        if self.log_jacobian.any():
+            for rows in row_chunks(*X.shape):
+                result[rows] -= missing_cells(X[rows]) @ self.log_jacobian
+        return result
+
 
 class Moments(NamedTuple):
     """Of each column, over what is observed; an empty column has mean 0 and variance 0."""

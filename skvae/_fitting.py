@@ -140,6 +140,7 @@ def module_for(parameters: Parameters, columns: Columns, n_components: int) -> V
 
 
 def merged(X: Any, weight: Array) -> tuple[Any, Array]:
+    """One row of each kind, in a copy, and how often it counts."""
     index, weight = merge_duplicates(X, weight)
     return X[index], weight
 
@@ -183,9 +184,11 @@ def _automatic(column: Column, binary: bool, heavy: bool) -> str:
     return "student_t" if heavy else "gaussian"
 
 
-def rows_for(parameters: Parameters, columns: Columns, X: Any, weight: Array) -> Rows:
+def rows_for(
+    parameters: Parameters, columns: Columns, X: Any, weight: Array, overwrite: bool = False
+) -> Rows:
     dtype = torch.float64 if parameters["precision"] == "float64" else torch.float32
-    cells = encode_rows(X, columns, dtype, device_of(parameters))
+    cells = encode_rows(X, columns, dtype, device_of(parameters), overwrite)
     share = torch.as_tensor(weight / weight.mean(), dtype=dtype, device=device_of(parameters))
     return Rows(cells, share)
 

@@ -13,6 +13,7 @@ from ._frames import take_rows
 from ._inputs import read_table, unchanged_on_error, validated
 from ._linear_start import MAX_COLUMNS_FOR_COVARIANCE
 from ._parameters import Rule, seed_of
+from ._resources import own_gradients
 from ._transformer import METHODS, Array, VAETransformer
 
 SCORE_METHODS = ("auto", "aggregate", *METHODS)
@@ -161,7 +162,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         ValueError
             If a parameter or X is not admissible. The detector is then left as it was.
         """
-        with unchanged_on_error(self):
+        with unchanged_on_error(self), own_gradients():
             self._check_parameters()
             table: Any = validated(self, X, reset=True)
             n_rows, seed = table.shape[0], seed_of(self.random_state)
@@ -169,18 +170,17 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
             order = generator.permutation(n_rows)
             n_held_out = int(self.calibration_fraction * n_rows)
             held_out, fitted = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-            rows = take_rows(table, fitted)
-            model = self._model(rows.shape[0], rows.shape[1], seed)
+            model = self._model(len(fitted), table.shape[1], seed)
             # A level that no typical row has is no error in a row of fit.
             handle_unknown, model.handle_unknown = model.handle_unknown, "ignore"
-            typical = self._typical(model, rows, generator)
-            self.vae_ = model._fit(take_rows(rows, typical), advise=self.vae is not None)
+            typical = fitted[self._typical(model, take_rows(table, fitted), generator)]
+            self.vae_ = model._fit(take_rows(table, typical), advise=self.vae is not None)
             self.support_ = np.zeros(n_rows, dtype=bool)
-            self.support_[fitted[typical]] = True
+            self.support_[typical] = True
             self.score_method_ = self._method()
             self._aggregate = None
             if self.score_method_ == "aggregate":
-                self._aggregate = self._kernels(rows, generator)
+                self._aggregate = self._kernels(table, fitted, generator)
             calibration: Array = np.zeros(0)
             if n_held_out:
                 calibration = np.sort(self._scores(take_rows(table, held_out)))
@@ -248,15 +248,19 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         categories = np.isin(self.vae_.likelihood_, WITHOUT_DISTANCES).any()
         return "elbo" if categories else "aggregate"
 
-    def _kernels(self, X: Any, generator: np.random.Generator) -> tuple[NDArray, ...]:
-        """Kernels at some of the rows, typical or not: the latter are rebuilt as typical ones."""
+    def _kernels(
+        self, X: Any, fitted_rows: NDArray[np.intp], generator: np.random.Generator
+    ) -> tuple[NDArray, ...]:
+        """Kernels at some fitted rows, typical or not: the latter are rebuilt as typical ones."""
         import torch
 
         from ._aggregate import aggregate_of, n_kernels
 
         fitted = self.vae_
         vae = fitted._fitted_module()
-        rows = np.sort(generator.permutation(X.shape[0])[: n_kernels(X.shape[0], vae.n_features)])
+        n_rows = len(fitted_rows)
+        chosen = np.sort(generator.permutation(n_rows)[: n_kernels(n_rows, vae.n_features)])
+        rows = fitted_rows[chosen]
         x, observed = fitted._columns.encode(read_table(fitted, take_rows(X, rows)))
         varies = torch.from_numpy(fitted._columns.varies).to(vae.device)
         seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
@@ -400,7 +404,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         widest = max(parameter.shape[0] for parameter in vae.parameters())
         per_row = -(-len(aggregate.center) // widest)  # its largest array has a number a kernel
         (scores,) = fitted._by_chunks(function, table, vae, per_row)
-        return scores + fitted._log_jacobian(table)
+        return scores + fitted._columns.log_jacobian_of(table)
 
     # -- scikit-learn's conventions ---------------------------------------------------------------
 

@@ -1,5 +1,7 @@
 """Threads and the precision of products, scoped: whatever happens, nothing global stays changed."""
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,14 +18,28 @@ BFLOAT16_WORK = 2e8
 BFLOAT16_SPEEDUP = 4.0
 
 
+class _Process:
+    """A fork copies one thread: a pool of them that torch had started is waited for in vain."""
+
+    lost_threads = False
+
+
+def _note_fork() -> None:
+    _Process.lost_threads = _Process.lost_threads or "torch" in sys.modules
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_note_fork)
+
+
 @cache
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()  # scans the loaded libraries: some milliseconds, so once
 
 
 def enough_threads(work: float) -> AbstractContextManager[object]:
-    """One thread for work this small, as many as the user allows for more."""
-    if work >= ONE_THREAD_WORK:
+    """As many threads as the user allows; one for work this small, and in a forked process."""
+    if work >= ONE_THREAD_WORK and not _Process.lost_threads:
         return nullcontext()
     return _controller().limit(limits=1)
 
@@ -38,7 +54,8 @@ def for_each(function: Callable[[int], None], items: Iterable[int], work: float)
 
     import torch
 
-    n_threads = torch.get_num_threads() if work >= ONE_THREAD_WORK else 1
+    many = work >= ONE_THREAD_WORK and not _Process.lost_threads
+    n_threads = torch.get_num_threads() if many else 1
     with _controller().limit(limits=1):
         if n_threads == 1:
             for item in items:
@@ -74,10 +91,13 @@ def training_resources(work: float, precision: str) -> Iterator[None]:
 
 @contextmanager
 def own_gradients() -> Iterator[None]:
-    """Gradients work as usual, whatever mode the caller is in (``no_grad``, ``inference_mode``)."""
+    """Gradients work as usual, whatever mode the caller is in (``no_grad``, ``inference_mode``).
+
+    All calls of torch stand inside, so a forked process gets its one thread here.
+    """
     import torch
 
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), enough_threads(ONE_THREAD_WORK):
         yield
 
 

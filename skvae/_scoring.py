@@ -15,7 +15,7 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from ._bounds import importance_weighted_bound, log_weights
-from ._columns import CELL_LIMIT, Array, Columns
+from ._columns import CELL_LIMIT, Array, Columns, row_chunks
 from ._diagnostics import effective_sample_size, pareto_k
 from ._importance import Estimate, posterior_draws, refined_log_likelihood
 from ._networks import tame
@@ -47,17 +47,27 @@ def by_chunks(
     columns: Columns,
     numbers_per_row: int,
     device: torch.device,
+    dtype: Any = None,
 ) -> tuple[Array, ...]:
-    """Encode the table ``X`` and apply ``function`` to x and observed, chunk by chunk."""
+    """Encode the table ``X`` and apply ``function`` to x and observed, chunk by chunk.
+
+    ``dtype`` is that of the results; None takes theirs.
+    """
     chunk_rows = max(1, min(4096, CHUNK_NUMBERS // max(numbers_per_row, 1)))
-    results = []
+    results: tuple[Array, ...] = ()
     for start in range(0, X.shape[0], chunk_rows):
         x, observed = columns.encode(X[start : start + chunk_rows])
         seen = None if observed is None else torch.from_numpy(observed).to(device)
         with torch.no_grad():
             values = function(torch.from_numpy(x).to(device), seen)
-        results.append([value.cpu().numpy() for value in values])
-    return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
+        parts = [value.cpu().numpy() for value in values]
+        # At once: what is kept of each chunk would lie scattered, and hold the memory between.
+        results = results or tuple(
+            np.empty((X.shape[0], *part.shape[1:]), dtype or part.dtype) for part in parts
+        )
+        for result, part in zip(results, parts, strict=True):
+            result[start : start + len(x)] = part
+    return results
 
 
 def check_score(method: str, methods: tuple[str, ...], return_diagnostics: bool) -> None:
@@ -103,8 +113,10 @@ def negative_distance(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Ten
     return (-torch.where(seen, robust.square(), 0.0).sum(-1) / seen.sum(-1).clamp(min=1),)
 
 
-def posterior_means(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:  # (N, K)
-    return (vae.encode(x, observed)[0],)
+def posterior_means(
+    vae: VAE, x: Tensor, observed: Tensor | None, scale: Tensor
+) -> tuple[Tensor]:  # (N, K)
+    return (vae.encode(x, observed)[0] * scale,)
 
 
 def encoder_log_likelihood(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> Estimate:
@@ -145,6 +157,14 @@ def reconstruction_by_column(
     return (total / len(bank),)
 
 
+def shares_of_columns(
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor, log_jacobian: Tensor
+) -> tuple[Tensor]:  # (N, D)
+    """The same in original units: 0 for what is missing."""
+    (share,) = reconstruction_by_column(vae, x, observed, bank)
+    return (share + (log_jacobian if observed is None else observed * log_jacobian),)
+
+
 def conditional_means(
     vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
 ) -> tuple[Tensor]:  # (N, D)
@@ -168,10 +188,16 @@ def conditional_draws(
     return (vae.likelihood.sample(vae.decoder(z), generator),)
 
 
-def decode(vae: VAE, z: Array, of_raw: Callable[[Tensor], Tensor]) -> Array:
-    """Mean, mode or draw of each row of ``z`` (N, K), in encoded units."""
-    with torch.no_grad():
-        return of_raw(vae.decoder(torch.from_numpy(z).to(vae.device))).cpu().numpy()
+def decode(
+    vae: VAE, z: Array, of_raw: Callable[[Tensor], Tensor], columns: Columns, dtype: Any
+) -> Array:
+    """Mean, mode or draw of each row of ``z`` (N, K), in original units, chunk by chunk."""
+    result = np.empty((len(z), len(columns.shift)), dtype)
+    for rows in row_chunks(len(z), max(parameter.shape[0] for parameter in vae.parameters())):
+        with torch.no_grad():
+            x = of_raw(vae.decoder(torch.from_numpy(z[rows]).to(vae.device)))
+        result[rows] = columns.decode(x.cpu().numpy())
+    return result
 
 
 def component_scales(vae: VAE, x: Tensor, observed: Tensor | None) -> Array:  # (K,)

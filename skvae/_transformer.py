@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
 from ._codes import complete_codes
-from ._columns import missing_cells
 from ._frames import float_dtype
 from ._health import DIAGNOSTICS, warn_about_estimates, warn_about_fit
 from ._inputs import (
@@ -413,14 +411,15 @@ class VAETransformer(
         if going_on:
             check_same_architecture(self)
             table, weight = fitting.merged(read_table(self, X), weight)
-            rows = fitting.rows_for(parameters, self._columns, table, weight)
+            rows = fitting.rows_for(parameters, self._columns, table, weight, overwrite=True)
             return self._schema, self._columns, fresh_module(self), rows
         schema, asked, table = fit_table(self, X, weight)
         table, weight = fitting.merged(table, weight)
         name = partial(column_name, self)
         columns = fitting.columns_for(parameters, schema, asked, table, weight, name)
         vae = fitting.start(parameters, columns, table, weight, seed)
-        return schema, columns, vae, fitting.rows_for(parameters, columns, table, weight)
+        rows = fitting.rows_for(parameters, columns, table, weight, overwrite=True)
+        return schema, columns, vae, rows
 
     def _train(
         self,
@@ -515,23 +514,24 @@ class VAETransformer(
         """
         check_is_fitted(self)
         X = validated(self, X, reset=False)
-        z = self._posterior_means(read_table(self, X))
-        return (z * self._code_scale()).astype(float_dtype(X), copy=False)
+        return self._posterior_means(read_table(self, X), float_dtype(X))
 
-    def _posterior_means(self, table: Any) -> Array:
+    def _posterior_means(self, table: Any, dtype: type[np.floating]) -> Array:
         activation = self._fitted_architecture["activation"]
         z = complete_codes(table, self.weights_, self._columns, activation, for_each)
         if z is None:
-            return self._encoded(table)
-        if np.isnan(z).any():
-            missing = np.isnan(z).any(axis=1)
-            z[missing] = self._encoded(table[missing])
-        return z
+            return self._encoded(table, dtype)
+        z *= self._code_scale()
+        missing = np.isnan(z).any(axis=1)
+        if missing.any():
+            z[missing] = self._encoded(table[missing], dtype)
+        return z.astype(dtype, copy=False)
 
-    def _encoded(self, table: Any) -> Array:
+    def _encoded(self, table: Any, dtype: type[np.floating]) -> Array:
         vae = self._fitted_module()
-        function = partial(_scoring().posterior_means, vae)
-        return self._by_chunks(function, table, vae)[0]
+        scale = self._on_device(self._code_scale(), vae)
+        function = partial(_scoring().posterior_means, vae, scale=scale)
+        return self._by_chunks(function, table, vae, dtype=dtype)[0]
 
     def inverse_transform(self, X: ArrayLike) -> Array:
         """Decode components to the mean of the rows that they stand for.
@@ -546,8 +546,6 @@ class VAETransformer(
         X_original : ndarray of shape (n_samples, n_features)
             The decoder's mean, in original units. float32 for float32 codes, otherwise float64.
         """
-        from ._scoring import decode
-
         check_is_fitted(self)
         codes = check_array(X, dtype=[np.float64, np.float32])
         if codes.shape[1] != self.n_components_:
@@ -558,8 +556,7 @@ class VAETransformer(
         scale = self._code_scale()
         z = np.divide(codes, scale, out=np.zeros(codes.shape), where=scale > 0.0)
         vae = self._fitted_module()
-        decoded = self._columns.decode(decode(vae, z, vae.likelihood.mean))
-        return self._schema.write(decoded.astype(codes.dtype, copy=False))
+        return self._schema.write(self._decoded(vae, z, vae.likelihood.mean, codes.dtype))
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, mode: bool = False) -> Array:
         """Draw rows from the model: prior, decoder, likelihood.
@@ -580,17 +577,16 @@ class VAETransformer(
         """
         import torch
 
-        from ._scoring import decode
-
         check_is_fitted(self)
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be an integer >= 1. Got {n_samples!r} instead.")
         vae = self._fitted_module().cpu()
         seed = seed_of(random_state)
         generator = torch.Generator().manual_seed(seed)
-        z = vae.prior.sample(int(n_samples), vae.n_components, generator).numpy()
+        with own_gradients():
+            z = vae.prior.sample(int(n_samples), vae.n_components, generator).numpy()
         draw = vae.likelihood.mode if mode else partial(vae.likelihood.sample, generator=generator)
-        table = self._columns.decode(decode(vae, z, draw))
+        table = self._decoded(vae, z, draw)
         return self._schema.write(table, None if mode else np.random.default_rng(seed))
 
     # -- scores -----------------------------------------------------------------------------------
@@ -651,7 +647,7 @@ class VAETransformer(
             return scores
         diagnostics = dict(zip(DIAGNOSTICS, of_estimate, strict=False))
         warn_about_estimates(diagnostics, refine)
-        scores = scores + self._log_jacobian(X)
+        scores = scores + self._columns.log_jacobian_of(X)
         return (scores, diagnostics) if return_diagnostics else scores
 
     def score_features(self, X: ArrayLike) -> Array:
@@ -670,10 +666,10 @@ class VAETransformer(
         """
         X = self._check_new_rows(X)
         vae = self._fitted_module()
-        function = partial(_scoring().reconstruction_by_column, vae, bank=self._noise_bank(vae))
-        missing = missing_cells(X)
-        missing = missing.toarray() if issparse(missing) else missing
-        return self._by_chunks(function, X, vae)[0] + (1.0 - missing) * self._columns.log_jacobian
+        log_jacobian = self._on_device(self._columns.log_jacobian, vae)
+        function = _scoring().shares_of_columns
+        function = partial(function, vae, bank=self._noise_bank(vae), log_jacobian=log_jacobian)
+        return self._by_chunks(function, X, vae)[0]
 
     def score(self, X: ArrayLike, y: None = None) -> float:
         """Mean of ``score_samples(X)``: log p(x) in nats a row, in original units.
@@ -696,13 +692,6 @@ class VAETransformer(
         check_is_fitted(self)
         return read_table(self, validated(self, X, reset=False))
 
-    def _log_jacobian(self, X: Any) -> Array:
-        """Of the change to original units, over the observed columns of each row."""
-        log_jacobian = self._columns.log_jacobian
-        if not log_jacobian.any():
-            return np.zeros(X.shape[0])
-        return log_jacobian.sum() - missing_cells(X) @ log_jacobian
-
     def _noise_bank(self, vae: "VAE") -> "torch.Tensor":
         with own_gradients():
             bank = _scoring().noise_bank(self.n_importance_samples, self.n_components_)
@@ -714,6 +703,7 @@ class VAETransformer(
         X: Any,
         vae: "VAE",
         per_row: int = 1,
+        dtype: Any = None,
     ) -> tuple[Array, ...]:
         """Apply ``function``, whose largest array has ``per_row`` network evaluations a row."""
         widest = max(parameter.shape[0] for parameter in vae.parameters())
@@ -721,7 +711,16 @@ class VAETransformer(
         # Many samples mean many small steps: on a busy machine two threads were 15 times slower.
         cells = min(numbers * X.shape[0], _scoring().CHUNK_NUMBERS) if per_row == 1 else 0
         with enough_threads(float(cells) * widest), own_gradients():
-            return _scoring().by_chunks(function, X, self._columns, numbers, vae.device)
+            return _scoring().by_chunks(function, X, self._columns, numbers, vae.device, dtype)
+
+    def _decoded(self, vae: "VAE", z: Array, of_raw: Any, dtype: Any = np.float64) -> Array:
+        with own_gradients():
+            return _scoring().decode(vae, z, of_raw, self._columns, dtype)
+
+    def _on_device(self, array: Array, vae: "VAE") -> "torch.Tensor":
+        import torch
+
+        return torch.from_numpy(array).to(vae.device)
 
     def _code_scale(self) -> Array:
         """What a posterior mean is multiplied by: 0 for an inactive component."""
