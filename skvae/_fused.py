@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ._column_likelihoods import ColumnLikelihoods
 from ._columns import CELL_LIMIT
 from ._gaussian import HALF_LOG_2PI
-from ._networks import ACTIVATIONS, CODE_LIMIT, MLP, Decoder, Dense, Encoder, tame
+from ._networks import ACTIVATIONS, CODE_LIMIT, MLP, Decoder, Dense, Encoder, tame, tame_
 from ._products import is_large, linear, onednn_linear
 from ._vae import VAE
 from .likelihoods import Bernoulli, Gaussian, Likelihood
@@ -113,7 +113,7 @@ class _FusedEncoder:
     def __init__(self, encoder: Encoder) -> None:
         self.linear = _Layer(encoder.linear)
         self.log_scale, self.log_scale_grad = encoder.log_scale.detach(), _grad(encoder.log_scale)
-        self.center, self.spread = encoder.center, encoder.spread
+        self.slope, self.offset = 1.0 / encoder.spread, -encoder.center / encoder.spread
         self.unit = torch.cat([encoder.unit, torch.ones_like(encoder.unit)])
         self.mlp = None if encoder.mlp is None else _Layers(encoder.mlp)
 
@@ -124,7 +124,8 @@ class _FusedEncoder:
         if self.mlp is None:
             both = bias.repeat(len(x), 1)
         else:
-            hidden = self.mlp.forward(tame((x - self.center).div_(self.spread), CELL_LIMIT))
+            robust = torch.addcmul(self.offset, x, self.slope)
+            hidden = self.mlp.forward(tame_(robust, CELL_LIMIT))
             both = torch.addcmul(bias, self.mlp.last.forward(hidden), self.unit)
         both[:, : len(self.log_scale)].addmm_(x, self.linear.transposed)
         return both
