@@ -1,103 +1,552 @@
-"""Fit, transform and score times, against a plain PyTorch loop of the same network in the same run.
+"""Where speed is known: every figure is a ratio of two times that one run measured side by side.
 
-Absolute times depend on the machine and on what else it does; the ratios are what to quote. The
-functions named ``time_*`` and ``track_*`` follow asv, so each can be run alone:
+Absolute times depend on the machine and on what else it does; the ratios are what to quote. All
+runs on one thread, unless it says otherwise, and the parts take turns at the machine. Parts:
 
-    python benchmarks/speed.py                       # all, as a table and results/speed.json
-    python benchmarks/speed.py --sets blobs_20k_30   # one work item
+* quality: seconds until a default VAETransformer has the held-out ELBO that a plain PyTorch VAE has
+  after 20 epochs; the same of the fastest peer (_peers.py). A peer that has not got there after
+  its 20 epochs counts with the time of these: a lower bound. Gaussian columns on one scaling for
+  all, one learnt noise; a tenth of the rows is held out, at most 2000 of them evaluated, off the
+  clock. Peers of more than 3 minutes are extrapolated from the epochs that they had.
+* step: a training step of ours, of the plain loop, of JAX, and its matrix products alone.
+* inference: rows a second; codes beside the encoder's products; one row through a pipeline.
+* growth: exponents of the time in rows, columns and components; memory in sizes of the input.
+* search: a grid search on two processes and on one; wants two idle cores.
+
+    python benchmarks/speed.py                                   # all; results/speed.json
+    python benchmarks/speed.py --parts quality --sets curved_20k_30
+
+The functions named ``time_*`` and ``track_*`` follow asv. Exits with 1 below a floor.
 """
 
+import os
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from _harness import load_set, parser, print_table, save, shared_data
+from _harness import check_floors, load_set, parameters, parser, print_table, save, shared_data
+from _peers import HeldOut, Task, available_peers, can_import, plain, race, time_tvae
+from _products import MULTIPLIERS, time_products
 from sklearn.datasets import make_blobs
-from torch import nn
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from skvae import VAETransformer
 
-EPOCHS = 3
-BATCH = 128
+N_COMPONENTS = 10
+EPOCHS = 20
+GRID = [0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 30, 50, 80]  # epochs of ours
+MAX_SCORED = 2000
+REPEATED_ROWS = 50_000  # tables of more rows are run once
+SCORES = ["log_likelihood", "elbo", "reconstruction", "kl"]
+SETTINGS = {}  # of VAETransformer, from --set
 
 
-def blobs(n_rows, n_columns):
-    return make_blobs(n_rows, n_columns, centers=10, random_state=0)[0].astype(np.float32)
+def curved(n_rows, n_columns):
+    """Clusters on a curved sheet: a random two-layer tanh network of 8 dimensions, and noise."""
+    rng = np.random.default_rng(0)
+    z = StandardScaler().fit_transform(make_blobs(n_rows, 8, centers=10, random_state=0)[0])
+    first, second = rng.normal(size=(8, 64)) / 8**0.5, rng.normal(size=(64, n_columns)) / 8
+    X = np.tanh(2.0 * z @ first) @ second
+    return (X + 0.1 * rng.normal(size=X.shape)).astype(np.float32)
 
 
 WORK = {
-    "digits": lambda: load_set("digits")[0].astype(np.float32),
-    "blobs_20k_30": lambda: blobs(20_000, 30),
-    "blobs_50k_100": lambda: blobs(50_000, 100),
-    "mnist_20k": lambda: shared_data().load("mnist")[0][:20_000].astype(np.float32),
+    "curved_20k_30": lambda: curved(20_000, 30),
+    "curved_50k_100": lambda: curved(50_000, 100),
+    "mnist": lambda: load_set("mnist")[0][:60_000].astype(np.float32),
+    "donors": lambda: load_set("adb_donors")[0].astype(np.float32),
+    "adult": lambda: load_set("adult")[0],
 }
+SHARED = {"mnist", "donors", "adult"}
+FLOORS = {"curved_20k_30": 10.0}  # of the plain loop's time by ours; 5 elsewhere
 
 
-class PlainVAE(nn.Module):
-    """The VAE that a tutorial writes: Gaussian with unit variance, no linear path."""
-
-    def __init__(self, n_columns, n_components, hidden):
-        super().__init__()
-        a, b = hidden
-        self.encoder = nn.Sequential(nn.Linear(n_columns, a), nn.GELU(), nn.Linear(a, b), nn.GELU())
-        self.to_loc, self.to_log_scale = nn.Linear(b, n_components), nn.Linear(b, n_components)
-        self.decoder = nn.Sequential(
-            nn.Linear(n_components, b),
-            nn.GELU(),
-            nn.Linear(b, a),
-            nn.GELU(),
-            nn.Linear(a, n_columns),
-        )
-
-    def forward(self, x):
-        h = self.encoder(x)
-        loc, log_scale = self.to_loc(h), self.to_log_scale(h)
-        x_hat = self.decoder(loc + torch.exp(log_scale) * torch.randn_like(loc))
-        kl = 0.5 * (loc**2 + torch.exp(2 * log_scale) - 1) - log_scale
-        return (0.5 * (x - x_hat) ** 2).sum(-1).mean() + kl.sum(-1).mean()
+def ours(**parameters):
+    return VAETransformer(N_COMPONENTS, **parameters | SETTINGS)
 
 
-def time_plain_loop(X, hidden, n_components=10):
-    """nn.Module, DataLoader and Adam(1e-3): seconds for EPOCHS epochs of batches of BATCH rows."""
-    X = (X - X.mean(0)) / np.where(X.std(0) > 0, X.std(0), 1)
-    data = torch.utils.data.TensorDataset(torch.from_numpy(X))
-    loader = torch.utils.data.DataLoader(data, batch_size=BATCH, shuffle=True)
-    model = PlainVAE(X.shape[1], n_components, hidden)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+def seconds(call):
     start = time.perf_counter()
-    for _ in range(EPOCHS):
-        for (x,) in loader:
-            loss = model(x)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+    call()
     return time.perf_counter() - start
 
 
-def time_same_steps(X, n_components=10):
-    """The same number of epochs and the same batches by VAETransformer, start included."""
-    vae = VAETransformer(
-        n_components, max_iter=EPOCHS, batch_size=BATCH, early_stopping=False, random_state=0
+def median_seconds(calls, repeats=5):
+    """Of each of several calls, taking turns."""
+    return np.median([[seconds(call) for call in calls] for _ in range(repeats)], axis=0)
+
+
+def load_average():
+    return f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+
+
+# -- quality --------------------------------------------------------------------------------------
+
+
+def split(X):
+    """Nine tenths to train on, and at most MAX_SCORED of the rest."""
+    train, held_out = train_test_split(X, test_size=0.1, random_state=0)
+    return train, held_out[:MAX_SCORED]
+
+
+def held_out_elbo(vae, X):
+    return float(vae.score_samples(X, method="elbo").mean())
+
+
+def scaled_task(train, held_out):
+    """What the peers get: ours' scaling and network, and their clock's held-out rows."""
+    start = ours(max_iter=0, likelihood="gaussian").fit(train)
+    columns, hidden = start._columns, (128, 128) if train.shape[1] < 100 else (256, 256)
+    x, x_held_out = (columns.encode(X)[0].astype(np.float32) for X in (train, held_out))
+    log_jacobian = float(columns.log_jacobian.sum())
+    return Task(x, hidden, N_COMPONENTS, EPOCHS), HeldOut(x_held_out, x, log_jacobian, N_COMPONENTS)
+
+
+def time_fit(train, held_out, seed, **parameters):
+    """A fit of ours: its seconds, and its held-out ELBO."""
+    vae = ours(random_state=seed, likelihood="gaussian", **parameters)
+    return seconds(lambda: vae.fit(train)), held_out_elbo(vae, held_out)
+
+
+def cheapest_fit(train, held_out, target, seed):
+    """The first of a growing number of epochs that reaches the target: (epochs, seconds, ELBO)."""
+    for epochs in GRID:
+        spent, reached = time_fit(train, held_out, seed, max_iter=epochs, early_stopping=False)
+        if reached >= target:
+            return epochs, spent, reached
+    return epochs, np.inf, reached
+
+
+def quality_row(name, seed, model, to_target, budget, reached, setup=0.0, epochs=EPOCHS):
+    return {
+        "set": name,
+        "seed": seed,
+        "model": model,
+        "epochs": epochs,
+        "to target s": to_target,
+        "all epochs s": budget,
+        "setup s": setup,
+        "held-out nats": reached,
+    }
+
+
+def peer_row(name, seed, model, course, target):
+    """Of a race. Epochs below the budget mean that the rest of the time was extrapolated."""
+    return quality_row(
+        name,
+        seed,
+        model,
+        course.seconds_to(target),
+        course.budget_seconds(EPOCHS),
+        course.held_out[-1],
+        course.setup,
+        len(course.seconds),
     )
-    return _seconds(lambda: vae.fit(X))
 
 
-def time_default_fit(X, n_components=10):
-    return _seconds(lambda: VAETransformer(n_components, random_state=0).fit(X))
+def quality_once(name, train, held_out, seed, peers):
+    """The plain loop, ours and the peers, one after the other."""
+    task, evaluate = scaled_task(train, held_out)
+    course = race(plain, task, evaluate, seed, limit=np.inf)
+    target = course.held_out[-1]
+    rows = [peer_row(name, seed, "plain", course, target)]
+    # All 20 epochs: the target is what they reach, though an epoch before may have passed it.
+    rows[0]["to target s"] = rows[0]["all epochs s"]
+    epochs, spent, reached = cheapest_fit(train, held_out, target, seed)
+    rows.append(quality_row(name, seed, "ours", spent, spent, reached, epochs=epochs))
+    spent, reached = time_fit(train, held_out, seed)
+    inside = spent if reached >= target else np.inf
+    rows.append(quality_row(name, seed, "ours, default", inside, spent, reached, epochs="auto"))
+    for model, run in peers.items():
+        course = race(run, task, evaluate, seed)
+        rows.append(peer_row(name, seed, model, course, target))
+    return rows
 
 
-def time_methods(X, n_components=10):
-    """Microseconds a row of transform and of each score, of a model that has been fitted."""
-    vae = VAETransformer(n_components, max_iter=2, random_state=0).fit(X)
-    micro = {"transform us/row": _seconds(lambda: vae.transform(X)) / len(X) * 1e6}
-    few = X[:500]
-    for method in ["log_likelihood", "elbo", "reconstruction", "kl"]:
-        seconds = _seconds(lambda m=method: vae.score_samples(few, method=m))
-        micro[f"{method} us/row"] = seconds / len(few) * 1e6
-    return micro
+def by_model(rows, seed):
+    return {row["model"]: row for row in rows if row["seed"] == seed}
+
+
+def waited(row):
+    """Seconds until the target; where it was not reached, those of all epochs: at least."""
+    return min(row["to target s"], row["all epochs s"])
+
+
+def quality_ratios(name, rows, seeds):
+    """The plain loop, and the fastest peer with a density, by ours: medians over the seeds."""
+    to_plain, to_peer, who = [], [], set()
+    for seed in range(seeds):
+        models = by_model(rows, seed)
+        own = models["ours"]["to target s"]
+        to_plain.append(models["plain"]["to target s"] / own)
+        peers = [r for m, r in models.items() if "ours" not in m and "AE" not in m.split()]
+        fastest = min(peers, key=waited)
+        to_peer.append(waited(fastest) / own)
+        who.add(fastest["model"] + ("" if np.isfinite(fastest["to target s"]) else ", not there"))
+    peer = f"{name}: fastest peer ({'; '.join(sorted(who))}) / ours, to the same ELBO"
+    return [
+        (f"{name}: plain / ours, to the same ELBO", np.median(to_plain), FLOORS.get(name, 5.0)),
+        (peer, np.median(to_peer), 5.0),
+    ]
+
+
+def measure_quality(name, seeds):
+    if name == "adult":
+        return measure_mixed(name)
+    X = WORK[name]()
+    train, held_out = split(X)
+    seeds = seeds if len(X) <= REPEATED_ROWS else 1
+    peers = available_peers()
+    warm_up(peers)
+    rows = []
+    for seed in range(seeds):
+        rows += quality_once(name, train, held_out, seed, peers)
+    return rows, quality_ratios(name, rows, seeds)
+
+
+def measure_mixed(name):
+    """A table with categories: TVAE has no ELBO, so its time for 20 epochs beside our default."""
+    train, held_out = split(WORK[name]())
+    spent, reached = _timed_default(train, held_out, max_iter=0)
+    rows = [quality_row(name, 0, "ours, start", np.nan, spent, reached, epochs=0)]
+    spent, reached = _timed_default(train, held_out)
+    rows.append(quality_row(name, 0, "ours, default", np.nan, spent, reached, epochs="auto"))
+    if not can_import("ctgan", "TVAE"):
+        return rows, []
+    categorical = train.select_dtypes(exclude="number").columns
+    complete = train.assign(**{c: train[c].astype(str) for c in categorical})
+    theirs = time_tvae(complete, categorical, EPOCHS)
+    rows.append(quality_row(name, 0, "TVAE", np.nan, theirs, np.nan))
+    return rows, [(f"{name}: 20 epochs of TVAE / our default fit", theirs / spent, 5.0)]
+
+
+def _timed_default(train, held_out, max_iter="auto"):
+    vae = ours(random_state=0, max_iter=max_iter)
+    return seconds(lambda: vae.fit(train)), held_out_elbo(vae, held_out)
+
+
+def warm_up(peers):
+    """Imports, compilation and first allocations, which are nobody's training time."""
+    X = curved(600, 30)
+    task, evaluate = scaled_task(X, X[:50])
+    for run in [plain, *peers.values()]:
+        race(run, task._replace(epochs=1), evaluate)
+    ours(max_iter=2).fit(X)
+
+
+# -- step -----------------------------------------------------------------------------------------
+
+STEPS = {  # rows, columns, hidden layers, batch
+    "30 columns, 64-64": (lambda: curved(12_800, 30), (64, 64), 128),
+    "100 columns, 256-256": (lambda: curved(12_800, 100), (256, 256), 256),
+    "MNIST, 400-400": (lambda: load_set("mnist")[0][:12_800].astype(np.float32), (400, 400), 128),
+}
+
+
+def our_epoch(X, hidden, batch):
+    """One epoch of skvae's own training run, in the resources that fit takes; and its module."""
+    from skvae import _fitting as fitting
+    from skvae._resources import enough_threads, training_resources
+    from skvae._training import Run
+
+    vae = ours(hidden_layer_sizes=hidden, batch_size=batch, max_iter=100, likelihood="gaussian")
+    vae.fit(X[:600])  # feature names and their number
+    parameters = vae.get_params(deep=False)
+    _, _, start, rows = vae._prepare(X, np.ones(len(X)), 0, False)
+    plan = fitting.plan_for(parameters, len(rows))
+    work = fitting.work_per_step(start, plan, len(rows))
+    generator = fitting.generator_for(parameters, 0)
+    run = Run(fitting.trainable(parameters, start), plan, generator, len(rows))
+
+    def epoch():
+        with enough_threads(work), training_resources(work, vae.precision):
+            run.epoch(rows)
+
+    return epoch, start
+
+
+def plain_epoch(task):
+    """One epoch of the plain loop."""
+    return lambda: race(plain, task, lambda view: np.nan, limit=np.inf)
+
+
+def jax_epoch_of(task):
+    """One epoch in JAX, compiled; None without it."""
+    from _peers import import_jax, jax_epoch, jax_order, module
+
+    if not can_import("jax", "JAX"):
+        return None
+    jax = import_jax()
+    train_epoch, start = jax_epoch(jax, task)
+    data, key = jax.numpy.asarray(task.x), jax.random.key(0)
+    order = jax_order(np.random.default_rng(0), task)
+    model = module(task)
+
+    def epoch():
+        jax.block_until_ready(train_epoch(start(model), data, order, key))
+
+    return epoch
+
+
+def layers_of(vae):
+    """(inputs, outputs, whether the gradient of the inputs is needed) of each dense layer."""
+    layers = []
+    for name, weight in vae.named_parameters():
+        if name.endswith("weight"):
+            n_out, n_in = weight.shape
+            of_rows = name in ("encoder.linear.weight", "encoder.mlp.first.weight")
+            layers.append((n_in, n_out, not of_rows))
+    return layers
+
+
+def measure_step(name, repeats):
+    """Microseconds a step of each, and of the fastest way to multiply its matrices."""
+    make, hidden, batch = STEPS[name]
+    X = make()
+    n_steps = len(X) // batch
+    task = Task(StandardScaler().fit_transform(X), hidden, N_COMPONENTS, 1, batch)
+    epoch, vae = our_epoch(X, hidden, batch)
+    loops = {"ours": epoch, "plain": plain_epoch(task), "JAX": jax_epoch_of(task)}
+    loops = {k: v for k, v in loops.items() if v is not None}
+    products = {n: partial(time_products, n, layers_of(vae), batch) for n in MULTIPLIERS}
+    times = {k: [] for k in [*loops, *products]}
+    for _ in range(repeats + 1):  # the first is a warm-up
+        for k, loop in loops.items():
+            times[k].append(1e6 * seconds(loop) / n_steps)
+        for k, product in products.items():
+            times[k].append(1e6 * product())
+    micro = {k: float(np.median(v[1:])) for k, v in times.items()}
+    fastest = min(products, key=micro.get)
+    return {"work": name, **micro, "fastest products": fastest}, step_floors(name, micro, fastest)
+
+
+def step_floors(name, micro, fastest):
+    floors = []
+    if "JAX" in micro:
+        floors.append((f"{name}: step of JAX / ours", micro["JAX"] / micro["ours"], 1.0))
+    if name.startswith("MNIST"):
+        share = micro[fastest] / micro["ours"]
+        floors.append((f"{name}: matrix products ({fastest}) / our step", share, 1 / 1.5))
+    if name.startswith("30"):
+        floors.append((f"{name}: step of plain / ours", micro["plain"] / micro["ours"], 3.0))
+    return floors
+
+
+TWO_THREADS = """
+import sys, time, warnings
+import numpy as np
+from threadpoolctl import threadpool_limits
+from skvae import VAETransformer
+warnings.simplefilter("ignore")
+X, hidden, batch = np.load(sys.argv[1]), (int(sys.argv[2]),) * 2, int(sys.argv[3])
+times = {1: [], 2: []}
+for _ in range(6):
+    for n_threads in times:
+        vae = VAETransformer(10, hidden_layer_sizes=hidden, batch_size=batch, max_iter=2,
+                             early_stopping=False, likelihood="gaussian", random_state=0)
+        with threadpool_limits(limits=n_threads):
+            start = time.perf_counter()
+            vae.fit(X)
+            times[n_threads].append(time.perf_counter() - start)
+print(*(np.median(t[1:]) for t in times.values()))
+"""
+
+
+def track_two_threads(name):
+    """Seconds of a fit on one thread, and where two are allowed; in a process of its own.
+
+    Here ``torch.set_num_threads`` has been called, which threadpoolctl cannot undo.
+    """
+    make, hidden, batch = STEPS[name]
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "X.npy"
+        np.save(file, make())
+        command = [sys.executable, "-c", TWO_THREADS, str(file), str(hidden[0]), str(batch)]
+        printed = subprocess.run(
+            command, capture_output=True, check=True, text=True, env=environment
+        ).stdout
+    return [float(word) for word in printed.split()]
+
+
+def run_step(sets, seeds):
+    names = [n for n in STEPS if shared_data() is not None or "MNIST" not in n]
+    rows, floors = [], []
+    for name in names:
+        row, more = measure_step(name, 5)
+        rows.append(row)
+        floors += more
+    print_section(f"step: microseconds ({load_average()})", rows)
+    for name in names:
+        one, two = track_two_threads(name)
+        print(f"{name}: a fit on one thread {one:.2f} s, on two {two:.2f} s ({load_average()})")
+        floors.append((f"{name}: fit on one thread / on two", one / two, 1 / 1.05))
+    return rows, floors
+
+
+# -- inference ------------------------------------------------------------------------------------
+
+
+def time_methods(X):
+    """Rows a second of transform, each score and sample; and the model's held-out ELBO."""
+    train, held_out = split(X)
+    vae = ours(random_state=0).fit(train)
+    few = held_out[:500]
+    speed = {"transform": len(train) / seconds(lambda: vae.transform(train))}
+    for method in SCORES:
+        spent = seconds(lambda m=method: vae.score_samples(few, method=m))
+        speed[method] = len(few) / spent
+    speed["sample"] = 10_000 / seconds(lambda: vae.sample(10_000, random_state=0))
+    return {**{k: round(v) for k, v in speed.items()}, "nats": held_out_elbo(vae, held_out)}
+
+
+def track_transform_products(X):
+    """Codes of X beside the encoder's matrix products on chunks as large, in both precisions."""
+    vae = ours(max_iter=1, early_stopping=False, random_state=0).fit(X)
+    sizes = [w.shape[::-1] for name, w in vae.weights_.items() if _multiplies_codes(name)]
+    chunk = min(4096, 2**21 // max(len(w) for w in vae.weights_.values() if np.ndim(w)))
+    calls = [lambda: vae.transform(X)]
+    calls += [products_of_codes(sizes, len(X), chunk, t) for t in (torch.float64, torch.float32)]
+    return median_seconds(calls, 3)
+
+
+def _multiplies_codes(name):
+    return name.startswith("encoder.") and name.endswith("weight")
+
+
+def products_of_codes(sizes, n_rows, chunk, dtype):
+    """The encoder's products alone."""
+    factors = [
+        (torch.randn(chunk, i, dtype=dtype), torch.randn(i, o, dtype=dtype)) for i, o in sizes
+    ]
+
+    def multiply():
+        for _ in range(-(-n_rows // chunk)):
+            for x, weight in factors:
+                torch.mm(x, weight)
+
+    return multiply
+
+
+def time_one_row(X, y, step):
+    """Microseconds of a pipeline's predict of one row: median of 2000 calls."""
+    pipeline = Pipeline(
+        [("scale", StandardScaler()), ("codes", step), ("clf", LogisticRegression())]
+    )
+    pipeline.fit(X, y)
+    row = X[:1]
+    return 1e6 * float(np.median([seconds(lambda: pipeline.predict(row)) for _ in range(2000)]))
+
+
+def run_inference(sets, seeds):
+    names = [n for n in sets if n in ("curved_20k_30", "curved_50k_100", "mnist")]
+    rows = [{"rows/s": name, **time_methods(WORK[name]())} for name in names]
+    if rows:
+        print_section(f"inference: rows a second ({load_average()})", rows)
+    floors = []
+    if "mnist" in names:
+        codes, double, single = track_transform_products(WORK["mnist"]())
+        print(f"MNIST codes {codes:.2f} s; products float64 {double:.2f} s, float32 {single:.2f} s")
+        rows.append({"codes s": codes, "float64 products s": double, "float32 products s": single})
+        floors.append(("MNIST: float32 products / transform", single / codes, 1 / 1.3))
+    X, y = load_set("digits")
+    micro = {n: time_one_row(X, y, s) for n, s in _one_row_steps().items()}
+    print(f"one row through a pipeline, us: {micro}")
+    rows.append({"one row us": micro})
+    return rows, [*floors, ("300 us / one row through a pipeline", 300 / micro["ours"], 1.0)]
+
+
+def _one_row_steps():
+    return {"ours": ours(max_iter=5, random_state=0), "PCA": PCA(N_COMPONENTS)}
+
+
+# -- growth ---------------------------------------------------------------------------------------
+
+FACTORS = np.array([1, 2, 4, 8])
+
+
+def time_growth(make, **fixed):
+    """Seconds of a fit of 2 epochs at each factor, and the exponent of the growth."""
+    spent = []
+    for factor in FACTORS:
+        X, parameters = make(int(factor))
+        settings = {"batch_size": 512, "hidden_layer_sizes": (128, 128)} | fixed | parameters
+        vae = VAETransformer(max_iter=2, early_stopping=False, random_state=0, **settings)
+        spent.append(float(median_seconds([lambda m=vae, X=X: m.fit(X)], 3)[0]))
+    return spent, float(np.polyfit(np.log(FACTORS), np.log(spent), 1)[0])
+
+
+GROWTH = {
+    "rows (10k x 30)": lambda f: (curved(10_000 * f, 30), {"n_components": 10}),
+    "columns (10k x 30)": lambda f: (curved(10_000, 30 * f), {"n_components": 10}),
+    "components (10k x 100, 5)": lambda f: (curved(10_000, 100), {"n_components": 5 * f}),
+}
+
+MEMORY = """
+import resource, sys
+import numpy as np
+from skvae import VAETransformer
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+rng = np.random.default_rng(0)
+fit = lambda X: VAETransformer(10, max_iter=1, early_stopping=False, random_state=0).fit(X)
+fit(rng.normal(size=(1000, 50)))
+X = rng.standard_normal((int(sys.argv[1]), 50))
+before = peak()
+fit(X)
+print((peak() - before) / X.nbytes)
+"""
+
+
+def track_memory(n_rows):
+    """Peak of a fit beyond the rows themselves, in sizes of the rows."""
+    command = [sys.executable, "-c", MEMORY, str(n_rows)]
+    return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+
+def run_growth(sets, seeds):
+    rows, floors = [], []
+    for what, make in GROWTH.items():
+        spent, exponent = time_growth(make)
+        times = {f"{f}x s": s for f, s in zip(FACTORS, spent, strict=True)}
+        rows.append({"growth in": what, **times, "exponent": exponent})
+    print_section(f"growth: a fit of 2 epochs ({load_average()})", rows)
+    memory = {f"{n} rows": track_memory(n) for n in (40_000, 400_000)}
+    print(f"peak memory beyond the rows, in their size: {memory}")
+    floors.append(("1.1 / exponent in rows", 1.1 / rows[0]["exponent"], 1.0))
+    return [*rows, {"memory": memory}], floors
+
+
+# -- search and import ----------------------------------------------------------------------------
+
+
+def time_search(X, n_jobs, n_grid=8):
+    """A grid search without a refit, which nobody can share."""
+    vae = VAETransformer(hidden_layer_sizes=(32,), max_iter=30, random_state=0)
+    grid = {"n_components": list(range(1, n_grid + 1))}
+    search = GridSearchCV(vae, grid, cv=2, n_jobs=n_jobs, refit=False)
+    return seconds(lambda: search.fit(X))
+
+
+def run_search(sets, seeds):
+    X = curved(2000, 30)
+    before = load_average()
+    for jobs in (1, 2):
+        time_search(X[:200], jobs, 2)  # workers begin
+    one, two = median_seconds([partial(time_search, X, 1), partial(time_search, X, 2)], 3)
+    print(f"search: one process {one:.1f} s, two {two:.1f} s ({before} before)")
+    floor = (f"search: one process / two ({before})", one / two, 1.7)
+    return [{"one s": one, "two s": two, "load": before}], [floor]
 
 
 def track_import():
@@ -113,39 +562,66 @@ def track_import():
     return 1e3 * float(np.median([float(run.stdout) for run in runs]))
 
 
-def _seconds(call):
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+# -- all ------------------------------------------------------------------------------------------
 
 
-def measure(name):
-    X = WORK[name]()
-    hidden = (128, 128) if X.shape[1] < 100 else (256, 256)
-    time_plain_loop(X[:1000], hidden)  # load what torch loads at the first step
-    pairs = [(time_plain_loop(X, hidden), time_same_steps(X)) for _ in range(3)]
-    plain, ours = np.median(pairs, axis=0)
-    return {
-        "work": name,
-        "plain s": float(plain),
-        "same steps s": float(ours),
-        "plain / skvae": float(np.median([p / o for p, o in pairs])),
-        "default fit s": time_default_fit(X),
-        **time_methods(X),
-    }
+def print_section(title, rows):
+    print(f"\n{title}")
+    print_table(rows)
+
+
+def run_quality(sets, seeds):
+    rows, floors = [], []
+    for name in sets:
+        found, ratios = measure_quality(name, seeds)
+        print_section(f"quality: {name} ({load_average()})", found)
+        for what, value, _ in ratios:
+            print(f"{what}: {value:.1f}")
+        rows += found
+        floors += ratios
+    return rows, floors
+
+
+PARTS = {
+    "quality": run_quality,
+    "step": run_step,
+    "inference": run_inference,
+    "growth": run_growth,
+    "search": run_search,
+}
+
+
+def sets_to_run(asked):
+    names = [n for n in asked or WORK if n not in SHARED or shared_data() is not None]
+    if missing := [n for n in asked or WORK if n not in names]:
+        print(f"skipped (no shared data here): {', '.join(missing)}")
+    if unknown := set(names) - set(WORK):
+        raise SystemExit(f"no such sets: {', '.join(sorted(unknown))}")
+    return names
+
+
+def run(arguments):
+    SETTINGS.update(parameters(arguments.parameters))
+    sets, rows, floors = sets_to_run(arguments.sets), {}, []
+    import_ms = track_import()
+    floors.append(("50 ms / import beyond scikit-learn's", 50 / import_ms, 1.0))
+    for part in arguments.parts:
+        rows[part], more = PARTS[part](sets, arguments.seeds)
+        floors += more
+        # An interrupted run leaves what it has.
+        save("speed", rows, import_ms=import_ms, load=load_average(), settings=SETTINGS)
+    print()
+    if arguments.sets:
+        print("floors not checked (--sets)")
+    else:
+        check_floors(floors)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    arguments = parser(__doc__, seeds=1).parse_args()
-    names = arguments.sets or [n for n in WORK if shared_data() is not None or "mnist" not in n]
-    rows = [measure(name) for name in names]
-    print_table(rows)
-    import_ms = track_import()
-    print(f"import: {import_ms:.1f} ms over scikit-learn's (at most 50)")
-    save("speed", rows, epochs=EPOCHS, batch=BATCH, import_ms=import_ms)
-    if import_ms > 50.0:
-        raise SystemExit("the import takes too long")
-    slower = [row["work"] for row in rows if row["plain / skvae"] < 1.0]
-    if slower:
-        raise SystemExit(f"slower than the plain loop, step for step: {', '.join(slower)}")
+    p = parser(__doc__.splitlines()[0], seeds=3)
+    p.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS))
+    arguments = p.parse_args()
+    torch.set_num_threads(1)
+    with threadpool_limits(limits=1):
+        run(arguments)

@@ -45,6 +45,8 @@ from .likelihoods import (
 from .priors import PRIORS
 
 TRAINING_STEPS = 2500  # that max_iter="auto" aims at
+LEARNING_RATE = 0.003  # of so many steps, by batches of 128 rows
+MOST_HASTE = 4.0  # times that: 10 epochs gained 0.22 nats a column over the start for 0.15
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 
 Parameters = Mapping[str, Any]
@@ -221,10 +223,12 @@ def generator_for(parameters: Parameters, seed: int) -> torch.Generator:
 
 def plan_for(parameters: Parameters, n_rows: int) -> Plan:
     batch_size = _batch_size(parameters, n_rows)
+    max_epochs = _max_epochs(parameters, n_rows, batch_size)
+    n_steps = max_epochs * -(-n_rows // batch_size)
     return Plan(
-        max_epochs=_max_epochs(parameters, n_rows, batch_size),
+        max_epochs=max_epochs,
         batch_size=batch_size,
-        learning_rate=parameters["learning_rate_init"] * (batch_size / 128) ** 0.5,
+        learning_rate=_learning_rate(parameters, n_steps) * (batch_size / 128) ** 0.5,
         alpha=parameters["alpha"],
         beta=parameters["beta"],
         kl_warmup=parameters["kl_warmup"],
@@ -253,6 +257,15 @@ def _batch_size(parameters: Parameters, n_rows: int) -> int:
     if parameters["batch_size"] != "auto":
         return int(parameters["batch_size"])
     return 128 if n_rows < 10_000 else 512 if n_rows < 100_000 else 2048
+
+
+def _learning_rate(parameters: Parameters, n_steps: int) -> float:
+    """Larger in a run that the user has cut short: on its way down it is small soon enough."""
+    if parameters["learning_rate_init"] != "auto":
+        return float(parameters["learning_rate_init"])
+    if parameters["max_iter"] == "auto":
+        return LEARNING_RATE
+    return LEARNING_RATE * float(np.clip(TRAINING_STEPS / max(n_steps, 1), 1.0, MOST_HASTE))
 
 
 def _max_epochs(parameters: Parameters, n_rows: int, batch_size: int) -> int:

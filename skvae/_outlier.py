@@ -28,6 +28,7 @@ ROUNDING = 1e-9  # of a score, relative
 CONCENTRATION_STEPS = 3
 CONCENTRATION_ROWS = 1000  # that a linear model is fitted to in each of them
 TRAINING_STEPS = 150  # more gave better densities, but no better ranking: outliers are learnt too
+LEARNING_RATE = 0.003
 MAX_EPOCHS = 100
 SMALL_TABLE = 500  # rows, below which training hardly ever left the linear model
 ENOUGH_CALIBRATION = 20  # rows for quartiles
@@ -212,6 +213,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         return VAETransformer(
             noise="per_column" if n_columns <= MAX_COLUMNS_FOR_COVARIANCE else "auto",
             batch_size=batch_size,
+            learning_rate_init=LEARNING_RATE,
             max_iter=0 if n_rows < SMALL_TABLE else max_iter,
             random_state=seed,
         )

@@ -72,7 +72,7 @@ RULES: Mapping[str, Rule] = {
     "free_bits": Rule((), Real, 0),
     "alpha": Rule((), Real, 0),
     "batch_size": Rule(("auto",), Integral, 1),
-    "learning_rate_init": Rule((), Real, 0, open_low=True),
+    "learning_rate_init": Rule(("auto",), Real, 0, open_low=True),
     "max_iter": Rule(("auto",), Integral, 0),
     "early_stopping": Rule((True, False)),
     "validation_fraction": Rule((), Real, 0, 0.9, open_low=True),

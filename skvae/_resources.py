@@ -62,8 +62,12 @@ def for_each(function: Callable[[int], None], items: Iterable[int], work: float)
                 function(item)
             return
         with ThreadPoolExecutor(n_threads, initializer=_one_thread) as pool:
-            for _ in pool.map(function, items):  # raises what a call raised
-                pass
+            try:
+                for done in [pool.submit(function, item) for item in items]:
+                    done.result()
+            except BaseException:  # of a call, or the user's Ctrl-C: the rest is not waited for
+                pool.shutdown(cancel_futures=True)
+                raise
 
 
 def _one_thread() -> None:

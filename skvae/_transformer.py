@@ -116,9 +116,10 @@ class VAETransformer(
         Decoupled weight decay of the hidden layers. It pulls towards the linear start.
     batch_size : int or "auto", default="auto"
         Rows in a step. ``"auto"`` is 128 below 10,000 rows, 512 below 100,000, else 2048.
-    learning_rate_init : float, default=0.003
+    learning_rate_init : float or "auto", default="auto"
         Step size of AdamW for batches of 128 rows; it grows with the square root of
-        ``batch_size``, is warmed up, and falls to 0 over ``max_iter`` epochs.
+        ``batch_size``, is warmed up, and falls to 0 over ``max_iter`` epochs. ``"auto"`` is 0.003,
+        and up to four times that where ``max_iter`` is a number that makes less than 2500 steps.
     max_iter : int or "auto", default="auto"
         Most epochs to train. ``"auto"`` aims at 2500 steps, between 8 and 400 epochs. 0 keeps the
         linear start.
@@ -235,7 +236,7 @@ class VAETransformer(
         free_bits: float = 0.0,
         alpha: float = 0.3,
         batch_size: int | Literal["auto"] = "auto",
-        learning_rate_init: float = 0.003,
+        learning_rate_init: float | str = "auto",
         max_iter: int | Literal["auto"] = "auto",
         early_stopping: bool = True,
         validation_fraction: float = 0.1,
@@ -347,7 +348,8 @@ class VAETransformer(
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
             number = self.n_iter_ + 1 if going_on else 1
-            plan = replace(fitting.plan_for(parameters, len(rows)), max_epochs=1, decay=False)
+            whole = fitting.plan_for({**parameters, "max_iter": "auto"}, len(rows))
+            plan = replace(whole, max_epochs=1, decay=False)
             generator = fitting.generator_for(parameters, seed + number)  # fresh in each call
             run = Run(fitting.trainable(parameters, vae), plan, generator, len(rows))
             if going_on and self._memory is not None:

@@ -95,7 +95,7 @@ BAD_PARAMETERS = [
     ("alpha", -1.0, "a number >= 0"),
     ("batch_size", 0, "'auto' or an integer >= 1"),
     ("batch_size", "small", "'auto' or an integer >= 1"),
-    ("learning_rate_init", 0.0, "a number > 0"),
+    ("learning_rate_init", 0.0, "'auto' or a number > 0"),
     ("max_iter", -1, "'auto' or an integer >= 0"),
     ("max_iter", 1.5, "'auto' or an integer >= 0"),
     ("max_iter", "long", "'auto' or an integer >= 0"),

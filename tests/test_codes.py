@@ -201,3 +201,45 @@ def test_the_module_goes_when_the_estimator_does():
     del vae
     gc.collect()
     assert len(_MODULES) == known - 1
+
+
+def test_large_work_is_shared_by_threads_of_one_thread_each(monkeypatch):
+    import threading
+
+    import threadpoolctl
+    import torch
+
+    from skvae import _codes, _resources
+
+    def tell(*args):
+        seen.add((threading.get_ident(), torch.get_num_threads()))
+        return locations(*args)
+
+    vae, X = _fitted()
+    expected, seen, locations = vae.transform(X), set(), _codes._locations
+    monkeypatch.setattr(_codes, "_locations", tell)
+    monkeypatch.setattr(_codes, "CHUNK_NUMBERS", 1)
+    monkeypatch.setattr(_codes, "ROWS_FOR_PRODUCTS", 10)
+    monkeypatch.setattr(_resources, "ONE_THREAD_WORK", 0.0)
+    with threadpoolctl.threadpool_limits(2):
+        assert_allclose(vae.transform(X), expected, rtol=1e-12, atol=1e-12)
+        assert torch.get_num_threads() == 2
+    assert {n_threads for _, n_threads in seen} == {1}
+    assert threading.get_ident() not in {thread for thread, _ in seen}
+
+
+def test_an_error_in_a_thread_is_raised_and_ends_the_others(monkeypatch):
+    from skvae import _resources
+
+    done = []
+
+    def fail(item):
+        if item == 0:
+            raise MemoryError("in the middle of the work")
+        done.append(item)
+
+    import threadpoolctl
+
+    with threadpoolctl.threadpool_limits(2), pytest.raises(MemoryError, match="in the middle"):
+        _resources.for_each(fail, range(100_000), work=1e12)
+    assert len(done) < 100_000
