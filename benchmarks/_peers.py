@@ -298,12 +298,11 @@ def pythae(task, course):
     from pythae.models import VAE, VAEConfig
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-    logging.getLogger("pythae").setLevel(logging.WARNING)
     encoder, decoder = _pythae_networks(module(task))
     config = VAEConfig(input_dim=(task.x.shape[1],), latent_dim=task.n_components)
     vae = VAE(config, encoder=encoder, decoder=decoder)
     x = torch.from_numpy(task.x)
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+    with tempfile.TemporaryDirectory() as folder, quiet():
         settings = BaseTrainerConfig(
             output_dir=folder,
             num_epochs=task.epochs,
@@ -317,6 +316,17 @@ def pythae(task, course):
         for epoch in range(1, task.epochs + 1):
             trainer.train_step(epoch)
             course.after_epoch(_pythae_view(vae))
+
+
+@contextlib.contextmanager
+def quiet():
+    """No messages of pythae's many loggers, and no progress bars."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _pythae_networks(model):
