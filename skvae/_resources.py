@@ -1,6 +1,7 @@
 """Threads and the precision of products, scoped: whatever happens, nothing global stays changed."""
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -41,7 +42,27 @@ def enough_threads(work: float) -> AbstractContextManager[object]:
     """As many threads as the user allows; one for work this small, and in a forked process."""
     if work >= ONE_THREAD_WORK and not _Process.lost_threads:
         return nullcontext()
-    return _controller().limit(limits=1)
+    return _one_thread_each()
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Also where ``torch.set_num_threads`` was called: then MKL's number, which is linked into
+    torch and out of threadpoolctl's reach, no longer follows OpenMP's.
+    """
+    import torch
+
+    with _controller().limit(limits=1):
+        pinned = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+        n_threads = int(pinned[1]) if pinned else 1
+        if n_threads == 1:
+            yield
+            return
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(n_threads)
 
 
 def for_each(function: Callable[[int], None], items: Iterable[int], work: float) -> None:
@@ -56,7 +77,7 @@ def for_each(function: Callable[[int], None], items: Iterable[int], work: float)
 
     many = work >= ONE_THREAD_WORK and not _Process.lost_threads
     n_threads = torch.get_num_threads() if many else 1
-    with _controller().limit(limits=1):
+    with _one_thread_each():
         if n_threads == 1:
             for item in items:
                 function(item)

@@ -1,8 +1,11 @@
 """Nothing global moves, nothing leaks, and a fitted estimator is plain data."""
 
 import copy
+import os
 import pickle
 import random
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import joblib
@@ -207,6 +210,53 @@ def test_small_work_gets_one_thread(fitted, method, monkeypatch):
     with threadpoolctl.threadpool_limits(3):
         METHODS[method](vae, X)
     assert seen == {1}
+
+
+PINNED = """
+import re, torch
+from skvae._resources import enough_threads, for_each
+
+def mkl():
+    return int(re.search(r"mkl_get_max_threads.. : (\\d+)", torch.__config__.parallel_info())[1])
+
+for n_threads in USERS:
+    torch.set_num_threads(n_threads)
+    with enough_threads(1.0):
+        assert (mkl(), torch.get_num_threads()) == (1, 1)
+        with enough_threads(1.0):
+            assert (mkl(), torch.get_num_threads()) == (1, 1)
+        assert (mkl(), torch.get_num_threads()) == (1, 1)
+    assert (mkl(), torch.get_num_threads()) == (n_threads, n_threads)
+    seen = set()
+    for_each(lambda item: seen.add((mkl(), torch.get_num_threads())), range(50), work=1e12)
+    assert seen == {(1, 1)}, seen
+    assert (mkl(), torch.get_num_threads()) == (n_threads, n_threads)
+"""
+
+
+@pytest.mark.skipif(
+    "mkl_get" not in torch.__config__.parallel_info(), reason="This torch has no MKL."
+)
+def test_small_work_gets_one_thread_also_after_torch_was_told_a_number():
+    # From then on MKL has a number of its own, which threadpoolctl does not reach.
+    program = PINNED.replace("USERS", "(2, 3)")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_mkl_still_follows_openmp_where_torch_was_told_no_number():
+    program = """
+import re, torch, threadpoolctl
+from skvae._resources import enough_threads
+with enough_threads(1.0):
+    torch.ones(300, 300) @ torch.ones(300, 300)
+with threadpoolctl.threadpool_limits(1):
+    assert "mkl_get_max_threads() : 1" in torch.__config__.parallel_info()
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
 
 
 # -- randomness -----------------------------------------------------------------------------------
