@@ -194,10 +194,14 @@ FORBIDDEN = re.compile(
 )
 
 
+# A context there sets and restores it (tests/test_state.py): nothing else reaches torch's own MKL.
+SCOPED = {"_resources": {"torch.set_num_threads"}}
+
+
 @every_file
 def test_no_file_touches_what_is_global(file):
     used = {ast.unparse(node) for node in _nodes(file, ast.Attribute)}
-    assert {name for name in used if FORBIDDEN.fullmatch(name)} == set()
+    assert {name for name in used if FORBIDDEN.fullmatch(name)} == SCOPED.get(file, set())
 
 
 @pytest.mark.parametrize(
