@@ -120,8 +120,13 @@ def _layers(weights: Weights) -> Iterator[tuple[NDArray, NDArray]]:
 def _few(X: NDArray, encoder: _Encoder, columns: Columns, activation: str) -> Array:
     """By NumPy, in float64."""
     how = _Functions(_numpy_linear, _numpy_tame, NUMPY_ACTIVATIONS[activation])
-    x = (X - columns.shift) / columns.scale
+    x = _less(X, columns.shift) / columns.scale
     return _locations(x, (x - encoder.center) / encoder.spread, encoder, how)
+
+
+def _less(X: NDArray, center: Array) -> Array:
+    """X - center in the precision of ``center``, whatever numbers X holds."""
+    return np.subtract(X, center, dtype=center.dtype, casting="same_kind")
 
 
 def _numpy_linear(x: Array, weight: Array, bias: Array) -> Array:
@@ -156,7 +161,7 @@ def _many(
     def encode(start: int) -> None:
         rows = slice(start, start + size)
         with torch.inference_mode():
-            d = torch.from_numpy(X[rows] - center)
+            d = torch.from_numpy(_less(X[rows], center))
             robust = torch.addcmul(offset, d, slope)
             result[rows] = _locations(d, robust, encoder, how).numpy()
 

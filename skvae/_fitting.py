@@ -28,7 +28,7 @@ from ._columns import (
     two_valued,
 )
 from ._frames import Column, Schema
-from ._parameters import INACTIVE_KL, NOISE_FLOOR
+from ._parameters import INACTIVE_KL, LEARNING_RATE, NOISE_FLOOR, automatic_batch_size
 from ._resources import enough_threads
 from ._scoring import component_scales
 from ._start import start_linear
@@ -45,8 +45,7 @@ from .likelihoods import (
 from .priors import PRIORS
 
 TRAINING_STEPS = 2500  # that max_iter="auto" aims at
-LEARNING_RATE = 0.003  # of so many steps, by batches of 128 rows
-MOST_HASTE = 4.0  # times that: 10 epochs gained 0.22 nats a column over the start for 0.15
+MOST_HASTE = 4.0  # times LEARNING_RATE: 10 epochs gained 0.22 nats a column over the start for 0.15
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 
 Parameters = Mapping[str, Any]
@@ -256,7 +255,7 @@ def work_per_step(vae: VAE, plan: Plan, n_rows: int) -> float:
 def _batch_size(parameters: Parameters, n_rows: int) -> int:
     if parameters["batch_size"] != "auto":
         return int(parameters["batch_size"])
-    return 128 if n_rows < 10_000 else 512 if n_rows < 100_000 else 2048
+    return automatic_batch_size(n_rows)
 
 
 def _learning_rate(parameters: Parameters, n_steps: int) -> float:

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._frames import take_rows
 from ._inputs import read_table, unchanged_on_error, validated
 from ._linear_start import MAX_COLUMNS_FOR_COVARIANCE
-from ._parameters import Rule, seed_of
+from ._parameters import LEARNING_RATE, Rule, automatic_batch_size, seed_of
 from ._resources import own_gradients
 from ._transformer import METHODS, Array, VAETransformer
 
@@ -28,7 +28,6 @@ ROUNDING = 1e-9  # of a score, relative
 CONCENTRATION_STEPS = 3
 CONCENTRATION_ROWS = 1000  # that a linear model is fitted to in each of them
 TRAINING_STEPS = 150  # more gave better densities, but no better ranking: outliers are learnt too
-LEARNING_RATE = 0.003
 MAX_EPOCHS = 100
 SMALL_TABLE = 500  # rows, below which training hardly ever left the linear model
 ENOUGH_CALIBRATION = 20  # rows for quartiles
@@ -208,12 +207,12 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         if self.vae is not None:
             vae: VAETransformer = clone(self.vae)
             return vae if vae.random_state is not None else vae.set_params(random_state=seed)
-        batch_size = 128 if n_rows < 10_000 else 512 if n_rows < 100_000 else 2048
+        batch_size = automatic_batch_size(n_rows)
         max_iter = int(np.clip(-(-TRAINING_STEPS * batch_size // n_rows), 4, MAX_EPOCHS))
         return VAETransformer(
             noise="per_column" if n_columns <= MAX_COLUMNS_FOR_COVARIANCE else "auto",
             batch_size=batch_size,
-            learning_rate_init=LEARNING_RATE,
+            learning_rate_init=LEARNING_RATE,  # a short run is wanted, not a hasty one
             max_iter=0 if n_rows < SMALL_TABLE else max_iter,
             random_state=seed,
         )

@@ -9,6 +9,7 @@ import numpy as np
 
 NOISE_FLOOR = 1e-3  # of a column's noise scale, relative to the columns' standard deviation
 INACTIVE_KL = 0.01  # nats: a component that carries less on average is noise
+LEARNING_RATE = 0.003  # "auto" of a whole run, by batches of 128 rows
 # The parameters that give the network its shape: weights fit no other.
 ARCHITECTURE = (
     "n_components",
@@ -142,6 +143,10 @@ def seed_of(random_state: Any) -> int:
         "None. "
         f"Got {random_state!r} instead."
     )
+
+
+def automatic_batch_size(n_rows: int) -> int:
+    return 128 if n_rows < 10_000 else 512 if n_rows < 100_000 else 2048
 
 
 def check_same_architecture(fitted: Any) -> None:

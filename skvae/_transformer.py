@@ -142,7 +142,8 @@ class VAETransformer(
         large layers where the processor multiplies those. Scores and codes are always evaluated
         in float64.
     device : str, default="auto"
-        A torch device; ``"auto"`` is a GPU where there is one.
+        A torch device; ``"auto"`` is a GPU where there is one. ``transform`` of complete rows of
+        numbers stays on the processor.
     random_state : int, RandomState instance or None, default=None
         Seed of the hidden layers, held-out rows and noise. None is fresh each time; NumPy's and
         torch's global generators are neither used nor moved.

@@ -91,6 +91,15 @@ def test_whole_numbers_are_encoded_exactly(dtype, n_rows):
     assert_allclose(vae.transform(X[:n_rows]), _by_the_module(vae, X[:n_rows]), atol=1e-12)
 
 
+@every_size
+@pytest.mark.parametrize("dtype", [np.longdouble, np.float16, ">f8", ">f4"])
+def test_floats_of_every_kind_are_encoded_as_the_module_does(dtype, n_rows):
+    vae, X = _fitted()
+    rows = X[:n_rows].astype(dtype)
+    expected = _by_the_module(vae, rows.astype(np.float64))
+    assert_allclose(vae.transform(rows), expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("mean", [0.0, 1e3, 1e6])
 def test_single_precision_rows_lose_no_more_than_single_precision(mean):
     # The shift is taken off without rounding it: else a far mean would move all codes.

@@ -533,3 +533,46 @@ def test_an_epochs_bound_is_the_mean_over_its_rows(wine):
     run = _run(wine, n_epochs=1, batch_size=n_rows - 1, learning_rate=STILL, n_samples=1000)
     expected = _training._HeldOut(wine.rows, 3, ELBO, _generator(3)).measure(wine.vae)[0]
     assert run.epoch(wine.rows) == pytest.approx(expected, abs=0.1)
+
+
+# -- the learning rate ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "parameters", "expected"),
+    [
+        (1280, {}, 0.003),  # the default's length, whatever the table's size
+        (80, {}, 0.003),
+        (1280, {"max_iter": 250}, 0.003),  # 2500 steps
+        (1280, {"max_iter": 1000}, 0.003),
+        (1280, {"max_iter": 125}, 0.006),
+        (1280, {"max_iter": 10}, 0.012),  # and no more than four times
+        (1280, {"max_iter": 10, "batch_size": 32}, 0.006),  # the root of a quarter of 128 rows
+        (1280, {"max_iter": 10, "learning_rate_init": 0.02}, 0.02),
+        (1280, {"max_iter": 0}, 0.012),  # of no step
+    ],
+)
+def test_the_automatic_learning_rate_makes_up_for_few_steps(n_rows, parameters, expected):
+    chosen = VAETransformer(**parameters).get_params(deep=False)
+    assert fitting.plan_for(chosen, n_rows).learning_rate == pytest.approx(expected)
+
+
+def test_a_short_run_gets_further_than_at_the_rate_of_a_long_one():
+    train, test = DIGITS[:1200], DIGITS[1200:]
+    short = {"max_iter": 10, "early_stopping": False}
+    hasty = _vae(**short).fit(train).score_samples(test, method="elbo").mean()
+    steady = _vae(**short, learning_rate_init=0.003).fit(train)
+    assert hasty > steady.score_samples(test, method="elbo").mean()
+
+
+def test_one_more_epoch_is_taken_at_the_rate_of_a_long_run(monkeypatch):
+    plans = []
+
+    class Told(_training.Run):
+        def __init__(self, vae, plan, *args, **kwargs):
+            plans.append(plan)
+            super().__init__(vae, plan, *args, **kwargs)
+
+    monkeypatch.setattr(_training, "Run", Told)
+    _vae(max_iter=2).partial_fit(DIGITS[:600])
+    assert [plan.learning_rate for plan in plans] == pytest.approx([0.003])
