@@ -1,6 +1,6 @@
 """A likelihood for each column: several kinds as one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -44,6 +44,10 @@ class ColumnLikelihoods(Likelihood):
         self.noise: Literal["per_column", "shared"] = (
             "per_column" if kinds == {"per_column"} else "shared"
         )
+
+    def blocks(self) -> Iterator[tuple[Likelihood, list[int], int]]:
+        """Each part, its columns, and the number of its raw parameters."""
+        return zip(self.parts, self._columns, self.n_raw, strict=True)
 
     def _zip(self, x: Tensor | None, raw: Tensor) -> Any:
         """Each part with its own columns of x and its own raw parameters."""

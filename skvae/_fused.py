@@ -1,7 +1,7 @@
 """The gradient of the ELBO written out by hand: what autograd gives, with fewer and larger steps.
 
 ``VAE.forward`` and ``elbo`` say what is computed; this says it again for speed alone, for the
-built-in networks on complete rows, and is tested against them. With L = -bound, v_n = w_n / N:
+built-in networks, and is tested against them. With L = -bound, v_n = w_n / N:
 
     g_raw = -v / S d log p(x | z) / d raw
     g_z   = J^T g_raw,                       J of the decoder
@@ -9,27 +9,40 @@ built-in networks on complete rows, and is tested against them. With L = -bound,
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from itertools import groupby
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from ._column_likelihoods import ColumnLikelihoods
 from ._columns import CELL_LIMIT
-from ._gaussian import HALF_LOG_2PI
+from ._fused_likelihoods import blocks_of, gradient_place
 from ._networks import ACTIVATIONS, CODE_LIMIT, MLP, Decoder, Dense, Encoder, tame, tame_
-from ._products import is_large, linear, onednn_linear
+from ._products import is_large, onednn_linear
 from ._vae import VAE
-from .likelihoods import Bernoulli, Gaussian, Likelihood
 from .priors import StandardNormal
 
-# (x, weight, eps, beta) -> the bound, a mean over the rows; minus its gradient is left in ``grad``.
-Gradient = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+# (x, observed, weight, eps, beta) -> the bound, a mean over the rows; minus its gradient is left in
+# the parameters' ``grad``.
+Gradient = Callable[[Tensor, Tensor | None, Tensor, Tensor, float], Tensor]
+
+MANY_UNITS = 40_000  # rows times units, from where oneDNN's GELU is faster than torch's own
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return F.gelu(x) if x.numel() > MANY_UNITS else F.gelu(x.T).T  # oneDNN takes no transposes
+
+
+def _gelu_pull(g: Tensor, x: Tensor, f: Tensor) -> Tensor:
+    pull = torch.ops.aten.gelu_backward.default
+    return pull(g, x) if x.numel() > MANY_UNITS else pull(g.T, x.T).T
+
+
+_VALUES = {name: activation.value for name, activation in ACTIVATIONS.items()} | {"gelu": _gelu}
 
 # (g, x, f(x)) -> g f'(x), in one pass over the memory.
 _PULLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "gelu": lambda g, x, f: torch.ops.aten.gelu_backward.default(g, x),
+    "gelu": _gelu_pull,
     "relu": lambda g, x, f: torch.ops.aten.threshold_backward.default(g, x, 0.0),
     "silu": lambda g, x, f: torch.ops.aten.silu_backward.default(g, x),
     "tanh": lambda g, x, f: torch.ops.aten.tanh_backward.default(g, f),
@@ -42,14 +55,11 @@ def fused_gradient(vae: VAE, objective: str, free_bits: float) -> Gradient | Non
     The tensors behind the parameters and their ``grad`` are taken as they are now: they may
     change their values, not their place.
     """
-    if objective != "elbo" or free_bits > 0.0 or bool(vae.encoder.may_miss.any()):
+    if objective != "elbo" or free_bits > 0.0:
         return None
     # Whoever inherits may compute something else.
     built_in = (type(vae), type(vae.encoder), type(vae.decoder)) == (VAE, Encoder, Decoder)
-    if not built_in or type(vae.prior) is not StandardNormal:
-        return None
-    blocks = _blocks(vae.likelihood, vae.n_features)
-    return None if blocks is None else _FusedElbo(vae, blocks)
+    return _FusedElbo(vae) if built_in and type(vae.prior) is StandardNormal else None
 
 
 class _Layer:
@@ -57,24 +67,29 @@ class _Layer:
 
     def __init__(self, dense: Dense, where: slice = slice(None)) -> None:
         self.weight, self.bias = dense.weight.detach()[where], dense.bias.detach()[where]
-        self.weight_grad, self.bias_grad = _grad(dense.weight)[where], _grad(dense.bias)[where]
+        self.weight_grad = gradient_place(dense.weight)[where]
+        self.bias_grad = gradient_place(dense.bias)[where]
         self.transposed = self.weight.T
+        self.is_large = False
+
+    def expect(self, n_rows: int) -> None:
+        self.is_large = is_large(n_rows, self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+        if self.is_large:
+            return onednn_linear(x, self.weight, self.bias)
+        return torch.addmm(self.bias, x, self.transposed)
 
     def backward(self, g: Tensor, x: Tensor) -> None:
         """The gradients of W and b."""
-        if is_large(len(x), self.weight):
+        if self.is_large:
             self.weight_grad.copy_(onednn_linear(g.T, x.T))
         else:
             torch.mm(g.T, x, out=self.weight_grad)
         torch.sum(g, 0, out=self.bias_grad)
 
     def input_gradient(self, g: Tensor) -> Tensor:
-        if is_large(len(g), self.weight):
-            return onednn_linear(g, self.transposed)
-        return g @ self.weight
+        return onednn_linear(g, self.transposed) if self.is_large else torch.mm(g, self.weight)
 
 
 class _Layers:
@@ -83,17 +98,19 @@ class _Layers:
     def __init__(self, mlp: MLP) -> None:
         self.hidden = [_Layer(layer) for layer in (mlp.first, *mlp.middle)]
         self.last = _Layer(mlp.last)
-        self.value = ACTIVATIONS[mlp.activation].value
-        self.pull = _PULLS[mlp.activation]
+        self.value, self.pull = _VALUES[mlp.activation], _PULLS[mlp.activation]
+
+    def expect(self, n_rows: int) -> None:
+        for layer in (*self.hidden, self.last):
+            layer.expect(n_rows)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Up to the last layer, which is added to the linear map."""
         self.inputs, self.before = [x], []
         for layer in self.hidden:
             before = layer.forward(self.inputs[-1])
             self.before.append(before)
             self.inputs.append(self.value(before))
-        return self.inputs[-1]
+        return self.last.forward(self.inputs[-1])
 
     def backward(self, g: Tensor) -> Tensor:
         """From the gradient of the output to that of what the first layer gives, (N, H)."""
@@ -108,51 +125,91 @@ class _Layers:
 
 
 class _FusedEncoder:
-    """loc(x) = A x + a + s f(x), log_scale(x) = c + g(x)."""
+    """loc(x) = C (A x + a) + s f(x), log_scale(x) = c + gain + g(x).
+
+    C and the gain are there where values are missing. Then x has the linear model's mean in their
+    place, and the MLP sees what that model expects given the others.
+    """
 
     def __init__(self, encoder: Encoder) -> None:
+        self.encoder = encoder
         self.linear = _Layer(encoder.linear)
-        self.log_scale, self.log_scale_grad = encoder.log_scale.detach(), _grad(encoder.log_scale)
+        self.log_scale = encoder.log_scale.detach()
+        self.log_scale_grad = gradient_place(encoder.log_scale)
+        self.n_components = len(self.log_scale)
         self.slope, self.offset = 1.0 / encoder.spread, -encoder.center / encoder.spread
         self.unit = torch.cat([encoder.unit, torch.ones_like(encoder.unit)])
         self.mlp = None if encoder.mlp is None else _Layers(encoder.mlp)
 
-    def forward(self, x: Tensor) -> Tensor:  # (N, 2 K)
+    def expect(self, n_rows: int) -> None:
+        if self.mlp is not None:
+            self.mlp.expect(n_rows)
+
+    def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:  # (N, P) -> (N, 2 K)
         """Location, then log scale."""
+        encoder, k = self.encoder, self.n_components
+        self.seen = None
         self.x = x
+        if observed is not None:
+            self.seen = observed.index_select(1, encoder.column)
+            self.x = torch.where(self.seen, x, encoder.mean)
+            loc = torch.addmm(self.linear.bias, self.x, self.linear.transposed)
+            self.fewer = encoder.fewer_columns(self.seen)
+            loc = self.fewer.location(loc)
+            x = torch.where(self.seen, x, torch.addmm(encoder.mean, loc, encoder.loadings.T))
         bias = torch.cat([self.linear.bias, self.log_scale])
         if self.mlp is None:
             both = bias.repeat(len(x), 1)
         else:
-            robust = torch.addcmul(self.offset, x, self.slope)
-            hidden = self.mlp.forward(tame_(robust, CELL_LIMIT))
-            both = torch.addcmul(bias, self.mlp.last.forward(hidden), self.unit)
-        both[:, : len(self.log_scale)].addmm_(x, self.linear.transposed)
+            self.robust = tame_(torch.addcmul(self.offset, x, self.slope), CELL_LIMIT)
+            both = self.mlp.forward(encoder.with_indicators(self.robust, observed))
+            both = torch.addcmul(bias, both, self.unit)
+        if self.seen is None:
+            both[:, :k].addmm_(x, self.linear.transposed)
+        else:
+            both[:, :k] += loc - self.linear.bias
+            both[:, k:].index_add_(0, self.fewer.rows, self.fewer.gain)
         return both
 
     def backward(self, g: Tensor) -> None:  # (N, 2 K)
-        n_components = len(self.log_scale)
-        torch.mm(g[:, :n_components].T, self.x, out=self.linear.weight_grad)
-        total = g.sum(0)
-        self.linear.bias_grad.copy_(total[:n_components])
-        self.log_scale_grad.copy_(total[n_components:])
-        if self.mlp is not None:
-            self.mlp.backward(g * self.unit)
+        k = self.n_components
+        g_loc = g[:, :k]
+        torch.sum(g[:, k:], 0, out=self.log_scale_grad)
+        g_hidden = None if self.mlp is None else self.mlp.backward(g * self.unit)
+        if self.seen is not None:
+            g_loc = self._through_missing(g_loc, g_hidden)
+        torch.mm(g_loc.T, self.x, out=self.linear.weight_grad)
+        torch.sum(g_loc, 0, out=self.linear.bias_grad)
+
+    def _through_missing(self, g_loc: Tensor, g_hidden: Tensor | None) -> Tensor:
+        """The gradient of A x + a: also by what the MLP sees in place of missing values."""
+        if g_hidden is not None:
+            first = self.mlp.hidden[0].input_gradient(g_hidden)[:, : self.robust.shape[1]]
+            slope = (1.0 - (self.robust / CELL_LIMIT).square()).pow_(1.5).mul_(self.slope)
+            g_x = (first * slope).masked_fill_(self.seen, 0.0)
+            g_loc = torch.addmm(g_loc, g_x, self.encoder.loadings)
+        return self.fewer.pull(g_loc)
 
 
 class _FusedDecoder:
-    """raw(z) = W z + b + u h(z), with z tamed for some blocks of raw."""
+    """raw(z) = W z + b + u h(z), with z tamed for some of raw."""
 
-    def __init__(self, decoder: Decoder, blocks: list["_Block"]) -> None:
-        tamed = decoder.tamed.tolist()
+    def __init__(self, decoder: Decoder) -> None:
         self.linear = _Layer(decoder.linear)
-        self.parts = [
-            (block.where, tamed[block.where.start], _Layer(decoder.linear, block.where))
-            for block in blocks
-        ]
-        self.any_tamed = any(tamed)
+        self.parts = []  # (where, tamed, layer) for each run of raw parameters
+        start = 0
+        for tamed, run in groupby(decoder.tamed.tolist()):
+            where = slice(start, start := start + len(list(run)))
+            self.parts.append((where, tamed, _Layer(decoder.linear, where)))
+        self.any_tamed = any(tamed for _, tamed, _ in self.parts)
         self.unit = decoder.unit
         self.mlp = None if decoder.mlp is None else _Layers(decoder.mlp)
+
+    def expect(self, n_rows: int) -> None:
+        if self.mlp is not None:
+            self.mlp.expect(n_rows)
+        for _, _, layer in self.parts:
+            layer.expect(n_rows)
 
     def forward(self, z: Tensor) -> Tensor:  # (N, K) -> (N, P)
         self.z = z
@@ -160,8 +217,7 @@ class _FusedDecoder:
         if self.mlp is None:
             raw = self.linear.bias.repeat(len(z), 1)
         else:
-            raw = self.mlp.last.forward(self.mlp.forward(z))
-            raw = torch.addcmul(self.linear.bias, raw, self.unit)
+            raw = torch.addcmul(self.linear.bias, self.mlp.forward(z), self.unit)
         for where, tamed, layer in self.parts:
             self._own(raw, where).addmm_(self.near if tamed else z, layer.transposed)
         return raw
@@ -184,109 +240,64 @@ class _FusedDecoder:
         return raw if len(self.parts) == 1 else raw[:, where]
 
 
-class _Block(NamedTuple):
-    """Raw parameters of one kind that stand together, and how their likelihood is differentiated.
-
-    ``gradient(x, raw, share, g)`` writes -share d log p / d raw into g, and returns the sum of
-    share log p; x (N, D), raw and g (S, N, D), share (N, 1).
-    """
-
-    where: slice
-    gradient: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
-
-def _blocks(likelihood: Likelihood, n_features: int) -> list[_Block] | None:
-    """None if one of the likelihoods has no formula here."""
-    if type(likelihood) is not ColumnLikelihoods:
-        sized = [(likelihood, n_features)]
-    else:
-        sized = list(zip(likelihood.parts, likelihood.n_raw, strict=True))
-    blocks, start = [], 0
-    for part, size in sized:
-        where = slice(start, start := start + size)
-        if type(part) is Gaussian:
-            blocks.append(_Block(where, _gaussian(part)))
-        elif type(part) is Bernoulli:
-            blocks.append(_Block(where, _bernoulli))
-        else:
-            return None
-    return blocks
-
-
-def _gaussian(likelihood: Gaussian) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    log_scale, log_scale_grad = likelihood.log_scale.detach(), _grad(likelihood.log_scale)
-    shared = likelihood.noise == "shared"
-
-    def gradient(x: Tensor, raw: Tensor, share: Tensor, g: Tensor) -> Tensor:
-        # With u = (raw - x) / s: log p = -1/2 u^2 - log s - 1/2 log 2 pi,
-        # -d log p / d raw = u / s, -d log p / d log s = 1 - u^2.
-        left = torch.sub(raw, x)  # (S, N, D)
-        torch.mul(left, torch.exp(-2.0 * log_scale), out=g)
-        g *= share
-        square = left.mul_(g).sum((0, 1))  # (D,), of share u^2
-        total, n_columns = share.sum() * len(raw), len(square)
-        quadratic = square.sum()
-        if shared:
-            torch.sub(n_columns * total, quadratic[None], out=log_scale_grad)
-        else:
-            torch.sub(total, square, out=log_scale_grad)
-        log_volume = log_scale.sum() * (n_columns / len(log_scale)) + n_columns * HALF_LOG_2PI
-        return -0.5 * quadratic - total * log_volume
-
-    return gradient
-
-
-def _bernoulli(x: Tensor, raw: Tensor, share: Tensor, g: Tensor) -> Tensor:
-    # log p = x raw - log(1 + e^raw);  -d log p / d raw = p - x.
-    torch.sub(torch.sigmoid(raw), x, out=g)
-    g *= share
-    return ((x * raw - F.softplus(raw)) * share).sum()
-
-
 class _FusedElbo:
     """A module's ELBO and its gradient."""
 
-    def __init__(self, vae: VAE, blocks: list[_Block]) -> None:
-        self.features = vae.likelihood.features
-        self.blocks = blocks
+    def __init__(self, vae: VAE) -> None:
+        self.blocks = blocks_of(vae.likelihood, vae.device)
         self.encoder = _FusedEncoder(vae.encoder)
-        self.decoder = _FusedDecoder(vae.decoder, blocks)
+        self.decoder = _FusedDecoder(vae.decoder)
+        self.size = (0, 0, 0)
 
     @torch.inference_mode()  # no_grad, and a sixth of the time less: no views are tracked
-    def __call__(self, x: Tensor, weight: Tensor, eps: Tensor, beta: float) -> Tensor:
-        x = self.features(x)  # of these likelihoods the values themselves, in the order of raw
-        n_samples, n_rows, n_components = eps.shape
+    def __call__(
+        self, x: Tensor, observed: Tensor | None, weight: Tensor, eps: Tensor, beta: float
+    ) -> Tensor:
+        n_samples, n_rows, k = self._expect(eps)
         share = (weight / (n_samples * n_rows))[:, None]  # (N, 1)
-        both = self.encoder.forward(x)
-        loc, log_scale = both[:, :n_components], both[:, n_components:]
+        own = [block.own(x) for block in self.blocks]
+        both = self.encoder.forward(self._features(own), observed)
+        loc, log_scale = both[:, :k], both[:, k:]
         scale = torch.exp(log_scale)
         z = torch.addcmul(loc, scale, eps)  # (S, N, K)
-        raw = self.decoder.forward(z.flatten(0, 1))
-        log_px_z, g = self._likelihood(x, raw.view(n_samples, n_rows, -1), share)
-        g_z = self.decoder.backward(g.flatten(0, 1)).view_as(z)
+        raw = self.decoder.forward(z.view(-1, k)).view(n_samples, n_rows, -1)
+        log_px_z, g = self._likelihood(own, raw, share if observed is None else share * observed)
+        g_z = self.decoder.backward(g.view(n_samples * n_rows, -1)).view_as(z)
         # KL = 1/2 (loc^2 + s^2 - 1) - log s, as in kl_to_standard_normal.
         excess = torch.expm1(2.0 * log_scale)
         share *= n_samples * beta
-        kl = ((0.5 * (loc.square() + excess) - log_scale) * share).sum()  # times beta
         g_both = torch.empty_like(both)
-        torch.addcmul(g_z.sum(0), loc, share, out=g_both[:, :n_components])
-        g_log_scale = g_z.mul_(eps).sum(0).mul_(scale)
-        torch.addcmul(g_log_scale, excess, share, out=g_both[:, n_components:])
+        torch.addcmul(_total(g_z), loc, share, out=g_both[:, :k])
+        torch.addcmul(_total(g_z.mul_(eps)).mul_(scale), excess, share, out=g_both[:, k:])
         self.encoder.backward(g_both)
-        return log_px_z - kl
+        twice_kl = excess.addcmul_(loc, loc).sub_(log_scale, alpha=2.0)
+        return log_px_z - 0.5 * twice_kl.mul_(share).sum()  # the KL times beta
 
-    def _likelihood(self, x: Tensor, raw: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of share log p(x | z), and minus its gradient by raw."""
+    def _expect(self, eps: Tensor) -> torch.Size:
+        """Choose how to multiply for batches of this size."""
+        if eps.shape != self.size:
+            self.size = eps.shape
+            self.encoder.expect(self.size[1])
+            self.decoder.expect(self.size[0] * self.size[1])
+        return eps.shape
+
+    def _features(self, own: list[Tensor]) -> Tensor:
+        parts = [block.features(x) for block, x in zip(self.blocks, own, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+    def _likelihood(self, own: list[Tensor], raw: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of count log p(x | z), and minus its gradient by raw."""
         g = torch.empty_like(raw)
         if len(self.blocks) == 1:
-            return self.blocks[0].gradient(x, raw, share, g), g
-        total = torch.zeros_like(share[0, 0])
-        for where, gradient in self.blocks:
-            total += gradient(x[:, where], raw[..., where], share, g[..., where])
+            block = self.blocks[0]
+            return block.gradient(own[0], raw, block.own(count), g), g
+        total = raw.new_zeros(())
+        for block, x in zip(self.blocks, own, strict=True):
+            where = block.where
+            total += block.gradient(x, raw[..., where], block.own(count), g[..., where])
         return total, g
 
 
-def _grad(parameter: nn.Parameter) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+def _total(g: Tensor) -> Tensor:
+    """The sum over the samples."""
+    return g[0] if g.shape[0] == 1 else g.sum(0)

@@ -167,43 +167,67 @@ class Encoder(nn.Module):
             seen = observed[:, self.column]
             features = torch.where(seen, features, self.mean)
         loc = self.linear(features)
-        log_scale: Tensor = self.log_scale
+        log_scale = self.log_scale.expand_as(loc)
         if observed is not None:
-            loc, log_scale = self._from_fewer_columns(loc, seen)
+            fewer = self.fewer_columns(seen)
+            loc = fewer.location(loc)
+            log_scale = log_scale.index_add(0, fewer.rows, fewer.gain)
             # The MLP sees what the linear model expects in place of a missing value.
             features = torch.where(seen, features, self.mean + loc @ self.loadings.T)
         if self.mlp is None:
-            return loc, log_scale.expand_as(loc)
+            return loc, log_scale
         robust = tame((features - self.center) / self.spread, CELL_LIMIT)
-        if self.mlp.first.weight.shape[1] > robust.shape[1]:
-            missing = torch.zeros_like(robust[:, : int(self.may_miss.sum())])
-            if observed is not None:
-                missing = (~observed[:, self.may_miss]).to(robust.dtype)
-            robust = torch.cat([robust, missing], 1)
-        d_loc, d_log_scale = self.mlp(robust).chunk(2, dim=-1)
+        d_loc, d_log_scale = self.mlp(self.with_indicators(robust, observed)).chunk(2, dim=-1)
         return loc + self.unit * d_loc, log_scale + d_log_scale
 
-    def _from_fewer_columns(self, loc: Tensor, seen: Tensor) -> tuple[Tensor, Tensor]:
-        """What the linear posterior becomes when it is not based on all columns.
+    def with_indicators(self, robust: Tensor, observed: Tensor | None) -> Tensor:
+        """Append which of the columns that may miss do so: what the MLP sees."""
+        n_indicators = self.mlp.first.weight.shape[1] - robust.shape[1]
+        if n_indicators == 0:
+            return robust
+        if observed is None:
+            return F.pad(robust, (0, n_indicators))
+        return torch.cat([robust, (~observed[:, self.may_miss]).to(robust.dtype)], 1)
+
+    @torch.no_grad()
+    def fewer_columns(self, seen: Tensor) -> "FewerColumns":
+        """What the linear posterior becomes in the rows that miss some of its features.
 
         With precision I + sum_d w_d w_d^T / psi_d over the columns that are seen, the posterior
         mean is that matrix's inverse times h = sum_d w_d (x_d - m_d) / psi_d. Over all columns the
-        precision is diagonal, so ``loc`` (with m_d for what is missing) gives h. The best diagonal
+        precision is diagonal, so A x + a (with m_d for what is missing) gives h. The best diagonal
         q has the inverse of the precision's diagonal as its variance.
         """
-        with torch.no_grad():  # in float64: large precisions must not drown the prior's 1
-            w = self.loadings.double()
-            n_features, n_components = w.shape
-            products = (w[:, :, None] * w[:, None, :]) / self.variance.double()[:, None, None]
-            products = products.reshape(n_features, -1)
-            size = (len(seen), n_components, n_components)
-            identity = torch.eye(n_components, dtype=w.dtype, device=w.device)
-            precision = (seen.double() @ products).reshape(size) + identity
-            of_all = products.sum(0).reshape(size[1:]) + identity
-            correction = torch.linalg.solve(precision, of_all.expand(size)).to(loc.dtype)
-            lost = precision.diagonal(dim1=1, dim2=2) / of_all.diagonal()
-            lost = torch.log(lost).to(loc.dtype)
-        return (correction @ loc[..., None])[..., 0], self.log_scale - 0.5 * lost
+        rows = torch.nonzero(~seen.all(1))[:, 0]
+        w = self.loadings.double()  # in float64: large precisions must not drown the prior's 1
+        n_features, n_components = w.shape
+        products = (w[:, :, None] * w[:, None, :]) / self.variance.double()[:, None, None]
+        products = products.reshape(n_features, -1)
+        size = (len(rows), n_components, n_components)
+        identity = torch.eye(n_components, dtype=w.dtype, device=w.device)
+        precision = (seen[rows].double() @ products).reshape(size) + identity
+        of_all = products.sum(0).reshape(size[1:]) + identity
+        correction = torch.linalg.solve(precision, of_all.expand(size))
+        lost = torch.log(precision.diagonal(dim1=1, dim2=2) / of_all.diagonal())
+        dtype = self.loadings.dtype
+        return FewerColumns(rows, correction.to(dtype), (-0.5 * lost).to(dtype))
+
+
+class FewerColumns(NamedTuple):
+    """The linear posterior of the rows that miss something, by what it would be if they did not."""
+
+    rows: Tensor  # (M,)
+    correction: Tensor  # (M, K, K)  of the location
+    gain: Tensor  # (M, K)           of the log scale
+
+    def location(self, loc: Tensor) -> Tensor:  # (N, K) -> (N, K)
+        corrected = (self.correction @ loc[self.rows, :, None])[..., 0]
+        return loc.index_copy(0, self.rows, corrected)
+
+    def pull(self, g: Tensor) -> Tensor:  # (N, K) -> (N, K)
+        """The gradient by what ``location`` was given."""
+        pulled = (self.correction.mT @ g[self.rows, :, None])[..., 0]
+        return g.index_copy(0, self.rows, pulled)
 
 
 class Decoder(nn.Module):

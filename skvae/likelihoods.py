@@ -291,19 +291,15 @@ class Categorical(Likelihood):
         member = (column[:, None] == torch.arange(len(sizes))).to(torch.get_default_dtype())
         self.register_buffer("member", member, persistent=False)
 
-    def _log_softmax(self, raw: Tensor) -> Tensor:
-        # The largest of each column's raw parameters is taken out first: e^raw must not overflow.
-        index = self.column.expand(raw.shape)
-        size = (*raw.shape[:-1], len(self.n_levels))
-        largest = torch.full(size, -math.inf, dtype=raw.dtype, device=raw.device)
-        largest = largest.scatter_reduce(-1, index, raw.detach(), "amax")
-        raw = raw - largest[..., self.column]
-        total = torch.exp(raw) @ self.member
-        return raw - torch.log(total)[..., self.column]
+    def log_softmax(self, raw: Tensor) -> Tensor:  # (..., P) -> (..., P)
+        """Log p of each level."""
+        levels = raw.movedim(-1, 0).contiguous()  # sums over a first axis are the faster ones
+        parts = [torch.log_softmax(part, 0) for part in levels.split(self.n_levels)]
+        return torch.cat(parts).movedim(0, -1)
 
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         index = x.long() + self.offset
-        return self._log_softmax(raw).gather(-1, index.expand(*raw.shape[:-1], -1))
+        return self.log_softmax(raw).gather(-1, index.expand(*raw.shape[:-1], -1))
 
     def mean(self, raw: Tensor) -> Tensor:
         return self.mode(raw)
@@ -321,11 +317,11 @@ class Categorical(Likelihood):
 
     def information(self, raw: Tensor) -> Tensor:
         """Only its diagonal; ``curvature`` has all of diag(p) - p p^T."""
-        p = torch.exp(self._log_softmax(raw))
+        p = torch.exp(self.log_softmax(raw))
         return p * (1.0 - p)
 
     def curvature(self, jacobian: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:
-        p = torch.exp(self._log_softmax(raw))
+        p = torch.exp(self.log_softmax(raw))
         if observed is not None:
             p = p * observed[:, self.column]
         weighted = jacobian * p[:, None, :]  # (N, K, P)
@@ -337,7 +333,7 @@ class Categorical(Likelihood):
         return indicators.scatter_(-1, x.long() + self.offset, 1.0)
 
     def feature_mean(self, raw: Tensor) -> Tensor:
-        return torch.exp(self._log_softmax(raw))
+        return torch.exp(self.log_softmax(raw))
 
     def average(self, raw: Tensor, weight: Tensor) -> Tensor:
         return self.mode((weight[..., None] * self.feature_mean(raw)).sum(0))

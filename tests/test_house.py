@@ -32,6 +32,7 @@ ORDER = [
     "_networks",
     "_codes",
     "_vae",
+    "_fused_likelihoods",
     "_fused",
     "_batches",
     "_training",
@@ -57,7 +58,16 @@ LEAVES |= {"_parameters", "_resources", "_callbacks"}
 
 # The torch core is usable without scikit-learn, and what has to be fast to import without torch.
 CORE = {"_gaussian", "_bounds", "likelihoods", "_column_likelihoods", "priors", "_networks"}
-CORE |= {"_products", "_vae", "_fused", "_diagnostics", "_importance", "_aggregate", "_batches"}
+CORE |= {
+    "_products",
+    "_vae",
+    "_fused_likelihoods",
+    "_fused",
+    "_diagnostics",
+    "_importance",
+    "_aggregate",
+    "_batches",
+}
 CORE |= {"_training", "_fitting"}
 # Of SciPy these take sparse rows alone; the densities do without.
 SPARSE = {
