@@ -1,13 +1,14 @@
 """Where speed is known: every figure is a ratio of two times that one run measured side by side.
 
 Absolute times depend on the machine and on what else it does; the ratios are what to quote. All
-runs on one thread, unless it says otherwise, and the parts take turns at the machine. Parts:
+runs on one thread of one core, unless it says otherwise, and the parts take turns at it. Parts:
 
 * quality: seconds until a default VAETransformer has the held-out ELBO that a plain PyTorch VAE has
   after 20 epochs; the same of the fastest peer (_peers.py). A peer that has not got there after
-  its 20 epochs counts with the time of these: a lower bound. Gaussian columns on one scaling for
-  all, one learnt noise; a tenth of the rows is held out, at most 2000 of them evaluated, off the
-  clock. Peers of more than 3 minutes are extrapolated from the epochs that they had.
+  its 20 epochs counts with the time of these: a lower bound, as for TVAE, which has no ELBO.
+  Gaussian columns on one scaling for all, one learnt noise, and categories; complete rows, of which
+  a tenth is held out, at most 2000 of them evaluated, off the clock. Peers of more than 3 minutes
+  are extrapolated from the epochs that they had.
 * step: a training step of ours, of the plain loop, of JAX, and its matrix products alone.
 * inference: rows a second; codes beside the encoder's products; one row through a pipeline.
 * growth: exponents of the time in rows, columns and components; memory in sizes of the input.
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 import warnings
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -33,12 +35,13 @@ import torch
 from _harness import check_floors, load_set, parameters, parser, print_table, save, shared_data
 from _peers import HeldOut, Task, available_peers, can_import, plain, race, time_tvae
 from _products import MULTIPLIERS, time_products
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from skvae import VAETransformer
@@ -49,8 +52,10 @@ GRID = [0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 16, 20, 30, 50, 80]  # epochs of ours
 MAX_SCORED = 2000
 REPEATED_ROWS = 20_000  # tables of more rows are run once
 NO_PEERS = {"PyOD AE", "JAX"}  # no density; a reference
+MIXED_PEERS = {"skorch", "TVAE"}  # that can be told of categories
 SCORES = ["log_likelihood", "elbo", "reconstruction", "kl"]
 SETTINGS = {}  # of VAETransformer, from --set
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
 
 
 def curved(n_rows, n_columns):
@@ -67,7 +72,7 @@ WORK = {
     "curved_50k_100": lambda: curved(50_000, 100),
     "mnist": lambda: load_set("mnist")[0][:60_000].astype(np.float32),
     "donors": lambda: load_set("adb_donors")[0].astype(np.float32),
-    "adult": lambda: load_set("adult")[0],
+    "adult": lambda: load_set("adult")[0].dropna(),  # the peers take no missing values
 }
 SHARED = {"mnist", "donors", "adult"}
 FLOORS = {"curved_20k_30": 10.0}  # of the plain loop's time by ours; 5 elsewhere
@@ -92,6 +97,20 @@ def load_average():
     return f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
 
 
+@contextmanager
+def cores(only_one):
+    """All cores that we have, or one of them: JAX takes a second one whatever it is told."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(CORES)} if only_one else CORES)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 # -- quality --------------------------------------------------------------------------------------
 
 
@@ -108,15 +127,37 @@ def held_out_elbo(vae, X):
 def scaled_task(train, held_out):
     """What the peers get: ours' scaling and network, and their clock's held-out rows."""
     start = ours(max_iter=0, likelihood="gaussian").fit(train)
-    columns, hidden = start._columns, (128, 128) if train.shape[1] < 100 else (256, 256)
+    columns = start._columns
     x, x_held_out = (columns.encode(X)[0].astype(np.float32) for X in (train, held_out))
     log_jacobian = float(columns.log_jacobian.sum())
-    return Task(x, hidden, N_COMPONENTS, EPOCHS), HeldOut(x_held_out, x, log_jacobian, N_COMPONENTS)
+    return _task(x, x_held_out, log_jacobian, ())
+
+
+def mixed_task(train, held_out):
+    """The same of a frame: standardised numbers and indicators of levels."""
+    numbers = list(train.select_dtypes("number"))
+    scaler, indicators = StandardScaler(), OneHotEncoder(handle_unknown="ignore")
+    parts = [
+        ("numbers", scaler, numbers),
+        ("levels", indicators, list(train.drop(columns=numbers))),
+    ]
+    encoder = ColumnTransformer(parts, sparse_threshold=0.0).fit(train)
+    x, x_held_out = (encoder.transform(X).astype(np.float32) for X in (train, held_out))
+    log_jacobian = -float(np.log(encoder.named_transformers_["numbers"].scale_).sum())
+    categories = encoder.named_transformers_["levels"].categories_
+    return _task(x, x_held_out, log_jacobian, tuple(map(len, categories)))
+
+
+def _task(x, x_held_out, log_jacobian, levels):
+    hidden = (128, 128) if x.shape[1] < 100 else (256, 256)
+    task = Task(x, hidden, N_COMPONENTS, EPOCHS, levels=levels)
+    return task, HeldOut(x_held_out, x, log_jacobian, N_COMPONENTS, levels)
 
 
 def time_fit(train, held_out, seed, **parameters):
     """A fit of ours: its seconds, and its held-out ELBO."""
-    vae = ours(random_state=seed, likelihood="gaussian", **parameters)
+    likelihood = "auto" if hasattr(train, "columns") else "gaussian"
+    vae = ours(random_state=seed, likelihood=likelihood, **parameters)
     return seconds(lambda: vae.fit(train)), held_out_elbo(vae, held_out)
 
 
@@ -158,7 +199,8 @@ def peer_row(name, seed, model, course, target):
 
 def quality_once(name, train, held_out, seed, peers):
     """The plain loop, ours and the peers, one after the other."""
-    task, evaluate = scaled_task(train, held_out)
+    make_task = mixed_task if hasattr(train, "columns") else scaled_task
+    task, evaluate = make_task(train, held_out)
     course = race(plain, task, evaluate, seed, limit=np.inf)
     target = course.held_out[-1]
     rows = [peer_row(name, seed, "plain", course, target)]
@@ -209,38 +251,19 @@ def quality_ratios(name, rows, seeds):
 
 
 def measure_quality(name, seeds):
-    if name == "adult":
-        return measure_mixed(name)
     X = WORK[name]()
     train, held_out = split(X)
+    mixed = hasattr(X, "columns")
     seeds = seeds if len(X) <= REPEATED_ROWS else 1
-    peers = available_peers()
+    peers = {n: run for n, run in available_peers().items() if not mixed or n in MIXED_PEERS}
     warm_up(peers)
     rows = []
     for seed in range(seeds):
         rows += quality_once(name, train, held_out, seed, peers)
+        if mixed and can_import("ctgan", "TVAE"):
+            theirs = time_tvae(train, EPOCHS)
+            rows.append(quality_row(name, seed, "TVAE", np.inf, theirs, np.nan))
     return rows, quality_ratios(name, rows, seeds)
-
-
-def measure_mixed(name):
-    """A table with categories: TVAE has no ELBO, so its time for 20 epochs beside our default."""
-    train, held_out = split(WORK[name]())
-    spent, reached = _timed_default(train, held_out, max_iter=0)
-    rows = [quality_row(name, 0, "ours, start", np.nan, spent, reached, epochs=0)]
-    spent, reached = _timed_default(train, held_out)
-    rows.append(quality_row(name, 0, "ours, default", np.nan, spent, reached, epochs="auto"))
-    if not can_import("ctgan", "TVAE"):
-        return rows, []
-    categorical = train.select_dtypes(exclude="number").columns
-    complete = train.assign(**{c: train[c].astype(str) for c in categorical})
-    theirs = time_tvae(complete, categorical, EPOCHS)
-    rows.append(quality_row(name, 0, "TVAE", np.nan, theirs, np.nan))
-    return rows, [(f"{name}: 20 epochs of TVAE / our default fit", theirs / spent, 5.0)]
-
-
-def _timed_default(train, held_out, max_iter="auto"):
-    vae = ours(random_state=0, max_iter=max_iter)
-    return seconds(lambda: vae.fit(train)), held_out_elbo(vae, held_out)
 
 
 def warm_up(peers):
@@ -381,9 +404,10 @@ def track_two_threads(name):
         file = Path(folder) / "X.npy"
         np.save(file, make())
         command = [sys.executable, "-c", TWO_THREADS, str(file), str(hidden[0]), str(batch)]
-        printed = subprocess.run(
-            command, capture_output=True, check=True, text=True, env=environment
-        ).stdout
+        with cores(only_one=False):
+            printed = subprocess.run(
+                command, capture_output=True, check=True, text=True, env=environment
+            ).stdout
     return [float(word) for word in printed.split()]
 
 
@@ -621,7 +645,8 @@ def run(arguments):
     import_ms = track_import()
     floors.append(("50 ms / import beyond scikit-learn's", 50 / import_ms, 1.0))
     for part in arguments.parts:
-        rows[part], more = PARTS[part](sets, arguments.seeds)
+        with cores(only_one=part != "search"):
+            rows[part], more = PARTS[part](sets, arguments.seeds)
         floors += more
         # An interrupted run leaves what it has.
         save("speed", rows, import_ms=import_ms, load=load_average(), settings=SETTINGS)

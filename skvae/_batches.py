@@ -235,6 +235,6 @@ def batches(rows: Rows, batch_size: int, generator: torch.Generator) -> Iterator
         yield rows[:]
         return
     order = epoch_order(rows.weight, generator)
+    once = torch.ones_like(rows.weight[:batch_size])
     for chosen in order.split(batch_size):
-        x, observed = rows.cells[chosen]
-        yield Batch(x, observed, x.new_ones(len(x)))
+        yield Batch(*rows.cells[chosen], once[: chosen.shape[0]])

@@ -140,6 +140,7 @@ class _FusedEncoder:
         self.slope, self.offset = 1.0 / encoder.spread, -encoder.center / encoder.spread
         self.unit = torch.cat([encoder.unit, torch.ones_like(encoder.unit)])
         self.mlp = None if encoder.mlp is None else _Layers(encoder.mlp)
+        self.any_may_miss = bool(encoder.may_miss.any())
 
     def expect(self, n_rows: int) -> None:
         if self.mlp is not None:
@@ -162,8 +163,10 @@ class _FusedEncoder:
             both = bias.repeat(len(x), 1)
         else:
             self.robust = tame_(torch.addcmul(self.offset, x, self.slope), CELL_LIMIT)
-            both = self.mlp.forward(encoder.with_indicators(self.robust, observed))
-            both = torch.addcmul(bias, both, self.unit)
+            seen = self.robust
+            if self.any_may_miss:
+                seen = encoder.with_indicators(self.robust, observed)
+            both = torch.addcmul(bias, self.mlp.forward(seen), self.unit)
         if self.seen is None:
             both[:, :k].addmm_(x, self.linear.transposed)
         else:

@@ -69,17 +69,18 @@ def _gaussian(likelihood: Gaussian) -> BlockGradient:
     def gradient(x: Tensor, raw: Tensor, count: Tensor, g: Tensor) -> Tensor:
         # With u = (raw - x) / s: log p = -1/2 u^2 - log s - 1/2 log 2 pi,
         # -d log p / d raw = u / s, -d log p / d log s = 1 - u^2.
+        n_samples, _, n_columns = raw.shape
         left = torch.sub(raw, x)
         torch.mul(left, torch.exp(-2.0 * log_scale), out=g)
         g *= count
-        square = left.mul_(g).sum((0, 1))  # (D,), of count u^2
-        total = count.sum(0).mul_(len(raw)).expand_as(square)  # (D,)
-        quadratic = square.sum()
         if shared:
-            torch.sub(total.sum(), quadratic, out=place[0])
+            square = left.mul_(g).sum()  # of count u^2
+            total = count.sum() * (n_samples * n_columns // count.shape[1])
         else:
-            torch.sub(total, square, out=place)
-        return -0.5 * quadratic - (total * (log_scale + HALF_LOG_2PI)).sum()
+            square = left.mul_(g).sum((0, 1))
+            total = (count.sum(0) * n_samples).expand_as(square)
+        torch.sub(total, square, out=place[0] if shared else place)
+        return -(total * (log_scale + HALF_LOG_2PI)).sum() - 0.5 * square.sum()
 
     return gradient
 
