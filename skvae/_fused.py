@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ._columns import CELL_LIMIT
 from ._fused_likelihoods import blocks_of, gradient_place
 from ._networks import ACTIVATIONS, CODE_LIMIT, MLP, Decoder, Dense, Encoder, tame, tame_
-from ._products import is_large, onednn_linear
+from ._products import NARROW, is_large, onednn_linear
 from ._vae import VAE
 from .priors import StandardNormal
 
@@ -71,6 +71,8 @@ class _Layer:
         self.bias_grad = gradient_place(dense.bias)[where]
         self.transposed = self.weight.T
         self.is_large = False
+        n_out, n_in = self.weight.shape
+        self.is_tall = n_out >= 2 * n_in and n_in <= 2 * NARROW
 
     def expect(self, n_rows: int) -> None:
         self.is_large = is_large(n_rows, self.weight)
@@ -82,14 +84,25 @@ class _Layer:
 
     def backward(self, g: Tensor, x: Tensor) -> None:
         """The gradients of W and b."""
-        if self.is_large:
-            self.weight_grad.copy_(onednn_linear(g.T, x.T))
-        else:
-            torch.mm(g.T, x, out=self.weight_grad)
         torch.sum(g, 0, out=self.bias_grad)
+        place = self.weight_grad
+        if self.is_tall:  # g^T x by its transpose: a third of the time
+            g, x, place = x, g, place.T
+        if self.is_large:
+            place.copy_(onednn_linear(g.T, x.T))
+        elif self.is_tall:
+            place.copy_(torch.mm(g.T, x))
+        else:
+            torch.mm(g.T, x, out=place)
 
     def input_gradient(self, g: Tensor) -> Tensor:
         return onednn_linear(g, self.transposed) if self.is_large else torch.mm(g, self.weight)
+
+    def add_input_gradient(self, g: Tensor, total: Tensor) -> None:
+        if self.is_large:
+            total += onednn_linear(g, self.transposed)
+        else:
+            total.addmm_(g, self.weight)
 
 
 class _Layers:
@@ -143,6 +156,7 @@ class _FusedEncoder:
         self.any_may_miss = bool(encoder.may_miss.any())
 
     def expect(self, n_rows: int) -> None:
+        self.linear.expect(n_rows)
         if self.mlp is not None:
             self.mlp.expect(n_rows)
 
@@ -154,23 +168,19 @@ class _FusedEncoder:
         if observed is not None:
             self.seen = observed.index_select(1, encoder.column)
             self.x = torch.where(self.seen, x, encoder.mean)
-            loc = torch.addmm(self.linear.bias, self.x, self.linear.transposed)
+        loc = self.linear.forward(self.x)
+        if self.seen is not None:
             self.fewer = encoder.fewer_columns(self.seen)
             loc = self.fewer.location(loc)
             x = torch.where(self.seen, x, torch.addmm(encoder.mean, loc, encoder.loadings.T))
-        bias = torch.cat([self.linear.bias, self.log_scale])
-        if self.mlp is None:
-            both = bias.repeat(len(x), 1)
-        else:
+        both = torch.cat([loc, self.log_scale.expand_as(loc)], 1)
+        if self.mlp is not None:
             self.robust = tame_(torch.addcmul(self.offset, x, self.slope), CELL_LIMIT)
-            seen = self.robust
+            sees = self.robust
             if self.any_may_miss:
-                seen = encoder.with_indicators(self.robust, observed)
-            both = torch.addcmul(bias, self.mlp.forward(seen), self.unit)
-        if self.seen is None:
-            both[:, :k].addmm_(x, self.linear.transposed)
-        else:
-            both[:, :k] += loc - self.linear.bias
+                sees = encoder.with_indicators(sees, observed)
+            both = both.addcmul_(self.mlp.forward(sees), self.unit)
+        if self.seen is not None:
             both[:, k:].index_add_(0, self.fewer.rows, self.fewer.gain)
         return both
 
@@ -181,8 +191,7 @@ class _FusedEncoder:
         g_hidden = None if self.mlp is None else self.mlp.backward(g * self.unit)
         if self.seen is not None:
             g_loc = self._through_missing(g_loc, g_hidden)
-        torch.mm(g_loc.T, self.x, out=self.linear.weight_grad)
-        torch.sum(g_loc, 0, out=self.linear.bias_grad)
+        self.linear.backward(g_loc, self.x)
 
     def _through_missing(self, g_loc: Tensor, g_hidden: Tensor | None) -> Tensor:
         """The gradient of A x + a: also by what the MLP sees in place of missing values."""
@@ -234,7 +243,7 @@ class _FusedDecoder:
         for where, tamed, layer in self.parts:
             own = self._own(g, where)
             layer.backward(own, self.near if tamed else self.z)
-            (g_near if tamed else g_z).addmm_(own, layer.weight)
+            layer.add_input_gradient(own, g_near if tamed else g_z)
         if self.any_tamed:  # d near / d z
             g_z += g_near * (1.0 + (self.z / CODE_LIMIT).square()).pow(-1.5)
         return g_z

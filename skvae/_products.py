@@ -10,14 +10,23 @@ import torch
 from torch import Tensor
 
 LARGE = 1.5e6  # multiplications
+NARROW = 32  # columns: of fewer MKL makes slow work
 
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def is_large(n_rows: int, weight: Tensor) -> bool:
-    """Whether products of ``n_rows`` rows with a weight (n_out, n_in) are oneDNN's."""
+    """Whether products of ``n_rows`` rows with a weight (n_out, n_in) are to be oneDNN's."""
     fits = weight.dtype == torch.float32 and weight.device.type == "cpu" and _onednn is not None
-    return fits and n_rows * weight.numel() >= LARGE and torch.backends.mkldnn.is_available()
+    smallest = LARGE / 4.0 if min(weight.shape) <= NARROW else LARGE
+    return fits and n_rows * weight.numel() >= smallest and not _already_onednn()
+
+
+def _already_onednn() -> bool:
+    """Whether ``torch.mm`` itself calls oneDNN, and then writes where it is told to; or nothing."""
+    setting = getattr(torch.backends.mkldnn, "matmul", None)
+    shortens = getattr(setting, "fp32_precision", "none") in ("bf16", "tf32")
+    return shortens or not torch.backends.mkldnn.is_available()
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
