@@ -163,7 +163,7 @@ class _FusedEncoder:
     def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:  # (N, P) -> (N, 2 K)
         """Location, then log scale."""
         encoder, k = self.encoder, self.n_components
-        self.seen = None
+        self.seen: Tensor | None = None
         self.x = x
         if observed is not None:
             self.seen = observed.index_select(1, encoder.column)
@@ -188,17 +188,18 @@ class _FusedEncoder:
         k = self.n_components
         g_loc = g[:, :k]
         torch.sum(g[:, k:], 0, out=self.log_scale_grad)
-        g_hidden = None if self.mlp is None else self.mlp.backward(g * self.unit)
+        if self.mlp is not None:
+            g_hidden = self.mlp.backward(g * self.unit)
         if self.seen is not None:
-            g_loc = self._through_missing(g_loc, g_hidden)
+            g_x = None if self.mlp is None else self.mlp.hidden[0].input_gradient(g_hidden)
+            g_loc = self._through_missing(g_loc, g_x, self.seen)
         self.linear.backward(g_loc, self.x)
 
-    def _through_missing(self, g_loc: Tensor, g_hidden: Tensor | None) -> Tensor:
+    def _through_missing(self, g_loc: Tensor, g_x: Tensor | None, seen: Tensor) -> Tensor:
         """The gradient of A x + a: also by what the MLP sees in place of missing values."""
-        if g_hidden is not None:
-            first = self.mlp.hidden[0].input_gradient(g_hidden)[:, : self.robust.shape[1]]
+        if g_x is not None:
             slope = (1.0 - (self.robust / CELL_LIMIT).square()).pow_(1.5).mul_(self.slope)
-            g_x = (first * slope).masked_fill_(self.seen, 0.0)
+            g_x = (g_x[:, : slope.shape[1]] * slope).masked_fill_(seen, 0.0)
             g_loc = torch.addmm(g_loc, g_x, self.encoder.loadings)
         return self.fewer.pull(g_loc)
 
@@ -259,7 +260,7 @@ class _FusedElbo:
         self.blocks = blocks_of(vae.likelihood, vae.device)
         self.encoder = _FusedEncoder(vae.encoder)
         self.decoder = _FusedDecoder(vae.decoder)
-        self.size = (0, 0, 0)
+        self.size = torch.Size((0, 0, 0))
 
     @torch.inference_mode()  # no_grad, and a sixth of the time less: no views are tracked
     def __call__(

@@ -5,7 +5,7 @@ which then has one formula to differentiate, not the networks before it.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,15 +24,16 @@ BlockGradient = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 class Block(NamedTuple):
     """The columns of one likelihood."""
 
-    index: Tensor | None  # (D,)  their numbers; None: all columns, in order
+    numbers: Tensor | None  # (D,)  of the columns; None: all of them, in order
     where: slice  # of the raw parameters
     features: Callable[[Tensor], Tensor]
     gradient: BlockGradient
 
     def own(self, cells: Tensor) -> Tensor:
         """Its columns of (N, D) cells; (N, 1) is the same for all."""
-        shared = self.index is None or cells.shape[1] == 1
-        return cells if shared else cells.index_select(1, self.index)
+        if self.numbers is None or cells.shape[1] == 1:
+            return cells
+        return cells.index_select(1, self.numbers)
 
 
 def blocks_of(likelihood: Likelihood, device: torch.device) -> list[Block]:
@@ -42,10 +43,9 @@ def blocks_of(likelihood: Likelihood, device: torch.device) -> list[Block]:
     blocks, start = [], 0
     for part, columns, size in likelihood.blocks():
         where = slice(start, start := start + size)
-        index = torch.tensor(columns, device=device)
-        blocks.append(Block(index, where, part.features, _gradient_of(part)))
-    if len(blocks) == 1 and bool((index == torch.arange(len(index), device=device)).all()):
-        return [blocks[0]._replace(index=None)]
+        in_order = size == len(likelihood.column) and columns == list(range(len(columns)))
+        numbers = None if in_order else torch.tensor(columns, device=device)
+        blocks.append(Block(numbers, where, part.features, _gradient_of(part)))
     return blocks
 
 
@@ -58,6 +58,7 @@ def gradient_place(parameter: nn.Parameter) -> Tensor:
 
 def _gradient_of(likelihood: Likelihood) -> BlockGradient:
     # Whoever inherits may compute something else.
+    known: dict[type, Callable[[Any], BlockGradient]]
     known = {Gaussian: _gaussian, Bernoulli: _bernoulli, Categorical: _categorical}
     return known.get(type(likelihood), _by_autograd)(likelihood)
 

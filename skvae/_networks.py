@@ -181,12 +181,9 @@ class Encoder(nn.Module):
         return loc + self.unit * d_loc, log_scale + d_log_scale
 
     def with_indicators(self, robust: Tensor, observed: Tensor | None) -> Tensor:
-        """Append which of the columns that may miss do so: what the MLP sees."""
-        n_indicators = self.mlp.first.weight.shape[1] - robust.shape[1]
-        if n_indicators == 0:
-            return robust
+        """What the MLP sees: the features, and which of the columns that may miss do so."""
         if observed is None:
-            return F.pad(robust, (0, n_indicators))
+            return F.pad(robust, (0, int(self.may_miss.sum())))
         return torch.cat([robust, (~observed[:, self.may_miss]).to(robust.dtype)], 1)
 
     @torch.no_grad()

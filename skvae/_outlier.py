@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from ._frames import take_rows
 from ._inputs import read_table, unchanged_on_error, validated
 from ._linear_start import MAX_COLUMNS_FOR_COVARIANCE
-from ._parameters import LEARNING_RATE, Rule, automatic_batch_size, seed_of
+from ._parameters import Rule, automatic_batch_size, seed_of
 from ._resources import own_gradients
 from ._transformer import METHODS, Array, VAETransformer
 
@@ -27,6 +27,7 @@ WITHOUT_DISTANCES = ("categorical", "ordinal")
 ROUNDING = 1e-9  # of a score, relative
 CONCENTRATION_STEPS = 3
 CONCENTRATION_ROWS = 1000  # that a linear model is fitted to in each of them
+LEARNING_RATE = 0.003
 TRAINING_STEPS = 150  # more gave better densities, but no better ranking: outliers are learnt too
 MAX_EPOCHS = 100
 SMALL_TABLE = 500  # rows, below which training hardly ever left the linear model

@@ -9,7 +9,6 @@ import numpy as np
 
 NOISE_FLOOR = 1e-3  # of a column's noise scale, relative to the columns' standard deviation
 INACTIVE_KL = 0.01  # nats: a component that carries less on average is noise
-LEARNING_RATE = 0.003  # "auto" of a whole run, by batches of 128 rows
 # The parameters that give the network its shape: weights fit no other.
 ARCHITECTURE = (
     "n_components",

@@ -118,10 +118,10 @@ class VAETransformer(
         Rows in a step. ``"auto"`` is 128 below 10,000 rows, 512 below 100,000, else 2048.
     learning_rate_init : float or "auto", default="auto"
         Step size of AdamW for batches of 128 rows; it grows with the square root of
-        ``batch_size``, is warmed up, and falls to 0 over ``max_iter`` epochs. ``"auto"`` is 0.003,
-        and up to four times that where ``max_iter`` is a number that makes less than 2500 steps.
+        ``batch_size``, is warmed up, and falls to 0 over ``max_iter`` epochs. ``"auto"`` is 0.005,
+        and up to 0.012 where ``max_iter`` is a number that makes less than 1800 steps.
     max_iter : int or "auto", default="auto"
-        Most epochs to train. ``"auto"`` aims at 2500 steps, between 8 and 400 epochs. 0 keeps the
+        Most epochs to train. ``"auto"`` aims at 1800 steps, between 8 and 400 epochs. 0 keeps the
         linear start.
     early_stopping : bool, default=True
         Keep the epoch with the best held-out ELBO, less two standard errors of its gain over the

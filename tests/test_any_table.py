@@ -277,7 +277,7 @@ def pair():
     X = _table(200, 5)
     params = {"n_components": 7, "hidden_layer_sizes": (16,), "random_state": 0}
     return X, *(
-        VAETransformer(**params, max_iter=30, early_stopping=False, beta=4.0, whiten=whiten).fit(X)
+        VAETransformer(**params, max_iter=60, early_stopping=False, beta=4.0, whiten=whiten).fit(X)
         for whiten in (False, True)
     )
 
