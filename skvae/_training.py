@@ -239,8 +239,7 @@ class AdamW:
         vectors = (flat.live, flat.grad, *self.moments.values())
         self.groups = list(zip(flat.halves(*vectors), (0.0, alpha), strict=True))
 
-    def step(self, divisor: Tensor) -> None:
-        """One step by the gradient over ``divisor``, a float32 number."""
+    def step(self) -> None:
         self.n_steps += 1.0
         for (live, grad, mean, square), decay in self.groups:
             torch._fused_adamw_(
@@ -257,7 +256,6 @@ class AdamW:
                 eps=1e-8,
                 amsgrad=False,
                 maximize=False,
-                grad_scale=divisor,
             )
 
 
@@ -292,7 +290,8 @@ class Run:
         self._set_learning_rate()
         bound = self._gradient(batch)
         with torch.inference_mode():  # the least overhead
-            self.optimizer.step(self._clipping())
+            self._clip()
+            self.optimizer.step()
             self.vae.likelihood.project()
             self.step_number += 1
             if self.step_number % AVERAGED_EVERY == 0:
@@ -316,10 +315,12 @@ class Run:
         loss.backward()
         return bound.detach()
 
-    def _clipping(self) -> Tensor:
-        """What to divide the gradient by, so that its norm is at most MAX_GRADIENT_NORM."""
+    def _clip(self) -> None:
         norm = torch.linalg.vector_norm(self.flat.grad)
-        return norm.div_(MAX_GRADIENT_NORM).clamp_(min=1.0).float()
+        if not norm.is_cpu:  # to look at it would be to wait for it
+            self.flat.grad *= (MAX_GRADIENT_NORM / norm).clamp_(max=1.0)
+        elif not norm <= MAX_GRADIENT_NORM:
+            self.flat.grad *= MAX_GRADIENT_NORM / norm
 
     def _set_learning_rate(self) -> None:
         """Linear warm-up, then half a cosine down to 0 over the whole run."""
