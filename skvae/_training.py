@@ -17,6 +17,7 @@ from ._batches import Batch, Rows, batches, folds, hold_out
 from ._bounds import LogTerms, elbo, importance_weighted_bound, log_weights, warmed_beta
 from ._columns import row_chunks
 from ._fused import fused_gradient
+from ._recorded import Recorded, can_record
 from ._vae import VAE
 
 State = dict[str, Tensor]
@@ -24,6 +25,7 @@ State = dict[str, Tensor]
 MAX_GRADIENT_NORM = 5.0  # of the mean bound of a batch
 WARMUP_STEPS = 50
 LONGEST_MEMORY = 0.995  # of the weights' moving average, per step
+UNRECORDED_STEPS = 3  # of a GPU
 AVERAGED_EVERY = 4  # steps: on wide layers the average takes as long as a tenth of the optimiser
 SMALL_TABLE = 500  # distinct rows
 N_FOLDS = 5
@@ -233,11 +235,20 @@ class AdamW:
     """
 
     def __init__(self, flat: Flat, alpha: float) -> None:
-        self.learning_rate = 0.0
+        # On a GPU a tensor: there a recorded step looks it up.
+        self._rate: float | Tensor = 0.0 if flat.live.is_cpu else flat.live.new_zeros(())
         self.moments = {key: torch.zeros_like(flat.live) for key in ("exp_avg", "exp_avg_sq")}
         self.n_steps = torch.zeros((), device=flat.live.device)
         vectors = (flat.live, flat.grad, *self.moments.values())
         self.groups = list(zip(flat.halves(*vectors), (0.0, alpha), strict=True))
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._rate)
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._rate = self._rate.fill_(rate) if isinstance(self._rate, Tensor) else rate
 
     def step(self) -> None:
         self.n_steps += 1.0
@@ -249,7 +260,7 @@ class AdamW:
                 [square],
                 [],
                 [self.n_steps],
-                lr=self.learning_rate,
+                lr=self._rate,
                 beta1=0.9,
                 beta2=0.99,
                 weight_decay=decay,
@@ -271,6 +282,8 @@ class Run:
         self.flat = Flat(vae)
         self.optimizer = AdamW(self.flat, plan.alpha)
         self._fused = fused_gradient(vae, plan.objective, plan.free_bits)
+        self._recorded: Recorded | None = None
+        self._records = self._fused is not None and plan.kl_warmup == 0.0 and can_record(vae.device)
 
     def epoch(self, rows: Rows) -> float:
         """One pass over the rows; the mean objective before each step, in nats."""
@@ -288,21 +301,38 @@ class Run:
 
     def _step(self, batch: Batch) -> Tensor:
         self._set_learning_rate()
-        bound = self._gradient(batch)
+        x = batch.x
+        size = (self.plan.n_samples, x.shape[0], self.vae.n_components)
+        eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
+        take = self._recorded_step(batch) if self._records else self._climb
+        bound = take(batch, eps)
+        self.step_number += 1
+        if self.step_number % AVERAGED_EVERY == 0:
+            self._average()
+        return bound
+
+    def _recorded_step(self, batch: Batch) -> Callable[[Batch, Tensor], Tensor]:
+        """For whole batches of complete rows, after some that warm the GPU up."""
+        whole = len(batch.x) == self.plan.batch_size and batch.observed is None
+        if not whole or self.step_number < UNRECORDED_STEPS:
+            return self._climb
+        if self._recorded is None:
+            size = (self.plan.n_samples, len(batch.x), self.vae.n_components)
+            self._recorded = Recorded(self._climb, batch, size)
+        return self._recorded
+
+    def _climb(self, batch: Batch, eps: Tensor) -> Tensor:
+        """Move the weights; returns the mean objective before."""
+        bound = self._gradient(batch, eps)
         with torch.inference_mode():  # the least overhead
             self._clip()
             self.optimizer.step()
             self.vae.likelihood.project()
-            self.step_number += 1
-            if self.step_number % AVERAGED_EVERY == 0:
-                self._average()
         return bound
 
-    def _gradient(self, batch: Batch) -> Tensor:
+    def _gradient(self, batch: Batch, eps: Tensor) -> Tensor:
         """The mean objective; minus its gradient is left in ``flat.grad``."""
         x, plan = batch.x, self.plan
-        size = (plan.n_samples, len(x), self.vae.n_components)
-        eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
         progress = self.step_number / self.n_steps
         if self._fused is not None:
             beta = warmed_beta(progress, plan.beta, plan.kl_warmup)

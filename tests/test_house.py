@@ -35,6 +35,7 @@ ORDER = [
     "_fused_likelihoods",
     "_fused",
     "_batches",
+    "_recorded",
     "_training",
     "_diagnostics",
     "_importance",
