@@ -6,6 +6,7 @@ The only minus sign of the package is here: optimisers minimise, bounds are maxi
 import copy
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -318,7 +319,16 @@ class Run:
             return self._climb
         if self._recorded is None:
             size = (self.plan.n_samples, len(batch.x), self.vae.n_components)
-            self._recorded = Recorded(self._climb, batch, size)
+            try:
+                self._recorded = Recorded(self._climb, batch, size)
+            except RuntimeError as error:
+                warnings.warn(
+                    f"The GPU could not record a training step, so each is launched anew: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                self._records = False
+                return self._climb
         return self._recorded
 
     def _climb(self, batch: Batch, eps: Tensor) -> Tensor:
