@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ._column_likelihoods import ColumnLikelihoods
 from ._columns import CELL_LIMIT
 from ._fused_likelihoods import blocks_of, gradient_place
 from ._networks import ACTIVATIONS, CODE_LIMIT, MLP, Decoder, Dense, Encoder, tame, tame_
-from ._products import NARROW, is_large, onednn_linear
+from ._products import NARROW, is_large, is_short, onednn_linear
 from ._vae import VAE
+from .likelihoods import Likelihood
 from .priors import StandardNormal
 
 # (x, observed, weight, eps, beta) -> the bound, a mean over the rows; minus its gradient is left in
@@ -59,7 +61,15 @@ def fused_gradient(vae: VAE, objective: str, free_bits: float) -> Gradient | Non
         return None
     # Whoever inherits may compute something else.
     built_in = (type(vae), type(vae.encoder), type(vae.decoder)) == (VAE, Encoder, Decoder)
-    return _FusedElbo(vae) if built_in and type(vae.prior) is StandardNormal else None
+    if not built_in or type(vae.prior) is not StandardNormal or _share(vae.likelihood):
+        return None
+    return _FusedElbo(vae)
+
+
+def _share(likelihood: Likelihood) -> bool:
+    """Whether parts of it have a parameter in common, whose gradient is a sum."""
+    parts = likelihood.parts if isinstance(likelihood, ColumnLikelihoods) else [likelihood]
+    return sum(len(list(part.parameters())) for part in parts) > len(list(likelihood.parameters()))
 
 
 class _Layer:
@@ -70,7 +80,7 @@ class _Layer:
         self.weight_grad = gradient_place(dense.weight)[where]
         self.bias_grad = gradient_place(dense.bias)[where]
         self.transposed = self.weight.T
-        self.is_large = False
+        self.is_large = self.is_short = False
         n_out, n_in = self.weight.shape
         self.is_tall = n_out >= 2 * n_in and n_in <= 2 * NARROW
 
@@ -78,6 +88,9 @@ class _Layer:
         self.is_large = is_large(n_rows, self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.is_short:  # bfloat16 factors, for the products of ``backward`` too
+            self.short_x, self.short_weight = x.bfloat16(), self.weight.bfloat16()
+            return self.bias + torch.mm(self.short_x, self.short_weight.T)
         if self.is_large:
             return onednn_linear(x, self.weight, self.bias)
         return torch.addmm(self.bias, x, self.transposed)
@@ -86,6 +99,10 @@ class _Layer:
         """The gradients of W and b."""
         torch.sum(g, 0, out=self.bias_grad)
         place = self.weight_grad
+        if self.is_short:
+            self.short_g = g.bfloat16()
+            place.copy_(torch.mm(self.short_g.T, self.short_x))
+            return
         if self.is_tall:  # g^T x by its transpose: a third of the time
             g, x, place = x, g, place.T
         if self.is_large:
@@ -96,6 +113,9 @@ class _Layer:
             torch.mm(g.T, x, out=place)
 
     def input_gradient(self, g: Tensor) -> Tensor:
+        """After ``backward`` of the same g."""
+        if self.is_short:
+            return torch.mm(self.short_g, self.short_weight).float()
         return onednn_linear(g, self.transposed) if self.is_large else torch.mm(g, self.weight)
 
     def add_input_gradient(self, g: Tensor, total: Tensor) -> None:
@@ -116,6 +136,7 @@ class _Layers:
     def expect(self, n_rows: int) -> None:
         for layer in (*self.hidden, self.last):
             layer.expect(n_rows)
+            layer.is_short = is_short(n_rows, layer.weight)  # the linear maps stay exact
 
     def forward(self, x: Tensor) -> Tensor:
         self.inputs, self.before = [x], []
@@ -198,7 +219,9 @@ class _FusedEncoder:
     def _through_missing(self, g_loc: Tensor, g_x: Tensor | None, seen: Tensor) -> Tensor:
         """The gradient of A x + a: also by what the MLP sees in place of missing values."""
         if g_x is not None:
-            slope = (1.0 - (self.robust / CELL_LIMIT).square()).pow_(1.5).mul_(self.slope)
+            # Of tame, by its value, which may be rounded to a little more than the limit.
+            slope = 1.0 - (self.robust / CELL_LIMIT).square()
+            slope = slope.clamp_(min=0.0).pow_(1.5).mul_(self.slope)
             g_x = (g_x[:, : slope.shape[1]] * slope).masked_fill_(seen, 0.0)
             g_loc = torch.addmm(g_loc, g_x, self.encoder.loadings)
         return self.fewer.pull(g_loc)

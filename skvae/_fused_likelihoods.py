@@ -119,7 +119,8 @@ def _by_autograd(likelihood: Likelihood) -> BlockGradient:
         with torch.inference_mode(False), torch.enable_grad():
             # Copies: what was made in inference mode cannot be differentiated.
             x, count, by = x.clone(), count.clone(), raw.clone().requires_grad_()
-            total = (likelihood.log_prob(x, by) * count).sum()
+            log_p = likelihood.log_prob(x, by)  # of a cell that counts nothing it may be infinite
+            total = (torch.where(count > 0.0, log_p, 0.0) * count).sum()
             found = torch.autograd.grad(total, [by, *parameters], materialize_grads=True)
         for place, own in zip([g, *places], found, strict=True):
             torch.neg(own, out=place)

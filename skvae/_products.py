@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 LARGE = 1.5e6  # multiplications
+SHORT = 8e6
 NARROW = 32  # columns: of fewer MKL makes slow work
 
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -22,11 +23,24 @@ def is_large(n_rows: int, weight: Tensor) -> bool:
     return fits and n_rows * weight.numel() >= smallest and not _already_onednn()
 
 
+def is_short(n_rows: int, weight: Tensor) -> bool:
+    """Whether such products are to have bfloat16 factors: where the setting allows it, and it pays.
+
+    The setting alone rounds nothing on processors that multiply them but not by tiles.
+    """
+    fits = weight.dtype == torch.float32 and weight.device.type == "cpu"
+    pays = n_rows * weight.numel() >= SHORT and min(weight.shape) > NARROW
+    return fits and pays and _precision() == "bf16" and torch.cpu._is_avx512_bf16_supported()
+
+
 def _already_onednn() -> bool:
     """Whether ``torch.mm`` itself calls oneDNN, and then writes where it is told to; or nothing."""
+    return _precision() in ("bf16", "tf32") or not torch.backends.mkldnn.is_available()
+
+
+def _precision() -> str:
     setting = getattr(torch.backends.mkldnn, "matmul", None)
-    shortens = getattr(setting, "fp32_precision", "none") in ("bf16", "tf32")
-    return shortens or not torch.backends.mkldnn.is_available()
+    return str(getattr(setting, "fp32_precision", "none"))
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

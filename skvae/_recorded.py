@@ -1,11 +1,14 @@
 """A step of training that a GPU records once and repeats: one launch in place of some hundred."""
 
+import threading
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from ._batches import Batch
+
+_one_at_a_time = threading.Lock()
 
 
 class Recorded:
@@ -26,7 +29,7 @@ class Recorded:
     ) -> None:
         self.batch = Batch(batch.x.clone(), None, batch.weight.clone())
         self.eps = batch.x.new_zeros(size)
-        self._replay = record(lambda: step(self.batch, self.eps))
+        self._replay = record(lambda: step(self.batch, self.eps), batch.x.device)
 
     def __call__(self, batch: Batch, eps: Tensor) -> Tensor:
         self.batch.x.copy_(batch.x)
@@ -39,14 +42,21 @@ def can_record(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def record(launch: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def record(launch: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
     """What repeats the GPU's part of ``launch``; recording does none of it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = launch()
+    with torch.cuda.device(device), _one_at_a_time:
+        stream = torch.cuda.current_stream()
+        try:
+            # Other threads may go on with theirs.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                result = launch()
+        finally:
+            torch.cuda.set_stream(stream)  # after a failure it might be the recording's
 
     def replay() -> Tensor:
-        graph.replay()
+        with torch.cuda.device(device):
+            graph.replay()
         return result
 
     return replay

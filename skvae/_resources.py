@@ -15,7 +15,7 @@ from threadpoolctl import ThreadpoolController
 # waiting for a second one costs more than it computes (10 times more on a busy machine).
 ONE_THREAD_WORK = 5e8
 # Below this a step's overhead hides any gain from shorter products.
-BFLOAT16_WORK = 2e8
+BFLOAT16_WORK = 5e7
 BFLOAT16_SPEEDUP = 4.0
 
 

@@ -26,7 +26,7 @@ State = dict[str, Tensor]
 MAX_GRADIENT_NORM = 5.0  # of the mean bound of a batch
 WARMUP_STEPS = 50
 LONGEST_MEMORY = 0.995  # of the weights' moving average, per step
-UNRECORDED_STEPS = 3  # of a GPU
+UNRECORDED_STEPS = 3  # of a GPU: its libraries set themselves up, which is not to be recorded
 AVERAGED_EVERY = 4  # steps: on wide layers the average takes as long as a tenth of the optimiser
 SMALL_TABLE = 500  # distinct rows
 N_FOLDS = 5
@@ -236,8 +236,10 @@ class AdamW:
     """
 
     def __init__(self, flat: Flat, alpha: float) -> None:
-        # On a GPU a tensor: there a recorded step looks it up.
-        self._rate: float | Tensor = 0.0 if flat.live.is_cpu else flat.live.new_zeros(())
+        # On a GPU a tensor, always of float32: there a recorded step looks it up.
+        self._rate: float | Tensor = 0.0
+        if not flat.live.is_cpu:
+            self._rate = torch.zeros((), dtype=torch.float32, device=flat.live.device)
         self.moments = {key: torch.zeros_like(flat.live) for key in ("exp_avg", "exp_avg_sq")}
         self.n_steps = torch.zeros((), device=flat.live.device)
         vectors = (flat.live, flat.grad, *self.moments.values())
@@ -284,6 +286,7 @@ class Run:
         self.optimizer = AdamW(self.flat, plan.alpha)
         self._fused = fused_gradient(vae, plan.objective, plan.free_bits)
         self._recorded: Recorded | None = None
+        self._n_unrecorded = 0
         self._records = self._fused is not None and plan.kl_warmup == 0.0 and can_record(vae.device)
 
     def epoch(self, rows: Rows) -> float:
@@ -315,7 +318,8 @@ class Run:
     def _recorded_step(self, batch: Batch) -> Callable[[Batch, Tensor], Tensor]:
         """For whole batches of complete rows, after some that warm the GPU up."""
         whole = len(batch.x) == self.plan.batch_size and batch.observed is None
-        if not whole or self.step_number < UNRECORDED_STEPS:
+        if not whole or self._n_unrecorded < UNRECORDED_STEPS:
+            self._n_unrecorded += 1
             return self._climb
         if self._recorded is None:
             size = (self.plan.n_samples, len(batch.x), self.vae.n_components)

@@ -97,7 +97,7 @@ class Likelihood(nn.Module, ABC):
         return type(self)(**{name: value for name, value in known.items() if name in asked})
 
     def features(self, x: Tensor) -> Tensor:  # (..., D) -> (..., P)
-        """What the encoder and the linear fit see of x."""
+        """What the encoder and the linear fit see of x: nothing that is learned."""
         return x
 
     def feature_mean(self, raw: Tensor) -> Tensor:  # (..., P) -> (..., P)

@@ -1,12 +1,13 @@
 """The gradient by hand against autograd's of the one definition of the bound."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from torch.testing import assert_close
 
-from skvae import _training
+from skvae import _fused, _products, _training
 from skvae._batches import Batch
 from skvae._bounds import elbo
 from skvae._column_likelihoods import ColumnLikelihoods
@@ -15,7 +16,14 @@ from skvae._networks import ACTIVATIONS
 from skvae._training import Plan, Run, objective
 from skvae._vae import VAE
 from skvae.likelihoods import LIKELIHOODS as KINDS
-from skvae.likelihoods import Bernoulli, Categorical, Gaussian
+from skvae.likelihoods import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Likelihood,
+    LinearStart,
+    Support,
+)
 from skvae.priors import StandardNormal
 
 D, K, N = 7, 3, 11
@@ -133,6 +141,110 @@ def test_the_gradient_is_autograds_for_each_network_and_likelihood(likelihood, h
 @pytest.mark.parametrize("likelihood", ["columns of one noise", "numbers and switches"])
 def test_the_gradient_is_autograds_for_each_bound(likelihood, n_samples, weighted, beta):
     _assert_same(_vae(likelihood), n_samples, weighted, beta)
+
+
+@pytest.mark.parametrize("pattern", ["some cells", None])
+@pytest.mark.parametrize("hidden", [(32,), (40, 6)])
+@pytest.mark.parametrize("likelihood", ["columns of one noise", "numbers among categories"])
+def test_products_by_onednn_are_the_products(likelihood, hidden, pattern, monkeypatch):
+    monkeypatch.setattr(_products, "LARGE", 0.0)
+    used = []
+    onednn = _fused.onednn_linear
+    monkeypatch.setattr(_fused, "onednn_linear", lambda *args: used.append(1) or onednn(*args))
+    vae = _vae(likelihood, hidden, may_miss=[True] * D)
+    x, *rest = _batch(vae)
+    expected = fused_gradient(vae, "elbo", 0.0)(x, SEEN.get(pattern), *rest, 1.0)
+    gradients = [p.grad for p in vae.parameters()]
+    assert not used  # in float64
+    vae.zero_grad()
+    single = vae.float()
+    x, *rest = (value.float() for value in (x, *rest))
+    bound = fused_gradient(single, "elbo", 0.0)(x, SEEN.get(pattern), *rest, 1.0)
+    assert used
+    assert_close(bound.double(), expected, rtol=1e-5, atol=1e-5)
+    for parameter, exact in zip(single.parameters(), gradients, strict=True):
+        error = torch.linalg.vector_norm(parameter.grad - exact)
+        assert error < 1e-4 * torch.linalg.vector_norm(exact)
+
+
+@pytest.mark.parametrize("wild", [1e4, 1e8, 1e12])
+def test_the_gradient_is_autograds_where_wild_rows_miss_something(wild):
+    vae, observed = _vae(may_miss=[True] * D), SEEN["some cells"]
+    x, weight, eps = _batch()
+    x[2] *= wild
+    x[3] *= -wild
+    weight[2:4] = 1e-9  # the others show
+    bound = fused_gradient(vae, "elbo", 0.0)(x, observed, weight, eps, 1.0)
+    by_hand = [p.grad.clone() for p in vae.parameters()]
+    vae.zero_grad()
+    (-(elbo(vae(x, observed, eps)) * weight).mean()).backward()
+    assert torch.isfinite(bound)
+    for own, parameter in zip(by_hand, vae.parameters(), strict=True):
+        assert_close(own, parameter.grad, rtol=1e-6, atol=1e-6 * float(parameter.grad.abs().sum()))
+
+
+class Rayleigh(Likelihood):
+    """No density at 0, which stands where a value is missing."""
+
+    support = Support(1e-30, math.inf, "positive numbers")
+
+    def log_prob(self, x, raw):
+        return torch.log(x) - 2.0 * raw - 0.5 * x.square() * torch.exp(-2.0 * raw)
+
+    def mean(self, raw):
+        return torch.exp(raw)
+
+    def sample(self, raw, generator):
+        return self.mean(raw)
+
+    def information(self, raw):
+        return torch.full_like(raw, 4.0)
+
+    def start(self, x, weight, fit):
+        return LinearStart(1.0 / fit.mean, torch.log(fit.mean), fit.scale.square())
+
+
+def test_what_is_missing_counts_nothing_where_it_has_no_density():
+    vae, observed = _vae(Rayleigh(), may_miss=[True] * D), SEEN["some cells"]
+    x, *rest = _batch()
+    filled = fused_gradient(vae, "elbo", 0.0)(x, observed, *rest, 1.0)
+    empty = fused_gradient(vae, "elbo", 0.0)(torch.where(observed, x, 0.0), observed, *rest, 1.0)
+    assert_close(empty, filled)
+    assert all(bool(torch.isfinite(p.grad).all()) for p in vae.parameters())
+
+
+def test_parts_with_a_common_parameter_are_left_to_autograd():
+    one, other = Gaussian("shared", 3), Gaussian("shared", 4)
+    parts = (one, [0, 1, 2]), (other, [3, 4, 5, 6])
+    assert fused_gradient(_vae(_columns(*parts)), "elbo", 0.0) is not None
+    other.log_scale = one.log_scale
+    assert fused_gradient(_vae(_columns(*parts)), "elbo", 0.0) is None
+
+
+shortens = pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="This processor multiplies no bfloat16."
+)
+
+
+@shortens
+@pytest.mark.parametrize("hidden", [(), (48,), (40, 56)])
+@pytest.mark.parametrize("likelihood", ["columns of one noise", "numbers among categories"])
+def test_short_factors_round_the_mlps_products_alone(likelihood, hidden, monkeypatch):
+    monkeypatch.setattr(_products, "SHORT", 0.0)
+    monkeypatch.setattr(_products, "NARROW", 0)
+    gradients = []
+    for short in (False, True):
+        monkeypatch.setattr(
+            _products, "_precision", lambda short=short: "bf16" if short else "none"
+        )
+        vae, (x, *rest) = _vae(likelihood, hidden).float(), _batch(dtype=torch.float32)
+        x[:, [0, 5]] = torch.floor(2.0 * x[:, [0, 5]])
+        bound = fused_gradient(vae, "elbo", 0.0)(x, None, *rest, 1.0)
+        gradients.append([bound, *(p.grad.clone() for p in vae.parameters())])
+    for exact, short in zip(*gradients, strict=True):
+        error = torch.linalg.vector_norm(short - exact) / torch.linalg.vector_norm(exact)
+        assert error < (0.1 if hidden else 1e-6)
+    assert not hidden or gradients[0][0] != gradients[1][0]
 
 
 SEEN = {

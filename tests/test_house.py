@@ -67,6 +67,7 @@ CORE |= {
     "_diagnostics",
     "_importance",
     "_aggregate",
+    "_recorded",
     "_batches",
 }
 CORE |= {"_training", "_fitting"}

@@ -44,7 +44,7 @@ def records(monkeypatch):
     """Recordings that are made here, where what is recorded can only be done again."""
     made = []
     monkeypatch.setattr(_training, "can_record", lambda device: True)
-    monkeypatch.setattr(_recorded, "record", lambda launch: made.append(launch) or launch)
+    monkeypatch.setattr(_recorded, "record", lambda launch, device: made.append(launch) or launch)
     return made
 
 
@@ -73,7 +73,7 @@ def test_the_first_steps_and_the_rest_of_the_rows_are_not_recorded(records):
 
 
 def test_a_gpu_that_cannot_record_trains_on_and_says_so(records, monkeypatch):
-    def fail(launch):
+    def fail(launch, device):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     bounds, _ = _run(plan=replace(PLAN, batch_size=15))
@@ -82,6 +82,26 @@ def test_a_gpu_that_cannot_record_trains_on_and_says_so(records, monkeypatch):
         again, _ = _run(plan=replace(PLAN, batch_size=15))
     assert again == bounds
     assert len(told) == 1
+
+
+def test_a_resumed_run_warms_up_anew(records):
+    memory = _run(1)[1].memory()
+    resumed = Run(_vae(), PLAN, torch.Generator().manual_seed(2), N)
+    resumed.resume(memory)
+    resumed.epoch(_rows())
+    assert records == []
+
+
+def test_a_recording_reads_each_batch_where_the_first_one_was(records):
+    def step(batch, eps):
+        return (batch.x.sum(1) * batch.weight).sum() + eps.sum()
+
+    batches = [
+        (Batch(torch.full((4, 2), v), None, torch.full((4,), v)), torch.full((1, 4, 3), v))
+        for v in (1.0, 2.0)
+    ]
+    take = _recorded.Recorded(step, batches[0][0], (1, 4, 3))
+    assert [float(take(*batch)) for batch in batches] == [float(step(*b)) for b in batches]
 
 
 def test_a_learning_rate_that_is_looked_up_is_that_rate():

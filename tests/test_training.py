@@ -375,6 +375,17 @@ def test_a_wild_row_does_not_destroy_the_fit(wine, wild):
     assert clean.measure(wine.vae)[0] > before - 3.0
 
 
+def test_an_average_over_several_steps_forgets_as_much_as_one_for_each(wine):
+    run = _run(wine)
+    run.flat.mean.zero_()
+    run.flat.live.fill_(1.0)
+    run.step_number, run._averaged_step = 10_000, 9_996
+    run._average()
+    assert run.flat.mean.numpy() == pytest.approx(1.0 - 0.995**4)
+    run._average()  # no step since
+    assert run.flat.mean.numpy() == pytest.approx(1.0 - 0.995**4)
+
+
 def _learning_rates(start, n_steps, **plan):
     run, rates = _run(start, n_steps, batch_size=10_000, **plan), []
     for _ in range(n_steps):
