@@ -285,6 +285,8 @@ class Run:
         self.flat = Flat(vae)
         self.optimizer = AdamW(self.flat, plan.alpha)
         self._fused = fused_gradient(vae, plan.objective, plan.free_bits)
+        # What each step needs, looked up once: a module's attributes take long to find.
+        self._n_components, self._project = vae.n_components, vae.likelihood.project
         self._recorded: Recorded | None = None
         self._n_unrecorded = 0
         self._records = self._fused is not None and plan.kl_warmup == 0.0 and can_record(vae.device)
@@ -306,7 +308,7 @@ class Run:
     def _step(self, batch: Batch) -> Tensor:
         self._set_learning_rate()
         x = batch.x
-        size = (self.plan.n_samples, x.shape[0], self.vae.n_components)
+        size = (self.plan.n_samples, x.shape[0], self._n_components)
         eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
         take = self._recorded_step(batch) if self._records else self._climb
         bound = take(batch, eps)
@@ -322,7 +324,7 @@ class Run:
             self._n_unrecorded += 1
             return self._climb
         if self._recorded is None:
-            size = (self.plan.n_samples, len(batch.x), self.vae.n_components)
+            size = (self.plan.n_samples, len(batch.x), self._n_components)
             try:
                 self._recorded = Recorded(self._climb, batch, size)
             except RuntimeError as error:
@@ -341,19 +343,18 @@ class Run:
         with torch.inference_mode():  # the least overhead
             self._clip()
             self.optimizer.step()
-            self.vae.likelihood.project()
+            self._project()
         return bound
 
     def _gradient(self, batch: Batch, eps: Tensor) -> Tensor:
         """The mean objective; minus its gradient is left in ``flat.grad``."""
-        x, plan = batch.x, self.plan
-        progress = self.step_number / self.n_steps
+        plan, progress = self.plan, self.step_number / self.n_steps
         if self._fused is not None:
             beta = warmed_beta(progress, plan.beta, plan.kl_warmup)
-            return self._fused(x, batch.observed, batch.weight, eps, beta)
+            return self._fused(*batch, eps, beta)
         self.flat.grad.zero_()
         with torch.enable_grad():
-            terms = self.vae(x, batch.observed, eps)
+            terms = self.vae(batch.x, batch.observed, eps)
             bound = (objective(terms, plan, progress) * batch.weight).mean()
             loss = -bound
         loss.backward()

@@ -12,6 +12,7 @@ import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Literal, NamedTuple
 
 import torch
@@ -132,9 +133,8 @@ class Likelihood(nn.Module, ABC):
 
     def project(self) -> None:
         """Return to the admissible parameters, ``limits``, after an optimiser step."""
-        with torch.no_grad():
-            for name, lower, upper in self.limits:
-                self.get_parameter(name).clamp_(lower, upper)
+        for name, lower, upper in self.limits:
+            attrgetter(name)(self).detach().clamp_(lower, upper)
 
 
 class Gaussian(Likelihood):
