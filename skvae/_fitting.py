@@ -225,11 +225,14 @@ def plan_for(parameters: Parameters, n_rows: int) -> Plan:
     batch_size = _batch_size(parameters, n_rows)
     max_epochs = _max_epochs(parameters, n_rows, batch_size)
     n_steps = max_epochs * -(-n_rows // batch_size)
+    learning_rate = _learning_rate(parameters, n_steps) * (batch_size / 128) ** 0.5
+    # The way that decay can take a weight is no longer in a run that is.
+    longer = learning_rate * n_steps / (LEARNING_RATE * TRAINING_STEPS)
     return Plan(
         max_epochs=max_epochs,
         batch_size=batch_size,
-        learning_rate=_learning_rate(parameters, n_steps) * (batch_size / 128) ** 0.5,
-        alpha=parameters["alpha"],
+        learning_rate=learning_rate,
+        alpha=parameters["alpha"] / max(longer, 1.0),
         beta=parameters["beta"],
         kl_warmup=parameters["kl_warmup"],
         free_bits=parameters["free_bits"],

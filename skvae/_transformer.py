@@ -113,7 +113,8 @@ class VAETransformer(
     free_bits : float, default=0.0
         KL divergence, in nats, that each component may have for free [5]_.
     alpha : float, default=0.3
-        Decoupled weight decay of the hidden layers. It pulls towards the linear start.
+        Decoupled weight decay of the hidden layers, which pulls towards the linear start. It is
+        divided by how much further a run goes (steps times their size) than 1800 steps of 0.005.
     batch_size : int or "auto", default="auto"
         Rows in a step. ``"auto"`` is 128 below 10,000 rows, 512 below 100,000, else 2048.
     learning_rate_init : float or "auto", default="auto"

@@ -568,6 +568,23 @@ def test_the_automatic_learning_rate_makes_up_for_few_steps(n_rows, parameters, 
     assert fitting.plan_for(chosen, n_rows).learning_rate == pytest.approx(expected)
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "parameters", "expected"),
+    [
+        (1280, {}, 0.3),
+        (1280, {"max_iter": 10}, 0.3),  # a shorter run
+        (1280, {"max_iter": 1800}, 0.03),
+        (1280, {"max_iter": 180, "learning_rate_init": 0.01}, 0.15),
+        (5120, {"max_iter": 180, "batch_size": 512}, 0.15),  # larger steps, as many
+        (1280, {"max_iter": 1800, "alpha": 1.0}, 0.1),
+        (1280, {"max_iter": 0}, 0.3),
+    ],
+)
+def test_weight_decay_takes_no_weight_further_in_a_longer_run(n_rows, parameters, expected):
+    chosen = VAETransformer(**parameters).get_params(deep=False)
+    assert fitting.plan_for(chosen, n_rows).alpha == pytest.approx(expected)
+
+
 def test_a_short_run_gets_further_than_at_the_rate_of_a_long_one():
     train, test = DIGITS[:1200], DIGITS[1200:]
     short = {"max_iter": 10, "early_stopping": False}
