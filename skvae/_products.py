@@ -1,6 +1,6 @@
-"""Matrix products outside autograd: large ones of float32 by oneDNN.
+"""Matrix products outside autograd: how large ones of float32 are to be done.
 
-On AMD's processors it takes half the time of MKL, once the product outweighs the call; on others
+On AMD's processors oneDNN takes half the time of MKL, once the product outweighs the call; on others
 it is no slower. The precision set for oneDNN's products holds there as for ``torch.mm``.
 """
 

@@ -103,8 +103,8 @@ def _one_thread() -> None:
 def training_resources(work: float, precision: str) -> Iterator[None]:
     """For steps of ``work`` multiplications: bfloat16 products if they pay, and enough threads.
 
-    Sums, weights and everything else stay float32: only the factors of matrix products are
-    rounded, by oneDNN, on processors that have the instruction.
+    Sums and weights stay float32: only the factors of matrix products are rounded, and what the
+    gradient by hand gets from the MLPs' large ones, on processors that have the instruction.
     """
     shorten = precision == "auto" and work >= BFLOAT16_WORK and _multiplies_bfloat16()
     with (

@@ -140,8 +140,8 @@ class VAETransformer(
         Let ``fit`` go on from the previous fit's weights and scaling.
     precision : {"auto", "float32", "float64"}, default="auto"
         Precision of training. ``"auto"`` is float32, with bfloat16 factors in the products of
-        large layers where the processor multiplies those. Scores and codes are always evaluated
-        in float64.
+        large layers where the processor multiplies those. Scores are evaluated in float64, and so
+        are codes, but for many rows of float32.
     device : str, default="auto"
         A torch device; ``"auto"`` is a GPU where there is one. ``transform`` of complete rows of
         numbers stays on the processor.
