@@ -1,7 +1,7 @@
 """Matrix products outside autograd: how large ones of float32 are to be done.
 
-On AMD's processors oneDNN takes half the time of MKL, once the product outweighs the call; on others
-it is no slower. The precision set for oneDNN's products holds there as for ``torch.mm``.
+On AMD's processors oneDNN takes half the time of MKL, once the product outweighs the call; on
+others it is no slower. The precision set for oneDNN's products holds there as for ``torch.mm``.
 """
 
 from typing import Any
