@@ -45,7 +45,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
 from skvae import VAETransformer
-from skvae._products import onednn_linear
+from skvae._model.products import onednn_linear
 
 N_COMPONENTS = 10
 EPOCHS = 20
@@ -128,7 +128,7 @@ def held_out_elbo(vae, X):
 def scaled_task(train, held_out):
     """What the peers get: ours' scaling and network, and their clock's held-out rows."""
     start = ours(max_iter=0, likelihood="gaussian").fit(train)
-    columns = start._columns
+    columns = start.model_.columns
     x, x_held_out = (columns.encode(X)[0].astype(np.float32) for X in (train, held_out))
     log_jacobian = float(columns.log_jacobian.sum())
     return _task(x, x_held_out, log_jacobian, ())
@@ -288,15 +288,17 @@ STEPS = {  # rows, columns, hidden layers, batch
 def our_epoch(X, hidden, batch):
     """One epoch of skvae's own training run, in the resources that fit takes; and its module."""
     from skvae import _fitting as fitting
+    from skvae._inputs import given
     from skvae._resources import enough_threads, training_resources
-    from skvae._training import Run
+    from skvae._training.loop import Run
+    from skvae._training.plan import plan_for
 
     vae = ours(hidden_layer_sizes=hidden, batch_size=batch, max_iter=100, likelihood="gaussian")
-    vae.fit(X[:600])  # feature names and their number
     parameters = vae.get_params(deep=False)
-    _, _, start, rows = vae._prepare(X, np.ones(len(X)), 0, False)
-    plan = fitting.plan_for(parameters, len(rows))
-    work = fitting.work_per_step(start, plan, len(rows))
+    prepared = fitting.prepare(parameters, given(vae, X).rows, 0, None)
+    start, rows = prepared.vae, prepared.rows
+    plan = plan_for(parameters, len(rows))
+    work = plan.work_per_step(start, len(rows))
     generator = fitting.generator_for(parameters, 0)
     run = Run(fitting.trainable(parameters, start), plan, generator, len(rows))
 

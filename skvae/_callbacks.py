@@ -15,31 +15,46 @@ except ImportError:
         return method
 
 
-class FitTask:
-    """The task "fit" of an estimator, as its callbacks see it: one subtask for each epoch."""
+class Audience:
+    """Who is told of the epochs of a fit: scikit-learn's callbacks, and the screen if ``verbose``.
+
+    To callbacks the fit is a task with a subtask for each epoch.
+    """
 
     def __init__(self, estimator: Any, X: Any, y: Any) -> None:
         self.estimator = estimator
         self.data = {"X": X, "y": y}
+        self.attributes_of: Callable[[Any], dict[str, Any]] = lambda fitted: {}
         has_callbacks = hasattr(estimator, "_init_callback_context")
         self.context = estimator._init_callback_context() if has_callbacks else None
 
-    def begin(self, n_epochs: int) -> None:
+    def begin(self, max_epochs: int) -> None:
+        """Hear how many epochs there may be."""
+        self.max_epochs = max_epochs
         if self.context is not None:
-            self.context.max_subtasks = n_epochs  # known only now: it depends on the rows
+            self.context.max_subtasks = max_epochs  # known only now: it depends on the rows
             self.context.call_on_fit_task_begin(estimator=self.estimator, **self.data)
 
-    def report_epoch(self, fitted: Callable[[], dict[str, Any]]) -> bool:
-        """Tell of one epoch; True if a callback asks to stop."""
-        if self.context is None:
+    def hear(self, epoch: Any, fitted: Callable[[], Any]) -> bool:
+        """Tell of one epoch, and what the model would be now; True if a callback asks to stop."""
+        if self.estimator.verbose:
+            print(
+                f"[{type(self.estimator).__name__}] epoch {epoch.number} of at most "
+                f"{self.max_epochs}: bound {epoch.bound:.3f}, held out {epoch.held_out:.3f} nats "
+                "a row"
+            )
+        if self.context is None or epoch.number == 0:
             return False
-        epoch = self.context.subcontext(task_name="epoch")
-        epoch.call_on_fit_task_begin(estimator=self.estimator, **self.data)
-        stop = epoch.call_on_fit_task_end(
-            estimator=self.estimator, reconstruction_attributes=fitted, **self.data
+        task = self.context.subcontext(task_name="epoch")
+        task.call_on_fit_task_begin(estimator=self.estimator, **self.data)
+        stop = task.call_on_fit_task_end(
+            estimator=self.estimator,
+            reconstruction_attributes=lambda: self.attributes_of(fitted()),
+            **self.data,
         )
         return bool(stop)
 
     def end(self) -> None:
+        """Tell that the fit is over."""
         if self.context is not None:
             self.context.call_on_fit_task_end(estimator=self.estimator, **self.data)

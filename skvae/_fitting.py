@@ -1,338 +1,341 @@
-"""From the estimator's parameters and rows to modules, training plans and fitted attributes.
+"""Rows and parameters to a fitted model: fit(parameters, rows, ...) -> Fitted and its history.
 
 ``parameters`` are those of ``VAETransformer.get_params``; nothing here knows the estimator itself.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.sparse import issparse
 
-from ._batches import DenseCells, Rows, encode_rows, merge_duplicates
-from ._column_likelihoods import ColumnLikelihoods
-from ._columns import (
-    CHUNK_CELLS,
-    CHUNK_ROWS,
-    Array,
-    Columns,
-    Limits,
-    fit_columns,
-    heavy_tailed,
-    measure,
-    share_one_unit,
-    two_valued,
+from ._fitted import Fitted, History, device_of, module_for, to_arrays, to_tensors
+from ._inference.scores import component_scales
+from ._model.vae import VAE, State
+from ._parameters import (
+    Parameters,
+    architecture_of,
+    categories_asked,
+    check_same_architecture,
+    per_column,
 )
-from ._frames import Column, Schema
-from ._parameters import INACTIVE_KL, NOISE_FLOOR, automatic_batch_size
-from ._resources import enough_threads
-from ._scoring import component_scales
-from ._start import start_linear
-from ._training import Outcome, Plan, Selection, State
-from ._vae import VAE, reordered
-from .likelihoods import (
-    LIKELIHOODS,
-    Categorical,
-    Gaussian,
-    Likelihood,
-    Ordinal,
-    Support,
-)
-from .priors import PRIORS
+from ._resources import enough_threads, training_resources
+from ._start.linear_start import start_linear
+from ._table.automatic import look_at
+from ._table.checks import Said, check_support
+from ._table.column import Array
+from ._table.columns import Columns, fit_columns
+from ._table.duplicates import merged
+from ._table.schema import LabelledRows, Schema, fit_schema
+from ._table.statistics import CHUNK_CELLS, CHUNK_ROWS
+from ._table.support import limits_of
+from ._training.loop import Run, worst_column
+from ._training.plan import Epoch, NonFiniteBoundError, Plan, plan_for
+from ._training.rows import DenseCells, Rows, encode_rows
+from ._training.selection import Outcome, climb, selection_for
+from .likelihoods._names import is_open, kind_of, kinds_of, name_of, supports_of
 
-TRAINING_STEPS = 1800  # that max_iter="auto" aims at: 40% more, at 0.003, gained nothing
-LEARNING_RATE = 0.005  # by batches of 128 rows
-FASTEST_RATE = 0.012  # 10 epochs gained 0.22 nats a column over the start for 0.15 of 0.003
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 
-Parameters = Mapping[str, Any]
+
+class Audience(Protocol):
+    """Whoever wants to be told of the epochs of a fit."""
+
+    def begin(self, max_epochs: int) -> None:
+        """Hear how many epochs there may be."""
+
+    def hear(self, epoch: Epoch, fitted: Callable[[], Fitted]) -> bool:
+        """Hear of an epoch, and what the model would be now; True stops the fit."""
 
 
-def device_of(parameters: Parameters) -> torch.device:
-    name = parameters["device"]
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+class Nobody:
+    """An audience that does not listen."""
+
+    def begin(self, max_epochs: int) -> None:
+        """Hear nothing."""
+
+    def hear(self, epoch: Epoch, fitted: Callable[[], Fitted]) -> bool:
+        """Hear nothing, and never stop."""
+        return False
+
+
+# -- fit --------------------------------------------------------------------------------------
+
+
+class Prepared(NamedTuple):
+    """All that training begins with."""
+
+    parameters: Parameters
+    names: list[str]  # of the columns, for messages
+    schema: Schema
+    columns: Columns
+    vae: VAE  # at its start, in float64
+    rows: Rows
+
+
+def fit(
+    parameters: Parameters,
+    rows: LabelledRows,
+    seed: int,
+    before: Fitted | None = None,
+    audience: Audience | None = None,
+) -> tuple[Fitted, History]:
+    """Fit a model to rows, or train the one from ``before`` further.
+
+    Parameters
+    ----------
+    parameters : dict
+        Of VAETransformer.
+    rows : LabelledRows
+        What to fit to.
+    seed : int
+        Of the hidden layers, held-out rows and noise.
+    before : Fitted, default=None
+        Whose weights and columns to go on with.
+    audience : Audience, default=None
+        Whom to tell of each epoch.
+
+    Returns
+    -------
+    fitted : Fitted
+        The model.
+    history : History
+        How it was trained.
+
+    Raises
+    ------
+    ValueError
+        If the rows are not admissible, or if the bound becomes infinite.
+    """
+    audience = audience or Nobody()
+    prepared = prepare(parameters, rows, seed, before)
+    plan = plan_for(parameters, len(prepared.rows))
+    audience.begin(plan.max_epochs)
+
+    def watch(epoch: Epoch) -> bool:
+        return audience.hear(epoch, lambda: describe(prepared, epoch.snapshot()))
+
+    work = plan.work_per_step(prepared.vae, len(prepared.rows))
+    with enough_threads(work):
+        with training_resources(work, parameters["precision"]):
+            outcome = _climbed(prepared, plan, seed, watch)
+        return describe(prepared, outcome.state), _history(outcome, prepared)
+
+
+def fit_one_epoch(
+    parameters: Parameters,
+    rows: LabelledRows,
+    seed: int,
+    before: tuple[Fitted, History] | None,
+) -> tuple[Fitted, History]:
+    """Train for one epoch over the rows, at a constant learning rate, with nothing held out."""
+    fitted, past = before or (None, History(0, 0, [], []))
+    prepared = prepare(parameters, rows, seed, fitted)
+    number, n_rows = past.n_epochs + 1, len(prepared.rows)
+    whole = plan_for({**parameters, "max_iter": "auto"}, n_rows)
+    plan = replace(whole, max_epochs=1, decay=False)
+    generator = generator_for(parameters, seed + number)  # fresh in each call
+    run = Run(trainable(parameters, prepared.vae), plan, generator, n_rows)
+    if fitted is not None and fitted.memory is not None:
+        run.resume(to_tensors(fitted.memory))
+    work = plan.work_per_step(prepared.vae, n_rows)
+    with enough_threads(work):
+        with training_resources(work, parameters["precision"]):
+            bound = run.epoch(prepared.rows)
+        if not (np.isfinite(bound) and run.is_finite()):
+            column = worst_column(prepared.vae, prepared.rows)
+            raise _not_finite(NonFiniteBoundError(number, column), prepared)
+        fitted = describe(prepared, run.snapshot(), run.memory())
+    outcome = Outcome(None, [bound], [], number, number, False)
+    history = _history(outcome, prepared)
+    return fitted, replace(history, losses=[*past.losses, *history.losses])
+
+
+def _climbed(prepared: Prepared, plan: Plan, seed: int, watch: Callable[[Epoch], bool]) -> Outcome:
+    parameters = prepared.parameters
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, TypeError, AssertionError) as error:
-        raise ValueError(
-            "The 'device' parameter of VAETransformer must be 'auto' or a torch device that is "
-            f"available here, such as 'cpu' or 'cuda'. Got {name!r} instead: {error}"
-        ) from None
-    return device
+        return climb(
+            trainable(parameters, prepared.vae),
+            prepared.rows,
+            plan,
+            selection_for(parameters, len(prepared.columns)),
+            generator=generator_for(parameters, seed),
+            watch=watch,
+        )
+    except NonFiniteBoundError as error:
+        raise _not_finite(error, prepared) from None
 
 
-def likelihood_of(name: Any, noise: str) -> Likelihood:
-    """The likelihood that a name stands for; an instance stands for itself."""
-    if isinstance(name, Likelihood):
-        return name
-    if name == "gaussian":
-        return Gaussian("per_column" if noise == "per_column" else "shared")
-    return LIKELIHOODS[name]()
-
-
-def column_likelihoods(parameters: Parameters, columns: Columns) -> ColumnLikelihoods:
-    """One block for each kind of likelihood among the columns."""
-    blocks: dict[Any, list[int]] = {}
-    for number, name in enumerate(columns.likelihoods):
-        blocks.setdefault(name, []).append(number)
-    floor = NOISE_FLOOR * columns.rms
-    kinds = ColumnLikelihoods(
-        [(likelihood_of(name, parameters["noise"]), numbers) for name, numbers in blocks.items()]
+def _not_finite(error: NonFiniteBoundError, prepared: Prepared) -> ValueError:
+    return ValueError(
+        f"The bound became infinite or nan in epoch {error.epoch}; the wildest values stand in "
+        f"column {prepared.names[error.column]}. Use a smaller learning_rate_init (now "
+        f"{prepared.parameters['learning_rate_init']}), or look for errors in that column."
     )
-    return kinds.for_columns(columns.n_levels, floor)
-
-
-def support_of(likelihood: Any) -> Support:
-    """What a likelihood asks of a column; "auto" has not been decided, and so asks nothing."""
-    if isinstance(likelihood, str) and likelihood == "auto":
-        return Gaussian.support
-    return likelihood_of(likelihood, "auto").support
-
-
-def supports_of(columns: Columns) -> list[Support]:
-    """Of each column."""
-    known = {likelihood: support_of(likelihood) for likelihood in set(columns.likelihoods)}
-    return [known[likelihood] for likelihood in columns.likelihoods]
-
-
-def limits_of(likelihoods: Sequence[Any]) -> Limits:
-    known = {likelihood: support_of(likelihood) for likelihood in set(likelihoods)}
-    supports = [known[likelihood] for likelihood in likelihoods]
-    return Limits(
-        np.array([support.lower for support in supports]),
-        np.array([support.upper for support in supports]),
-        np.array([support.whole for support in supports]),
-    )
-
-
-def takes_levels(likelihood: Any) -> bool:
-    """Whether a likelihood is of the levels of a category."""
-    return isinstance(likelihood_of(likelihood, "auto"), Categorical | Ordinal)
-
-
-def hidden_layer_sizes(value: Any, n_columns: int) -> tuple[int, ...]:
-    if isinstance(value, str):  # "auto"
-        return (128, 128) if n_columns < 100 else (256, 256)
-    return (int(value),) if isinstance(value, Integral) else tuple(int(size) for size in value)
-
-
-def module_for(parameters: Parameters, columns: Columns, n_components: int) -> VAE:
-    """A module of the shape that the parameters say, in float64, on their device."""
-    prior = parameters["prior"]
-    likelihood = column_likelihoods(parameters, columns)
-    n_features = len(likelihood.columns_of_features(len(columns.shift)))
-    vae = VAE(
-        columns.may_miss.tolist(),
-        n_components,
-        hidden_layer_sizes(parameters["hidden_layer_sizes"], n_features),
-        parameters["activation"],
-        likelihood,
-        PRIORS[prior]() if isinstance(prior, str) else copy.deepcopy(prior),
-    )
-    return vae.to(device_of(parameters), torch.float64)
 
 
 # -- before training --------------------------------------------------------------------------
 
 
-def merged(X: Any, weight: Array) -> tuple[Any, Array]:
-    """One row of each kind, in a copy, and how often it counts."""
-    index, weight = merge_duplicates(X, weight)
-    return X[index], weight
+def prepare(
+    parameters: Parameters, rows: LabelledRows, seed: int, before: Fitted | None
+) -> Prepared:
+    """Merge equal rows, encode them, and build the module at its start, in float64."""
+    if before is not None:
+        check_same_architecture("VAETransformer", before.architecture, parameters)
+        table = before.read(rows.X, parameters["handle_unknown"])
+        table, weight = merged(table, rows.weight)
+        schema, columns = before.schema, before.columns
+        vae = before.fresh_module(device_of(parameters["device"]))
+    else:
+        schema, asked, table = fit_table(parameters, rows)
+        table, weight = merged(table, rows.weight)
+        columns = columns_for(parameters, schema, asked, table, weight)
+        vae = module_at_start(parameters, columns, table, weight, seed)
+    encoded = rows_for(parameters, columns, table, weight, overwrite=True)
+    return Prepared(parameters, rows.names, schema, columns, vae, encoded)
+
+
+def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[Any], Any]:
+    """Learn the columns of X; return the likelihood asked for of each, and X as a table."""
+    n_columns = len(rows.names)
+    categories = categories_asked(parameters["categorical_features"], rows.labels, n_columns)
+    asked = per_column(parameters["likelihood"], rows.labels, n_columns)
+    for number, one in enumerate(asked):
+        if not is_open(one):
+            categories[number] = kind_of(one).takes_levels
+    schema, table = fit_schema(
+        rows.X, rows.weight, categories, parameters["max_categories"], rows.names
+    )
+    supports = supports_of(asked)
+    needs = [support.description for support in supports]
+    said = Said(rows.names, [name_of(one) for one in asked], needs)
+    strict = np.zeros(n_columns, dtype=bool)
+    return schema, asked, check_support(table, limits_of(supports), strict, said)
 
 
 def columns_for(
-    parameters: Parameters,
-    schema: Schema,
-    asked: Sequence[Any],
-    X: Any,
-    weight: Array,
-    column_name: Callable[[int], str] = str,
+    parameters: Parameters, schema: Schema, asked: list[Any], table: Any, weight: Array
 ) -> Columns:
     """Choose each column's likelihood where "auto" was asked for, then shift and scale."""
-    moments = measure(X, weight, column_name)
-    binary = two_valued(X)
-    numbers = np.array([column.kind != "category" for column in schema.columns])
-    # Pixels that are only ever 0 or 1 among grey ones are no switches.
-    one_unit = bool(numbers.all()) and not issparse(X) and share_one_unit(X)
-    if one_unit and not binary.all():
-        binary = np.zeros_like(binary)
-    heavy = np.zeros(len(asked), dtype=bool)
-    if not one_unit and not issparse(X):
-        heavy = heavy_tailed(X)
-    likelihoods = [
-        _automatic(schema.columns[n], bool(binary[n]), bool(heavy[n])) if name == "auto" else name
-        for n, name in enumerate(asked)
-    ]
-    known = {name: support_of(name).units for name in set(likelihoods)}
-    units = [known[name] for name in likelihoods]
-    limits = limits_of(likelihoods)
-    return fit_columns(
-        X, moments, likelihoods, units, schema.n_levels, parameters["scaling"], one_unit, limits
-    )
+    look = look_at(table, weight, schema.columns)
+    kinds = kinds_of(asked, look.natures, parameters["noise"], schema.n_levels)
+    return fit_columns(table, look, kinds, parameters["scaling"])
 
 
-def _automatic(column: Column, binary: bool, heavy: bool) -> str:
-    if column.kind == "category":
-        return "categorical"
-    if column.kind == "boolean" or binary:
-        return "bernoulli"
-    return "student_t" if heavy else "gaussian"
-
-
-def rows_for(
-    parameters: Parameters, columns: Columns, X: Any, weight: Array, overwrite: bool = False
-) -> Rows:
-    dtype = torch.float64 if parameters["precision"] == "float64" else torch.float32
-    cells = encode_rows(X, columns, dtype, device_of(parameters), overwrite)
-    share = torch.as_tensor(weight / weight.mean(), dtype=dtype, device=device_of(parameters))
-    return Rows(cells, share)
-
-
-def start(parameters: Parameters, columns: Columns, X: Any, weight: Array, seed: int) -> VAE:
-    """A module at its linear start, in float64."""
-    n_rows, n_columns = X.shape
+def module_at_start(
+    parameters: Parameters, columns: Columns, table: Any, weight: Array, seed: int
+) -> VAE:
+    """Build a module at its linear start, in float64."""
+    n_rows, n_columns = table.shape
     n_components = parameters["n_components"]
     if n_components == "auto":
         n_components = min(10, -(-n_columns // 3), -(-n_rows // 3))
-    vae = module_for(parameters, columns, int(n_components))
+    vae = module_for(architecture_of(parameters), columns, int(n_components))
+    vae = vae.to(device_of(parameters["device"]))
     with enough_threads(float(vae.n_features) ** 2 * CHUNK_ROWS):
-        start_linear(vae, columns, supports_of(columns), X, weight)
+        start_linear(vae, columns, table, weight)
     vae.initialise(torch.Generator().manual_seed(seed))
     return vae
 
 
-# -- training ---------------------------------------------------------------------------------
+def rows_for(
+    parameters: Parameters, columns: Columns, table: Any, weight: Array, overwrite: bool = False
+) -> Rows:
+    """Encode the rows of a table for training; ``overwrite`` lets them take its memory."""
+    device, dtype = device_of(parameters["device"]), _dtype(parameters)
+    cells = encode_rows(table, columns, dtype, device, overwrite)
+    return Rows(cells, torch.as_tensor(weight / weight.mean(), dtype=dtype, device=device))
 
 
 def trainable(parameters: Parameters, vae: VAE) -> VAE:
-    """A copy in the precision that training uses."""
-    dtype = torch.float64 if parameters["precision"] == "float64" else torch.float32
-    return copy.deepcopy(vae).requires_grad_(True).to(dtype)
+    """Copy a module in the precision that training uses."""
+    return copy.deepcopy(vae).requires_grad_(True).to(_dtype(parameters))
 
 
 def generator_for(parameters: Parameters, seed: int) -> torch.Generator:
-    return torch.Generator(device_of(parameters)).manual_seed(seed)
+    """Seed a generator on the device of training."""
+    return torch.Generator(device_of(parameters["device"])).manual_seed(seed)
 
 
-def plan_for(parameters: Parameters, n_rows: int) -> Plan:
-    batch_size = _batch_size(parameters, n_rows)
-    max_epochs = _max_epochs(parameters, n_rows, batch_size)
-    n_steps = max_epochs * -(-n_rows // batch_size)
-    learning_rate = _learning_rate(parameters, n_steps) * (batch_size / 128) ** 0.5
-    # The way that decay can take a weight is no longer in a run that is.
-    longer = learning_rate * n_steps / (LEARNING_RATE * TRAINING_STEPS)
-    return Plan(
-        max_epochs=max_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        alpha=parameters["alpha"] / max(longer, 1.0),
-        beta=parameters["beta"],
-        kl_warmup=parameters["kl_warmup"],
-        free_bits=parameters["free_bits"],
-        objective=parameters["objective"],
-        n_samples=parameters["n_train_samples"],
-    )
-
-
-def selection_for(parameters: Parameters, n_columns: int) -> Selection:
-    return Selection(
-        early_stopping=bool(parameters["early_stopping"]),
-        validation_fraction=parameters["validation_fraction"],
-        patience=parameters["n_iter_no_change"],
-        tol=parameters["tol"] * n_columns,
-    )
-
-
-def work_per_step(vae: VAE, plan: Plan, n_rows: int) -> float:
-    """Multiplications, about."""
-    n_parameters = sum(p.numel() for p in vae.parameters())
-    return 3.0 * n_parameters * min(plan.batch_size, n_rows) * plan.n_samples
-
-
-def _batch_size(parameters: Parameters, n_rows: int) -> int:
-    if parameters["batch_size"] != "auto":
-        return int(parameters["batch_size"])
-    return automatic_batch_size(n_rows)
-
-
-def _learning_rate(parameters: Parameters, n_steps: int) -> float:
-    """Larger in a run that the user has cut short: on its way down it is small soon enough."""
-    if parameters["learning_rate_init"] != "auto":
-        return float(parameters["learning_rate_init"])
-    if parameters["max_iter"] == "auto":
-        return LEARNING_RATE
-    rate = LEARNING_RATE * TRAINING_STEPS / max(n_steps, 1)
-    return float(np.clip(rate, LEARNING_RATE, FASTEST_RATE))
-
-
-def _max_epochs(parameters: Parameters, n_rows: int, batch_size: int) -> int:
-    """As many epochs as make about the same number of steps on any table, at most 400."""
-    if parameters["max_iter"] != "auto":
-        return int(parameters["max_iter"])
-    steps_per_epoch = -(-n_rows // batch_size)
-    return int(np.clip(-(-TRAINING_STEPS // steps_per_epoch), 8, 400))
+def _dtype(parameters: Parameters) -> torch.dtype:
+    return torch.float64 if parameters["precision"] == "float64" else torch.float32
 
 
 # -- after training ---------------------------------------------------------------------------
 
 
-def describe(
-    columns: Columns, vae: VAE, rows: Rows, state: State | None, memory: State | None = None
-) -> dict[str, Any]:
-    """The attributes that follow from the weights; ``state`` None stands for those of ``vae``.
+def describe(prepared: Prepared, state: State | None, memory: State | None = None) -> Fitted:
+    """Make the fitted model of weights; ``state`` None stands for those of the start.
 
     Components are renumbered by the information that they carry, falling.
     """
-    vae = copy.deepcopy(vae)  # a callback's look at an epoch must not move the fit
+    vae = copy.deepcopy(prepared.vae)  # a callback's look at an epoch must not move the fit
     if state is not None:
         vae.load_state_dict(state)
-    step = max(len(rows) // SAMPLE_ROWS, 1)
-    total, count = torch.zeros(vae.n_components, dtype=torch.float64, device=vae.device), 0.0
-    with torch.no_grad():
-        for x, observed, weight in rows.every(step).chunks(vae.n_features):
-            kl = vae.prior.kl(*vae.encode(x.double(), observed))
-            total += (kl * weight[:, None].double()).sum(0)
-            count += float(weight.sum())
-    mean_kl = total / count
-    order = torch.argsort(mean_kl, descending=True, stable=True)
-    vae.load_state_dict(reordered(vae.state_dict(), order))
-    carried = mean_kl[order].cpu().numpy()
+    information = _information(vae, prepared.rows)
+    order = torch.argsort(information, descending=True, stable=True)
+    vae.load_state_dict(vae.reordered(vae.state_dict(), order))
+    return Fitted(
+        schema=prepared.schema,
+        columns=prepared.columns,
+        architecture=architecture_of(prepared.parameters),
+        weights=to_arrays(vae.state_dict()),
+        kl_per_component=information[order].cpu().numpy(),
+        component_scale=_component_scale(vae, prepared.rows),
+        noise_variance=_noise_variance(vae, prepared.columns),
+        memory=None if memory is None else to_arrays(vae.reordered(memory, order)),
+    )
+
+
+@torch.no_grad()
+def _information(vae: VAE, rows: Rows) -> torch.Tensor:  # (K,)
+    """Return what each component tells of a row on average, in nats.
+
+    It is the KL divergence from the prior. Where that has no closed form, the divergence is from
+    the Gaussian that has the moments of all codes together, whatever the prior.
+    """
+    some = rows.every(max(len(rows) // SAMPLE_ROWS, 1)).chunks(vae.n_features)
+    codes = [(*vae.encode(x.double(), observed), weight) for x, observed, weight in some]
+    count = sum(float(weight.sum()) for *_, weight in codes)
+
+    def mean(values: list[Any]) -> torch.Tensor:
+        pairs = zip(values, codes, strict=True)
+        return sum((v * code[2][:, None].double()).sum(0) for v, code in pairs) / count
+
+    divergences = [vae.prior.now.kl(loc, log_scale) for loc, log_scale, _ in codes]
+    if divergences[0] is not None:
+        return mean(divergences)
+    second = mean([loc.square() + torch.exp(2.0 * log_scale) for loc, log_scale, _ in codes])
+    variance = second - mean([loc for loc, *_ in codes]).square()
+    return 0.5 * torch.log(variance) - mean([log_scale for _, log_scale, _ in codes])
+
+
+def _component_scale(vae: VAE, rows: Rows) -> Array:
     few = rows[: max(50, min(1000, CHUNK_CELLS // vae.n_features))]
-    return {
-        "n_components_": vae.n_components,
-        "_n_features_out": vae.n_components,
-        "_columns": columns,
-        "scaling_": columns.scaling,
-        "likelihood_": np.array([name_of(likelihood) for likelihood in columns.likelihoods]),
-        "kl_per_component_": carried,
-        "n_active_components_": int((carried >= INACTIVE_KL).sum()),
-        "component_scale_": component_scales(vae, few.x.double(), few.observed),
-        "noise_variance_": _noise_variance(vae.likelihood, columns),
-        "weights_": to_arrays(vae.state_dict()),
-        "_memory": None if memory is None else to_arrays(reordered(memory, order)),
-    }
+    return component_scales(vae, few.x.double(), few.observed)
 
 
-def describe_outcome(outcome: Outcome, columns: Columns, rows: Rows) -> dict[str, Any]:
-    """The attributes that tell how training went; bounds in original units."""
-    log_jacobian = _mean_log_jacobian(columns, rows)
-    return {
-        "n_iter_": outcome.n_epochs,
-        "best_iter_": outcome.best,
-        "loss_curve_": [-(bound + log_jacobian) for bound in outcome.bounds],
-        "validation_scores_": [bound + log_jacobian for bound in outcome.held_out],
-    }
+def _noise_variance(vae: VAE, columns: Columns) -> Array:
+    return vae.likelihood.noise_variance().detach().cpu().numpy() * columns.scale**2
+
+
+def _history(outcome: Outcome, prepared: Prepared) -> History:
+    """Tell how training went, in original units."""
+    log_jacobian = _mean_log_jacobian(prepared.columns, prepared.rows)
+    return History(
+        n_epochs=outcome.n_epochs,
+        best_epoch=outcome.best,
+        losses=[-(bound + log_jacobian) for bound in outcome.bounds],
+        held_out=[bound + log_jacobian for bound in outcome.held_out],
+        cut_short=outcome.cut_short,
+    )
 
 
 def _mean_log_jacobian(columns: Columns, rows: Rows) -> float:
-    """Of the change to original units, over what is observed; mean of the rows, nats."""
+    """Return that of the change to original units, over what is observed; mean of the rows."""
     by_column = torch.from_numpy(columns.log_jacobian)
     cells = rows.cells
     complete = (
@@ -345,24 +348,3 @@ def _mean_log_jacobian(columns: Columns, rows: Rows) -> float:
         seen = torch.ones(len(weight), len(by_column)) if observed is None else observed.cpu()
         total += float(weight.cpu().double() @ seen.double() @ by_column)
     return total / float(rows.weight.double().sum())
-
-
-def _noise_variance(likelihood: Likelihood, columns: Columns) -> Array:
-    """Of each column, in original units; nan where the likelihood has none."""
-    variance = likelihood.noise_variance(len(columns.scale)).detach().cpu().numpy()
-    return variance * columns.scale**2
-
-
-def name_of(likelihood: Any) -> str:
-    if isinstance(likelihood, str):
-        return likelihood
-    names: dict[Any, str] = {kind: name for name, kind in LIKELIHOODS.items()}
-    return names.get(type(likelihood), type(likelihood).__name__.lower())
-
-
-def to_arrays(state: State) -> dict[str, NDArray]:
-    return {name: value.detach().cpu().numpy() for name, value in state.items()}
-
-
-def to_tensors(arrays: Mapping[str, NDArray]) -> State:
-    return {name: torch.tensor(value) for name, value in arrays.items()}

@@ -9,18 +9,23 @@ HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def normal_log_prob(x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
-    """Log N(x; loc, exp(log_scale)^2) of each element."""
+    """Return log N(x; loc, exp(log_scale)^2) of each element."""
     standardised = (x - loc) * torch.exp(-log_scale)
     return -0.5 * standardised.square() - log_scale - HALF_LOG_2PI
 
 
+def normal_sample(loc: Tensor, log_scale: Tensor, eps: Tensor) -> Tensor:
+    """Return loc + scale * eps (Kingma & Welling 2014, section 2.4)."""
+    return loc + torch.exp(log_scale) * eps
+
+
 def standard_normal_log_prob(x: Tensor) -> Tensor:
-    """Log N(x; 0, 1) of each element."""
+    """Return log N(x; 0, 1) of each element."""
     return -0.5 * x.square() - HALF_LOG_2PI
 
 
 def kl_to_standard_normal(loc: Tensor, log_scale: Tensor) -> Tensor:
-    """KL(N(loc, exp(log_scale)^2) || N(0, 1)) of each element.
+    """Return KL(N(loc, exp(log_scale)^2) || N(0, 1)) of each element.
 
     -1/2 (1 + log s^2 - loc^2 - s^2): Kingma & Welling 2014, appendix B. ``expm1`` keeps the digits
     of a component that has almost collapsed onto the prior.

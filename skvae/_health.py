@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,11 @@ from sklearn.exceptions import ConvergenceWarning
 from ._parameters import INACTIVE_KL, NOISE_FLOOR
 
 if TYPE_CHECKING:
-    from ._columns import Array, Columns
+    from ._fitted import Fitted, History
+    from ._table.column import Array
 
-DIAGNOSTICS = ("effective_sample_size", "pareto_k", "n_samples")
 MANY = 0.1  # share of the rows
+
 
 # Frames of these packages stand between a warning here and the user's call.
 _PASSED_THROUGH = ("skvae", "sklearn", "joblib", "contextlib")
@@ -35,30 +36,27 @@ def _package(frame: FrameType) -> str:
 
 
 def warn_about_fit(
-    n_components_asked: Any,
-    fitted: dict[str, Any],
-    columns: "Columns",
-    cut_short: bool,
-    column_name: Callable[[int], str],
+    n_components_asked: Any, fitted: "Fitted", history: "History", names: Sequence[str]
 ) -> None:
     """Warn of training cut short, inactive components, and noise at its floor."""
-    if cut_short:
+    if history.cut_short:
         _warn(
-            f"max_iter={fitted['n_iter_']} epochs ended while the held-out bound was still rising. "
+            f"max_iter={history.n_epochs} epochs ended while the held-out bound was still rising. "
             "Increase max_iter.",
             ConvergenceWarning,
         )
-    n_active, n_components = fitted["n_active_components_"], fitted["n_components_"]
+    n_active, n_components = fitted.n_active_components, fitted.n_components
     if n_components_asked != "auto" and n_active < n_components:
         fix = f"Use n_components={n_active}." if n_active else "The columns share no structure."
         _warn(
             f"{n_components - n_active} of {n_components} components are inactive: they carry "
             f"less than {INACTIVE_KL} nats, and transform returns 0 for them. {fix}"
         )
+    columns = fitted.columns
     floor = 1.001 * (NOISE_FLOOR * columns.rms * columns.scale) ** 2
-    at_floor = np.flatnonzero((fitted["noise_variance_"] <= floor) & columns.varies)
+    at_floor = np.flatnonzero((fitted.noise_variance <= floor) & columns.varies)
     if len(at_floor):
-        named = ", ".join(column_name(column) for column in at_floor[:5])
+        named = ", ".join(names[column] for column in at_floor[:5])
         more = " and others" if len(at_floor) > 5 else ""
         _warn(
             f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "
@@ -68,7 +66,7 @@ def warn_about_fit(
 
 
 def unreliable(diagnostics: dict[str, "Array"]) -> NDArray[np.bool_]:
-    """Rows whose importance weights have too heavy a tail, and one that matters.
+    """Tell the rows whose importance weights have too heavy a tail, and one that matters.
 
     A mean of S weights needs k < min(1 - 1 / log10(S), 0.7) (Vehtari et al. 2024, section 3.2.4).
     A k from few samples is noisy, so a row passes if a tenth of the samples or more count: then

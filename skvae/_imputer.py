@@ -1,28 +1,27 @@
 """VAEImputer: missing values from what the rest of the row says, by scikit-learn's conventions."""
 
 from dataclasses import replace
-from functools import partial
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
 
-from ._frames import Schema, completed, library_of, take_rows, where_missing, with_missing
-from ._inputs import counted, read_table, training_weight, unchanged_on_error, validated
-from ._linear_start import MAX_COLUMNS_FOR_COVARIANCE
-from ._parameters import Rule, seed_of
-from ._transformer import VAETransformer
-
-RULES = {
-    "add_indicator": Rule((True, False)),
-    "keep_empty_features": Rule((True, False)),
-    "sample_posterior": Rule((True, False)),
-}
-COUNT = Rule((), Integral, 1)
+from ._inputs import become, given, snapshot, validated
+from ._parameters import (
+    COUNT,
+    IMPUTER_RULES,
+    check_model,
+    check_parameters,
+    density_noise,
+    seed_of,
+)
+from ._table.column import Array
+from ._table.frames import Filling, completed, library_of, take_rows, where_missing, with_missing
+from ._table.schema import Schema
+from ._transformer import VAETransformer, own_model
 
 
 class VAEImputer(TransformerMixin, BaseEstimator):
@@ -123,16 +122,28 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         ValueError
             If a parameter or X is not admissible. The imputer is then left as it was.
         """
-        with unchanged_on_error(self):
-            self._check_parameters()
-            X = validated(self, _not_sparse(X), reset=True)
-            X, weight = counted(X, training_weight(sample_weight, X))
-            missing = where_missing(X, self.missing_values)
-            rows = self._marked(X, missing)
-            vae = self._model(missing.shape[1]).fit(rows, sample_weight=weight)
-        self.vae_ = vae
-        self._empty = missing.all(axis=0)
-        self._indicated = np.flatnonzero(missing.any(axis=0))
+        check_parameters("VAEImputer", self.get_params(deep=False), IMPUTER_RULES)
+        if np.ndim(self.missing_values) > 0:
+            raise ValueError(
+                "The 'missing_values' parameter of VAEImputer must be one number or string. "
+                f"Got {self.missing_values!r} instead."
+            )
+        check_model("VAEImputer", self.vae, VAETransformer)
+        (X, weight, *_), attributes = given(self, _not_sparse(X), sample_weight)
+        missing = where_missing(X, self.missing_values)
+        vae = own_model(
+            self.vae,
+            self.random_state,
+            noise=density_noise(missing.shape[1]),
+            objective="iwae",
+            n_train_samples=8,
+        )
+        learned = {
+            "vae_": vae.fit(_marked(X, missing), sample_weight=weight),
+            "_empty": missing.all(axis=0),
+            "_indicated": np.flatnonzero(missing.any(axis=0)),
+        }
+        become(self, attributes | learned)
         return self
 
     def transform(self, X: ArrayLike) -> Any:
@@ -148,9 +159,10 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         X_imputed : ndarray or frame of shape (n_samples, n_features_out)
             X with its missing values replaced, as the kind of frame or array that X is.
         """
-        X, missing = self._check_new_rows(X)
+        now = _fitted_now(self)
+        X = validated(now, _not_sparse(X), reset=False)
         seed = seed_of(self.random_state) if self.sample_posterior else None
-        return self._finished(X, missing, seed)
+        return _filled(now, X, seed)
 
     def sample_imputations(
         self, X: ArrayLike, n_imputations: int = 5, random_state: Any = None
@@ -171,88 +183,15 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         tables : list of n_imputations tables
             Each as ``transform`` returns it, with values drawn from p(x_mis | x_obs).
         """
-        X, missing = self._check_new_rows(X)
+        now = _fitted_now(self)
+        X = validated(now, _not_sparse(X), reset=False)
         if not COUNT.admits(n_imputations):
             raise ValueError(f"n_imputations must be {COUNT}. Got {n_imputations!r} instead.")
         seed = seed_of(random_state)
-        return [self._finished(X, missing, seed + number) for number in range(n_imputations)]
-
-    def _check_parameters(self) -> None:
-        for name, rule in RULES.items():
-            value = getattr(self, name)
-            if not rule.admits(value):
-                raise ValueError(
-                    f"The {name!r} parameter of VAEImputer must be {rule}. Got {value!r} instead."
-                )
-        if np.ndim(self.missing_values) > 0:
-            raise ValueError(
-                "The 'missing_values' parameter of VAEImputer must be one number or string. "
-                f"Got {self.missing_values!r} instead."
-            )
-        if self.vae is not None and not isinstance(self.vae, VAETransformer):
-            raise ValueError(
-                f"The 'vae' parameter of VAEImputer must be a VAETransformer or None. "
-                f"Got {self.vae!r} instead."
-            )
-
-    def _model(self, n_columns: int) -> VAETransformer:
-        if self.vae is None:
-            return VAETransformer(
-                noise="per_column" if n_columns <= MAX_COLUMNS_FOR_COVARIANCE else "auto",
-                objective="iwae",
-                n_train_samples=8,
-                random_state=self.random_state,
-            )
-        vae: VAETransformer = clone(self.vae)
-        return (
-            vae if vae.random_state is not None else vae.set_params(random_state=self.random_state)
-        )
-
-    def _check_new_rows(self, X: Any) -> tuple[Any, NDArray[np.bool_]]:
-        check_is_fitted(self)
-        X = validated(self, _not_sparse(X), reset=False)
-        return X, where_missing(X, self.missing_values)
-
-    def _marked(self, X: Any, missing: NDArray[np.bool_]) -> Any:
-        """X with its missing values in a form that every estimator knows."""
-        hidden = missing & ~where_missing(X)
-        return with_missing(X, hidden) if hidden.any() else X
-
-    def _finished(self, X: Any, missing: NDArray[np.bool_], seed: int | None) -> Any:
-        rows = np.flatnonzero(missing.any(axis=1))
-        filled = None
-        if len(rows):
-            generator = None if seed is None else np.random.default_rng(seed)
-            table = self._conditional(take_rows(self._marked(X, missing), rows), seed)
-            filled = _schema_for(self.vae_._schema, X).write(table, generator)
-        kept = np.arange(self.n_features_in_)
-        if not self.keep_empty_features:
-            kept = np.flatnonzero(~self._empty)
-        indicated = self._indicated if self.add_indicator else self._indicated[:0]
-        return completed(X, missing, rows, filled, kept, indicated)
-
-    def _conditional(self, X: Any, seed: int | None) -> NDArray[np.floating]:
-        """Every cell of the rows given the observed ones: its expectation, or a draw (seeded)."""
-        import torch
-
-        from ._scoring import conditional_draws, conditional_means
-
-        fitted = self.vae_
-        vae = fitted._fitted_module()
-        n_samples = fitted.n_importance_samples
-        if seed is None:
-            function = partial(conditional_means, vae, bank=fitted._noise_bank(vae))
-        else:
-            generator = torch.Generator(vae.device).manual_seed(seed)
-            function = partial(conditional_draws, vae, n_samples=n_samples, generator=generator)
-        (cells,) = fitted._by_chunks(function, read_table(fitted, X), vae, n_samples)
-        decoded = fitted._columns.decode(cells)
-        numbers = np.array([column.kind != "category" for column in fitted._schema.columns])
-        decoded[:, self._empty & numbers] = 0.0
-        return decoded
+        return [_filled(now, X, seed + number) for number in range(n_imputations)]
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray:
-        """Names of the columns of the output.
+        """Return the names of the columns of the output.
 
         Parameters
         ----------
@@ -264,12 +203,12 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         feature_names_out : ndarray of str
             Names of the kept columns, then ``missingindicator_<name>`` of those with an indicator.
         """
-        check_is_fitted(self)
-        names = _check_feature_names_in(self, input_features)
-        kept = names if self.keep_empty_features else names[~self._empty]
-        if not self.add_indicator:
+        now = _fitted_now(self)
+        names = _check_feature_names_in(now, input_features)
+        kept = names if now.keep_empty_features else names[~now._empty]
+        if not now.add_indicator:
             return kept
-        indicators = [f"missingindicator_{name}" for name in names[self._indicated]]
+        indicators = [f"missingindicator_{name}" for name in names[now._indicated]]
         return np.array([*kept, *indicators], dtype=object)
 
     def __sklearn_tags__(self) -> Any:
@@ -280,8 +219,45 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         return tags
 
 
+def _fitted_now(imputer: VAEImputer) -> VAEImputer:
+    """Return the state of a fitted imputer, which other threads may replace meanwhile."""
+    check_is_fitted(imputer)
+    return snapshot(imputer)
+
+
+def _filled(now: VAEImputer, X: Any, seed: int | None) -> Any:
+    """Complete validated rows, by expectations or by draws with a seed."""
+    missing = where_missing(X, now.missing_values)
+    empty, indicated = now._empty, now._indicated
+    rows = np.flatnonzero(missing.any(axis=1))
+    filled = None
+    if len(rows):
+        generator = None if seed is None else np.random.default_rng(seed)
+        table = _conditional(now.vae_, take_rows(_marked(X, missing), rows), empty, seed)
+        filled = _schema_for(now.vae_.model_.schema, X).write(table, generator)
+    kept = np.arange(len(empty)) if now.keep_empty_features else np.flatnonzero(~empty)
+    shown = indicated if now.add_indicator else indicated[:0]
+    return completed(X, missing, Filling(rows, filled), kept, shown)
+
+
+def _marked(X: Any, missing: NDArray[np.bool_]) -> Any:
+    """Return X with its missing values in a form that every estimator knows."""
+    hidden = missing & ~where_missing(X)
+    return with_missing(X, hidden) if hidden.any() else X
+
+
+def _conditional(vae: VAETransformer, X: Any, empty: NDArray[np.bool_], seed: int | None) -> Array:
+    """Return every cell of the rows given the observed ones; 0 for numbers of empty columns."""
+    model = vae.model_
+    table = model.read(X, vae.handle_unknown)
+    cells = model.conditional(table, vae.n_importance_samples, seed, vae.device)
+    numbers = np.array([column.kind != "category" for column in model.schema.columns])
+    cells[:, empty & numbers] = 0.0
+    return cells
+
+
 def _schema_for(schema: Schema, X: Any) -> Schema:
-    """The fitted one; writing to what X is where that is another kind of frame or array."""
+    """Return the fitted schema; for another kind of frame or array than it, one to write that."""
     library = library_of(X)
     if library == schema.library:
         return schema

@@ -1,36 +1,61 @@
-"""What comes into an estimator: validated by scikit-learn, then read as a table."""
+"""What comes into an estimator: validated by scikit-learn; and what a fit leaves in it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from numbers import Integral
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
 
-from ._columns import Array, Limits, outside, row_chunks
-from ._frames import Schema, fit_schema, library_of, take_rows
+from ._table.column import Array
+from ._table.frames import library_of, take_rows
+from ._table.schema import LabelledRows
 
+E = TypeVar("E")
 PLAIN = (np.dtype(np.float64), np.dtype(np.float32))
 
 
-@contextmanager
-def unchanged_on_error(estimator: Any) -> Iterator[None]:
-    """A fit that fails leaves its estimator as it was."""
-    before = dict(estimator.__dict__)
-    try:
-        yield
-    except BaseException:
-        estimator.__dict__.clear()
-        estimator.__dict__.update(before)
-        raise
+class Given(NamedTuple):
+    """What a fit was given, validated."""
+
+    rows: LabelledRows
+    attributes: dict[str, Any]  # scikit-learn's: n_features_in_, feature_names_in_
+
+
+def given(estimator: Any, X: Any, sample_weight: Any = None, reset: bool = True) -> Given:
+    """Validate what a fit was given; the estimator is not touched."""
+    own = snapshot(estimator)  # scikit-learn writes names and number of columns to it
+    X = validated(own, X, reset)
+    X, weight = counted(X, training_weight(sample_weight, X))
+    known = ("n_features_in_", "feature_names_in_")
+    attributes = {name: vars(own)[name] for name in known if name in vars(own)}
+    labels = attributes.get("feature_names_in_")
+    if labels is None:
+        names = [str(number) for number in range(X.shape[1])]
+        labels = X.columns if library_of(X) == "pandas" else None
+    else:
+        names = [repr(str(label)) for label in labels]
+    labels = None if labels is None else list(labels)
+    return Given(LabelledRows(X, weight, labels, names), attributes)
+
+
+def snapshot(estimator: E) -> E:
+    """Copy an estimator's state: what another thread fits does not change the copy."""
+    copy: Any = object.__new__(type(estimator))
+    copy.__dict__.update(estimator.__dict__)
+    return copy
+
+
+def become(estimator: Any, fitted: dict[str, Any]) -> None:
+    """Give an estimator its fitted attributes, all in one statement.
+
+    A reader in another thread sees the old model or the new one, never a mixture.
+    """
+    kept = {name: value for name, value in vars(estimator).items() if name != "feature_names_in_"}
+    estimator.__dict__ = kept | fitted
 
 
 def validated(estimator: Any, X: Any, reset: bool) -> Any:
-    """A frame as it is, CSR rows, or an array; names and number of columns are checked."""
+    """Return a frame as it is, CSR rows, or an array; check names and number of columns."""
     if type(X).__name__ == "LazyFrame":
         raise TypeError("X is a polars LazyFrame, which holds no rows yet. Use X.collect().")
     if library_of(X) is not None:
@@ -86,7 +111,7 @@ def _checked_sparse(X: Any) -> Any:
 
 
 def training_weight(sample_weight: Any, X: Any) -> Array:
-    """How often each row counts: at least one does."""
+    """Return how often each row counts: at least one does."""
     if sample_weight is None:
         return np.ones(X.shape[0])
     sized = np.empty((X.shape[0], 0))  # all that is needed of X is its number of rows
@@ -100,149 +125,6 @@ def training_weight(sample_weight: Any, X: Any) -> Array:
 
 
 def counted(X: Any, weight: Array) -> tuple[Any, Array]:
-    """The rows that count: a row of weight 0 is as if it were not there."""
+    """Keep the rows that count: a row of weight 0 is as if it were not there."""
     rows = np.flatnonzero(weight > 0.0)
     return (X, weight) if len(rows) == len(weight) else (take_rows(X, rows), weight[rows])
-
-
-def per_column(value: Any, names: Sequence[Any] | None, n_columns: int) -> list[Any]:
-    """A likelihood for each column from one for all, or from {column: likelihood}."""
-    if not isinstance(value, Mapping):
-        return [value] * n_columns
-    result = ["auto"] * n_columns
-    for key, one in value.items():
-        result[_place(key, names, n_columns, "likelihood")] = one
-    return result
-
-
-def categories_asked(value: Any, names: Sequence[Any] | None, n_columns: int) -> list[bool | None]:
-    """Of each column whether it is a category; None: its dtype says."""
-    if isinstance(value, str) and value == "from_dtype":
-        return [None] * n_columns
-    result: list[bool | None] = [False] * n_columns
-    if value is None:
-        return result
-    one_alone = isinstance(value, str) or not isinstance(value, Iterable)
-    chosen = [value] if one_alone else list(value)
-    if len(chosen) == n_columns and all(isinstance(one, bool | np.bool_) for one in chosen):
-        return [bool(one) for one in chosen]
-    if chosen and all(isinstance(one, bool | np.bool_) for one in chosen):
-        raise ValueError(
-            f"The 'categorical_features' parameter is a mask of {len(chosen)} columns, but X has "
-            f"{n_columns}."
-        )
-    for key in chosen:
-        result[_place(key, names, n_columns, "categorical_features")] = True
-    return result
-
-
-def _place(key: Any, names: Sequence[Any] | None, n_columns: int, parameter: str) -> int:
-    """Number of the column that a name or a number stands for."""
-    if names is not None and key in list(names):
-        return list(names).index(key)
-    is_number = isinstance(key, Integral) and not isinstance(key, bool)
-    has_labels = names is not None and any(isinstance(name, Integral) for name in names)
-    if is_number and not has_labels and -n_columns <= int(key) < n_columns:
-        return int(key) % n_columns
-    known = "numbers below " + str(n_columns) if names is None else ", ".join(map(repr, names))
-    raise ValueError(
-        f"The {parameter!r} parameter names the column {key!r}, which X does not have. "
-        f"Its columns are {known}."
-    )
-
-
-def column_name(estimator: Any, number: int) -> str:
-    """For messages: the name in quotes, or the number."""
-    names = getattr(estimator, "feature_names_in_", None)
-    return repr(str(names[number])) if names is not None else str(number)
-
-
-def _labels(estimator: Any, X: Any) -> Sequence[Any] | None:
-    """Names of the columns; of a pandas frame also those that are no strings."""
-    names: Sequence[Any] | None = getattr(estimator, "feature_names_in_", None)
-    return list(X.columns) if names is None and library_of(X) == "pandas" else names
-
-
-def fit_table(estimator: Any, X: Any, weight: Array) -> tuple[Schema, list[Any], Any]:
-    """Learn the columns of X; the likelihood asked for of each, and X as a table."""
-    from ._fitting import limits_of, takes_levels
-
-    names, n_columns = _labels(estimator, X), estimator.n_features_in_
-    categories = categories_asked(estimator.categorical_features, names, n_columns)
-    asked = per_column(estimator.likelihood, names, n_columns)
-
-    def is_category(number: int) -> bool | None:
-        named = asked[number]
-        is_open = isinstance(named, str) and named == "auto"
-        return categories[number] if is_open else takes_levels(named)
-
-    name = partial(column_name, estimator)
-    schema = fit_schema(X, weight, is_category, estimator.max_categories, name)
-    strict = np.zeros(n_columns, dtype=bool)
-    table = schema.read(X, "ignore")
-    return schema, asked, check_support(table, asked, limits_of(asked), name, strict)
-
-
-def read_table(estimator: Any, X: Any) -> Any:
-    """Rows that came after ``fit`` as a table.
-
-    Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
-    """
-    names = _labels(estimator, estimator._schema.template)
-    if library_of(X) == "pandas" and names is not None and list(X.columns) != list(names):
-        raise ValueError(f"The columns of X are {list(X.columns)}; fit had {list(names)}.")
-    table = estimator._schema.read(X, estimator.handle_unknown)
-    columns = estimator._columns
-    if columns.limits.none:
-        return table
-    asked = estimator._fitted_architecture["likelihood"]
-    was_open = [one == "auto" for one in per_column(asked, names, estimator.n_features_in_)]
-    lenient = np.array(was_open) & (estimator.handle_unknown == "ignore")
-    name = partial(column_name, estimator)
-    return check_support(table, columns.likelihoods, columns.limits, name, lenient)
-
-
-def check_support(
-    table: Any,
-    likelihoods: Sequence[Any],
-    limits: Limits,
-    name_of_column: Callable[[int], str],
-    lenient: NDArray[np.bool_],
-) -> Any:
-    """Name the first cell that its likelihood gives no density to.
-
-    In ``lenient`` columns such cells become missing instead: there the likelihood was our choice.
-    """
-    if limits.none:
-        return table
-    cells: list[NDArray[np.intp]] = [np.zeros((0, 2), dtype=np.intp)]
-    for rows in row_chunks(*table.shape):
-        chunk = table[rows].toarray() if issparse(table) else table[rows]
-        wrong = outside(chunk, limits)
-        strict = wrong & ~lenient
-        if strict.any():
-            row, column = map(int, np.argwhere(strict)[0])
-            raise _no_density(
-                name_of_column(column), likelihoods[column], rows.start + row, chunk[row, column]
-            )
-        cells.append(np.argwhere(wrong) + np.array([rows.start, 0]))
-    row, column = np.concatenate(cells).T
-    if not len(row):
-        return table
-    table = table.astype(np.float64)  # a copy
-    if not issparse(table):
-        table[row, column] = np.nan
-        return table
-    table = table.tolil()
-    table[row, column] = np.nan
-    return table.tocsr()
-
-
-def _no_density(column: str, likelihood: Any, row: int, value: Any) -> ValueError:
-    from ._fitting import name_of, support_of
-
-    return ValueError(
-        f"Column {column} (likelihood={name_of(likelihood)!r}) needs "
-        f"{support_of(likelihood).description}; row {row} holds {value}. "
-        "Use likelihood='gaussian' or clean the column."
-    )

@@ -1,36 +1,38 @@
 """VAEOutlierDetector: rows ranked by how odd they are, by scikit-learn's conventions."""
 
-from functools import partial
-from numbers import Real
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from ._frames import take_rows
-from ._inputs import read_table, unchanged_on_error, validated
-from ._linear_start import MAX_COLUMNS_FOR_COVARIANCE
-from ._parameters import Rule, automatic_batch_size, seed_of
+from ._fitted import Fitted
+from ._health import warn_about_estimates
+from ._inputs import Given, become, given, snapshot, validated
+from ._parameters import (
+    DETECTOR_RULES,
+    automatic_batch_size,
+    check_model,
+    check_parameters,
+    density_noise,
+    seed_of,
+)
 from ._resources import own_gradients
-from ._transformer import METHODS, Array, VAETransformer
+from ._table.column import Array, Unknown
+from ._table.frames import take_rows
+from ._table.schema import LabelledRows
+from ._transformer import VAETransformer, check_transformer, own_model, quietly_fitted
 
-SCORE_METHODS = ("auto", "aggregate", *METHODS)
-RULES = {
-    "score_method": Rule(SCORE_METHODS),
-    "contamination": Rule(("auto",), Real, 0.0, 0.5, open_low=True),
-    "support_fraction": Rule((), Real, 0.5, 1.0),
-    "calibration_fraction": Rule((), Real, 0.0, 0.5),
-}
 WITHOUT_DISTANCES = ("categorical", "ordinal")
 ROUNDING = 1e-9  # of a score, relative
 CONCENTRATION_STEPS = 3
 CONCENTRATION_ROWS = 1000  # that a linear model is fitted to in each of them
-LEARNING_RATE = 0.003
-TRAINING_STEPS = 150  # more gave better densities, but no better ranking: outliers are learnt too
-MAX_EPOCHS = 100
-SMALL_TABLE = 500  # rows, below which training hardly ever left the linear model
+SHORT_RUN_RATE = 0.003  # a short run is wanted, not a hasty one
+SHORT_RUN_STEPS = 150  # more gave better densities, but no better ranking: outliers are learnt too
+SHORT_RUN_EPOCHS = 100  # at most
+LINEAR_BELOW = 500  # rows, where training hardly ever left the linear model
 ENOUGH_CALIBRATION = 20  # rows for quartiles
 
 
@@ -163,119 +165,98 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         ValueError
             If a parameter or X is not admissible. The detector is then left as it was.
         """
-        with unchanged_on_error(self), own_gradients():
-            self._check_parameters()
-            table: Any = validated(self, X, reset=True)
-            n_rows, seed = table.shape[0], seed_of(self.random_state)
-            generator = np.random.default_rng(seed)
-            order = generator.permutation(n_rows)
-            n_held_out = int(self.calibration_fraction * n_rows)
-            held_out, fitted = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-            model = self._model(len(fitted), table.shape[1], seed)
-            # A level that no typical row has is no error in a row of fit.
-            handle_unknown, model.handle_unknown = model.handle_unknown, "ignore"
-            typical = fitted[self._typical(model, take_rows(table, fitted), generator)]
-            self.vae_ = model._fit(take_rows(table, typical), advise=self.vae is not None)
-            self.support_ = np.zeros(n_rows, dtype=bool)
-            self.support_[typical] = True
-            self.score_method_ = self._method()
-            self._aggregate = None
-            if self.score_method_ == "aggregate":
-                self._aggregate = self._kernels(table, fitted, generator)
-            calibration: Array = np.zeros(0)
-            if n_held_out:
-                calibration = np.sort(self._scores(take_rows(table, held_out)))
-            self.calibration_scores_ = calibration
-            self.offset_ = self._threshold(table)
-            model.handle_unknown = handle_unknown
+        with own_gradients():
+            check_parameters("VAEOutlierDetector", self.get_params(deep=False), DETECTOR_RULES)
+            check_model("VAEOutlierDetector", self.vae, VAETransformer)
+            data = given(self, X)
+            learned = self._learned(data, seed_of(self.random_state))
+        become(self, data.attributes | learned)
         return self
 
-    def _check_parameters(self) -> None:
-        for name, rule in RULES.items():
-            value = getattr(self, name)
-            if not rule.admits(value):
-                raise ValueError(
-                    f"The {name!r} parameter of VAEOutlierDetector must be {rule}. "
-                    f"Got {value!r} instead."
-                )
-        if self.vae is not None and not isinstance(self.vae, VAETransformer):
-            raise ValueError(
-                f"The 'vae' parameter of VAEOutlierDetector must be a VAETransformer or None. "
-                f"Got {self.vae!r} instead."
-            )
+    def _learned(self, data: Given, seed: int) -> dict[str, Any]:
+        """Fit the model, the threshold and the calibration: every fitted attribute."""
+        rows, generator = data.rows.X, np.random.default_rng(seed)
+        n_rows = rows.shape[0]
+        order = generator.permutation(n_rows)
+        n_held_out = int(self.calibration_fraction * n_rows)
+        held_out, fitted = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        model = self._model(len(fitted), rows.shape[1], seed)
+        check_transformer(model)
+        typical = fitted[self._typical(model, _some_of(data.rows, fitted), generator)]
+        vae = self._fitted_model(model, take_rows(rows, typical))
+        method = self._method(vae)
+        kernels = None
+        if method == "aggregate":
+            kernels = _kernels(vae, rows, fitted, self.support_fraction, generator)
+        score = _Score(method, kernels)
+        calibration: Array = np.zeros(0)
+        if n_held_out:
+            calibration = np.sort(score.of(vae, take_rows(rows, held_out)))
+        return {
+            "vae_": vae,
+            "score_method_": method,
+            "offset_": self._threshold(calibration, lambda: score.of(vae, rows)),
+            "calibration_scores_": calibration,
+            "support_": np.isin(np.arange(n_rows), typical),
+            "_score": score,
+        }
 
     def _model(self, n_rows: int, n_columns: int, seed: int) -> VAETransformer:
-        if self.vae is not None:
-            vae: VAETransformer = clone(self.vae)
-            return vae if vae.random_state is not None else vae.set_params(random_state=seed)
         batch_size = automatic_batch_size(n_rows)
-        max_iter = int(np.clip(-(-TRAINING_STEPS * batch_size // n_rows), 4, MAX_EPOCHS))
-        return VAETransformer(
-            noise="per_column" if n_columns <= MAX_COLUMNS_FOR_COVARIANCE else "auto",
+        max_iter = int(np.clip(-(-SHORT_RUN_STEPS * batch_size // n_rows), 4, SHORT_RUN_EPOCHS))
+        return own_model(
+            self.vae,
+            seed,
+            noise=density_noise(n_columns),
             batch_size=batch_size,
-            learning_rate_init=LEARNING_RATE,  # a short run is wanted, not a hasty one
-            max_iter=0 if n_rows < SMALL_TABLE else max_iter,
-            random_state=seed,
+            learning_rate_init=SHORT_RUN_RATE,
+            max_iter=0 if n_rows < LINEAR_BELOW else max_iter,
         )
 
+    def _fitted_model(self, model: VAETransformer, X: Any) -> VAETransformer:
+        return model.fit(X) if self.vae is not None else quietly_fitted(model, given(model, X))
+
     def _typical(
-        self, model: VAETransformer, X: Any, generator: np.random.Generator
+        self, model: VAETransformer, rows: LabelledRows, generator: np.random.Generator
     ) -> NDArray[np.intp]:
-        """The most typical rows under the linear model, which is fitted to such rows alone.
+        """Return the most typical rows under the linear model, which is fitted to such rows alone.
 
         Each concentration step raises the likelihood of the rows that it keeps. Where they end
         depends on where they begin: from all rows, a cluster of outliers can hold a component. So
         they begin at the half that is nearest the medians (as in DetMCD: Hubert et al. 2012).
         """
-        n_rows = X.shape[0]
+        from ._fitting import fit
+
+        n_rows = rows.X.shape[0]
         n_typical = int(np.ceil(self.support_fraction * n_rows))
         if n_typical == n_rows:
             return np.arange(n_rows)
-        linear = clone(model).set_params(max_iter=0, hidden_layer_sizes=(), n_importance_samples=2)
+        linear = {**model.get_params(deep=False), "max_iter": 0, "hidden_layer_sizes": ()}
 
-        def fit_to(rows: NDArray[np.intp], noise: str = linear.noise) -> None:
-            few = generator.permutation(rows)[:CONCENTRATION_ROWS]
-            linear.set_params(noise=noise)._fit(take_rows(X, np.sort(few)), advise=False)
+        def fitted_to(typical: NDArray[np.intp], noise: str = model.noise) -> tuple[Fitted, Any]:
+            few = np.sort(generator.permutation(typical)[:CONCENTRATION_ROWS])
+            fitted, _ = fit({**linear, "noise": noise}, _some_of(rows, few), seed=0)
+            return fitted, fitted.read(rows.X)
 
-        fit_to(np.arange(n_rows), "shared")  # for its units alone: the fastest
-        typical = _highest(_centrality(linear, X), -(-n_rows // 2))
+        fitted, table = fitted_to(np.arange(n_rows), "shared")  # for its units alone: the fastest
+        typical = _highest(fitted.centrality(table, model.device), -(-n_rows // 2))
         for _ in range(CONCENTRATION_STEPS):
-            fit_to(typical)
-            typical = _highest(linear.score_samples(X, refine=False), n_typical)
+            fitted, table = fitted_to(typical)
+            scores, _ = fitted.score(table, n_samples=2, refine=False, device=model.device)
+            typical = _highest(scores, n_typical)
         return typical
 
-    def _method(self) -> str:
+    def _method(self, vae: VAETransformer) -> str:
         if self.score_method != "auto":
             return self.score_method
-        categories = np.isin(self.vae_.likelihood_, WITHOUT_DISTANCES).any()
+        categories = np.isin(vae.likelihood_, WITHOUT_DISTANCES).any()
         return "elbo" if categories else "aggregate"
 
-    def _kernels(
-        self, X: Any, fitted_rows: NDArray[np.intp], generator: np.random.Generator
-    ) -> tuple[NDArray, ...]:
-        """Kernels at some fitted rows, typical or not: the latter are rebuilt as typical ones."""
-        import torch
-
-        from ._aggregate import aggregate_of, n_kernels
-
-        fitted = self.vae_
-        vae = fitted._fitted_module()
-        n_rows = len(fitted_rows)
-        chosen = np.sort(generator.permutation(n_rows)[: n_kernels(n_rows, vae.n_features)])
-        rows = fitted_rows[chosen]
-        x, observed = fitted._columns.encode(read_table(fitted, take_rows(X, rows)))
-        varies = torch.from_numpy(fitted._columns.varies).to(vae.device)
-        seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
-        on_device = torch.from_numpy(x).to(vae.device)
-        aggregate = aggregate_of(vae, on_device, seen, varies, self.support_fraction)
-        return tuple(part.numpy(force=True) for part in aggregate)
-
-    def _threshold(self, X: Any) -> float:
+    def _threshold(self, calibration: Array, of_fit: Callable[[], Array]) -> float:
+        """Return the offset; ``of_fit`` scores all rows of ``fit``."""
         if not isinstance(self.contamination, str):
-            return float(np.percentile(self._scores(X), 100.0 * self.contamination))
-        scores = self.calibration_scores_
-        if len(scores) < ENOUGH_CALIBRATION:
-            scores = self._scores(X)
+            return float(np.percentile(of_fit(), 100.0 * self.contamination))
+        scores = calibration if len(calibration) >= ENOUGH_CALIBRATION else of_fit()
         lower, upper = np.percentile(scores, [25.0, 75.0])
         return float(lower - 1.5 * (upper - lower))
 
@@ -295,8 +276,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
             Log-densities in original units (``"kl"``: minus a divergence). The same in every call,
             whatever the other rows are.
         """
-        check_is_fitted(self)
-        return self._scores(validated(self, X, reset=False))
+        return _fitted_now(self, X)[1]
 
     def decision_function(self, X: ArrayLike) -> Array:
         """How far each row's score lies above the threshold.
@@ -311,7 +291,8 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         decision : ndarray of shape (n_samples,)
             ``score_samples(X) - offset_``, in nats: negative for outliers.
         """
-        return self.score_samples(X) - self.offset_
+        now, scores = _fitted_now(self, X)
+        return scores - now.offset_
 
     def predict(self, X: ArrayLike) -> NDArray[np.int_]:
         """Tell outliers from inliers.
@@ -359,17 +340,17 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         .. [2] Bates, Candes, Lei, Romano & Sesia (2023), Testing for outliers with conformal
                p-values, theorem 2.
         """
-        scores = self.score_samples(X)
-        n_held_out = len(self.calibration_scores_)
+        now, scores = _fitted_now(self, X)
+        n_held_out = len(now.calibration_scores_)
         if n_held_out == 0:
             raise ValueError(
                 "p_values needs rows that were held out of the fit, and there are none: "
-                f"calibration_fraction={self.calibration_fraction} of {len(self.support_)} rows. "
+                f"calibration_fraction={now.calibration_fraction} of {len(now.support_)} rows. "
                 "Fit with more rows or a larger calibration_fraction."
             )
         # A row that ties with a held-out one ties whatever rounding the rows beside it bring.
         ties = scores + ROUNDING * (1.0 + np.abs(scores))
-        no_higher = np.searchsorted(self.calibration_scores_, ties, side="right")
+        no_higher = np.searchsorted(now.calibration_scores_, ties, side="right")
         return (1.0 + no_higher) / (1.0 + n_held_out)
 
     def score_features(self, X: ArrayLike) -> Array:
@@ -388,25 +369,8 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
             medians. A row's sum is its ``"reconstruction"`` score.
         """
         check_is_fitted(self)
-        return self.vae_.score_features(validated(self, X, reset=False))
-
-    def _scores(self, X: Any) -> Array:
-        if self.score_method_ != "aggregate":
-            return self.vae_.score_samples(X, method=self.score_method_)
-        import torch
-
-        from ._aggregate import Aggregate, aggregate_log_density
-
-        fitted = self.vae_
-        vae = fitted._fitted_module()
-        kernels = [torch.from_numpy(part).to(vae.device) for part in self._aggregate or ()]
-        aggregate = Aggregate(*kernels)
-        table = read_table(fitted, X)
-        function = partial(aggregate_log_density, vae, aggregate=aggregate)
-        widest = max(parameter.shape[0] for parameter in vae.parameters())
-        per_row = -(-len(aggregate.center) // widest)  # its largest array has a number a kernel
-        (scores,) = fitted._by_chunks(function, table, vae, per_row)
-        return scores + fitted._columns.log_jacobian_of(table)
+        now = snapshot(self)
+        return now.vae_.score_features(validated(now, X, reset=False))
 
     # -- scikit-learn's conventions ---------------------------------------------------------------
 
@@ -417,13 +381,52 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         return tags
 
 
+class _Score(NamedTuple):
+    """How rows are scored."""
+
+    method: str
+    kernels: tuple[NDArray, ...] | None  # of the aggregated posterior
+
+    def of(self, vae: VAETransformer, X: Any, unknown: Unknown = "ignore") -> Array:
+        """Score validated rows. A level that no typical row has is no error in a row of fit."""
+        model = vae.model_
+        table = model.read(X, unknown)
+        if self.kernels is not None:
+            return model.aggregate_score(table, self.kernels, vae.device)
+        n_samples = vae.n_importance_samples
+        scores, diagnostics = model.score(table, self.method, n_samples, device=vae.device)
+        warn_about_estimates(diagnostics, refine=True)
+        return scores
+
+
+def _fitted_now(detector: VAEOutlierDetector, X: Any) -> tuple[VAEOutlierDetector, Array]:
+    """Return the state of a fitted detector, which may be replaced meanwhile, and X's scores."""
+    check_is_fitted(detector)
+    now = snapshot(detector)
+    X = validated(now, X, reset=False)
+    return now, now._score.of(now.vae_, X, now.vae_.handle_unknown)
+
+
+def _some_of(rows: LabelledRows, index: NDArray[np.intp]) -> LabelledRows:
+    return rows._replace(X=take_rows(rows.X, index), weight=rows.weight[index])
+
+
+def _kernels(
+    vae: VAETransformer,
+    X: Any,
+    fitted_rows: NDArray[np.intp],
+    support_fraction: float,
+    generator: np.random.Generator,
+) -> tuple[NDArray, ...]:
+    """Place kernels at some fitted rows, typical or not: the latter are rebuilt as typical ones."""
+    from ._inference.aggregate import n_kernels
+
+    n_rows, model = len(fitted_rows), vae.model_
+    n_features = model.module(vae.device).n_features
+    chosen = np.sort(generator.permutation(n_rows)[: n_kernels(n_rows, n_features)])
+    table = model.read(take_rows(X, fitted_rows[chosen]))
+    return model.kernels(table, support_fraction, vae.device)
+
+
 def _highest(scores: Array, number: int) -> NDArray[np.intp]:
     return np.sort(np.argsort(scores, kind="stable")[len(scores) - number :])
-
-
-def _centrality(fitted: VAETransformer, X: Any) -> Array:
-    """Minus the mean square of each row's cells, in robust units."""
-    from ._scoring import negative_distance
-
-    vae = fitted._fitted_module()
-    return fitted._by_chunks(partial(negative_distance, vae), read_table(fitted, X), vae)[0]

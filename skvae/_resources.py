@@ -7,9 +7,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
+
+T = TypeVar("T")
 
 # Multiplications at a time below which one thread is the fastest: for small layers, waking and
 # waiting for a second one costs more than it computes (10 times more on a busy machine).
@@ -65,7 +67,7 @@ def _one_thread_each() -> Iterator[None]:
             torch.set_num_threads(n_threads)
 
 
-def for_each(function: Callable[[int], None], items: Iterable[int], work: float) -> None:
+def for_each(function: Callable[[T], None], items: Iterable[T], work: float) -> None:
     """Call ``function`` with each item, in as many threads as pay, each with products of its own.
 
     Threads that share every product wait for each other at each of them: on a busy machine that

@@ -1,50 +1,29 @@
 """VAETransformer: the estimator. scikit-learn's conventions live here; torch is imported inside."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from functools import partial
-from numbers import Integral
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
 from sklearn.utils.validation import check_array, check_is_fitted
 
-from ._callbacks import CallbackSupportMixin, FitTask, with_callbacks
-from ._codes import complete_codes
-from ._frames import float_dtype
-from ._health import DIAGNOSTICS, warn_about_estimates, warn_about_fit
-from ._inputs import (
-    column_name,
-    counted,
-    fit_table,
-    read_table,
-    training_weight,
-    unchanged_on_error,
-    validated,
-)
+from ._callbacks import Audience, CallbackSupportMixin, with_callbacks
+from ._fitted import Fitted, History
+from ._health import warn_about_estimates, warn_about_fit
+from ._inputs import Given, become, given, snapshot, validated
 from ._parameters import (
-    ARCHITECTURE,
-    INACTIVE_KL,
+    COUNT,
+    TRANSFORMER_RULES,
     check_choice,
+    check_hidden_layer_sizes,
     check_parameters,
-    check_same_architecture,
+    check_score,
     seed_of,
 )
-from ._resources import enough_threads, for_each, own_gradients, training_resources
-
-Array = NDArray[np.floating]
-
-METHODS = ("log_likelihood", "elbo", "reconstruction", "kl")
-if TYPE_CHECKING:
-    import torch
-
-    from ._batches import Rows
-    from ._columns import Columns
-    from ._frames import Schema
-    from ._training import Epoch, NonFiniteBoundError, Plan
-    from ._vae import VAE
+from ._resources import own_gradients
+from ._table.column import Array
+from ._table.frames import float_dtype
 
 
 class VAETransformer(
@@ -181,6 +160,9 @@ class VAETransformer(
         How the columns were scaled.
     weights_ : dict of str to ndarray
         The whole fitted network.
+    model_ : Fitted
+        The fitted model as one immutable object, without the estimator: columns, network,
+        component scale. All other attributes are set from it.
 
     See Also
     --------
@@ -310,7 +292,21 @@ class VAETransformer(
             If a parameter or X is not admissible, or if the bound becomes infinite. The estimator
             is then left as it was.
         """
-        return self._fit(X, y, sample_weight)
+        from ._fitting import fit
+
+        audience = Audience(self, X, y)
+        with own_gradients():
+            check_transformer(self)
+            going_on = self.warm_start and self.__sklearn_is_fitted__()
+            rows, attributes = given(self, X, sample_weight, reset=not going_on)
+            parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
+            before = self.model_ if going_on else None
+            audience.attributes_of = lambda model: attributes | model_attributes(model)
+            fitted, history = fit(parameters, rows, seed, before, audience)
+            warn_about_fit(self.n_components, fitted, history, rows.names)
+        become(self, attributes | attributes_of(fitted, history))
+        audience.end()
+        return self
 
     def partial_fit(
         self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
@@ -339,165 +335,16 @@ class VAETransformer(
         ValueError
             As ``fit``; the estimator is left as it was.
         """
-        from . import _fitting as fitting
-        from ._training import NonFiniteBoundError, Outcome, Run, worst_column
-
-        with unchanged_on_error(self), own_gradients():
-            self._check_parameters()
-            going_on = self.__sklearn_is_fitted__()
-            X = validated(self, X, reset=not going_on)
-            X, weight = counted(X, training_weight(sample_weight, X))
-            parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
-            schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
-            number = self.n_iter_ + 1 if going_on else 1
-            whole = fitting.plan_for({**parameters, "max_iter": "auto"}, len(rows))
-            plan = replace(whole, max_epochs=1, decay=False)
-            generator = fitting.generator_for(parameters, seed + number)  # fresh in each call
-            run = Run(fitting.trainable(parameters, vae), plan, generator, len(rows))
-            if going_on and self._memory is not None:
-                run.resume(fitting.to_tensors(self._memory))
-            work = fitting.work_per_step(vae, plan, len(rows))
-            with enough_threads(work):
-                with training_resources(work, self.precision):
-                    bound = run.epoch(rows)
-                if not (np.isfinite(bound) and run.is_finite()):
-                    raise self._not_finite(NonFiniteBoundError(number, worst_column(vae, rows)))
-                fitted = fitting.describe(columns, vae, rows, run.snapshot(), run.memory())
-            losses = self.loss_curve_ if going_on else []
-            outcome = Outcome(None, [bound], [], number, number, False)
-            progress = fitting.describe_outcome(outcome, columns, rows)
-            progress["loss_curve_"] = [*losses, *progress["loss_curve_"]]
-            fitted |= {"_schema": schema, "_fitted_architecture": self._architecture()}
-            self.__dict__.update(fitted | progress)
-        return self
-
-    def _fit(
-        self, X: Any, y: None = None, sample_weight: Any = None, advise: bool = True
-    ) -> "VAETransformer":
-        """Fit; ``advise`` on parameters only those who have set them."""
-        task = FitTask(self, X, y)
-        with unchanged_on_error(self), own_gradients():
-            self._check_parameters()
-            going_on = self.warm_start and self.__sklearn_is_fitted__()
-            X = validated(self, X, reset=not going_on)
-            X, weight = counted(X, training_weight(sample_weight, X))
-            seed = seed_of(self.random_state)
-            schema, columns, vae, rows = self._prepare(X, weight, seed, going_on)
-            fitted, cut_short = self._train(schema, columns, vae, rows, seed, task)
-            if advise:
-                name = partial(column_name, self)
-                warn_about_fit(self.n_components, fitted, columns, cut_short, name)
-            self.__dict__.update(fitted)
-        task.end()
-        return self
-
-    def _check_parameters(self) -> None:
-        name, parameters = type(self).__name__, self.get_params(deep=False)
-        check_parameters(name, parameters)
-        from ._fitting import device_of
-        from .likelihoods import LIKELIHOODS, Likelihood
-        from .priors import PRIORS, Prior
-
-        asked = self.likelihood
-        for one in asked.values() if isinstance(asked, Mapping) else [asked]:
-            check_choice(name, "likelihood", one, LIKELIHOODS, Likelihood, ("auto",))
-        check_choice(name, "prior", self.prior, PRIORS, Prior)
-        device_of(parameters)
-
-    def _prepare(
-        self, X: Any, weight: Array, seed: int, going_on: bool
-    ) -> tuple["Schema", "Columns", "VAE", "Rows"]:
-        """Merge equal rows, encode them, and build the module at its start, in float64."""
-        from . import _fitting as fitting
-        from ._modules import fresh_module
-
-        parameters = self.get_params(deep=False)
-        if going_on:
-            check_same_architecture(self)
-            table, weight = fitting.merged(read_table(self, X), weight)
-            rows = fitting.rows_for(parameters, self._columns, table, weight, overwrite=True)
-            return self._schema, self._columns, fresh_module(self), rows
-        schema, asked, table = fit_table(self, X, weight)
-        table, weight = fitting.merged(table, weight)
-        name = partial(column_name, self)
-        columns = fitting.columns_for(parameters, schema, asked, table, weight, name)
-        vae = fitting.start(parameters, columns, table, weight, seed)
-        rows = fitting.rows_for(parameters, columns, table, weight, overwrite=True)
-        return schema, columns, vae, rows
-
-    def _train(
-        self,
-        schema: "Schema",
-        columns: "Columns",
-        vae: "VAE",
-        rows: "Rows",
-        seed: int,
-        task: FitTask,
-    ) -> tuple[dict[str, Any], bool]:
-        """Climb the bound from the start: every fitted attribute, and whether it was cut short."""
-        from . import _fitting as fitting
-        from ._training import NonFiniteBoundError, climb
-
-        parameters = self.get_params(deep=False)
-        n_rows, n_columns = len(rows), len(columns.shift)
-        plan = fitting.plan_for(parameters, n_rows)
-        task.begin(plan.max_epochs)
-
-        def fitted(state: Any) -> dict[str, Any]:
-            described = fitting.describe(columns, vae, rows, state)
-            return described | {
-                "_schema": schema,
-                "_fitted_architecture": self._architecture(),
-            }
-
-        def watch(epoch: "Epoch") -> bool:
-            self._print_progress(epoch, plan)
-            if epoch.number == 0:
-                return False
-            return task.report_epoch(lambda: fitted(epoch.snapshot()))
-
-        work = fitting.work_per_step(vae, plan, n_rows)
-        with enough_threads(work):
-            try:
-                with training_resources(work, self.precision):
-                    outcome = climb(
-                        fitting.trainable(parameters, vae),
-                        rows,
-                        plan,
-                        fitting.selection_for(parameters, n_columns),
-                        fitting.generator_for(parameters, seed),
-                        watch,
-                    )
-            except NonFiniteBoundError as error:
-                raise self._not_finite(error) from None
-            result = fitted(outcome.state) | fitting.describe_outcome(outcome, columns, rows)
-        return result, outcome.cut_short
-
-    def _architecture(self) -> dict[str, Any]:
-        """The parameters that give the network its shape, as they are now."""
-        return {name: getattr(self, name) for name in ARCHITECTURE}
-
-    def _fitted_module(self) -> "VAE":
-        from ._modules import module_of
+        from ._fitting import fit_one_epoch
 
         with own_gradients():
-            return module_of(self)
-
-    # -- callbacks and messages -------------------------------------------------------------------
-
-    def _print_progress(self, epoch: "Epoch", plan: "Plan") -> None:
-        if self.verbose:
-            print(
-                f"[{type(self).__name__}] epoch {epoch.number} of at most {plan.max_epochs}: "
-                f"bound {epoch.bound:.3f}, held out {epoch.held_out:.3f} nats a row"
-            )
-
-    def _not_finite(self, error: "NonFiniteBoundError") -> ValueError:
-        return ValueError(
-            f"The bound became infinite or nan in epoch {error.epoch}; the wildest values stand in "
-            f"column {column_name(self, error.column)}. Use a smaller learning_rate_init (now "
-            f"{self.learning_rate_init}), or look for errors in that column."
-        )
+            check_transformer(self)
+            before = (self.model_, self._history) if self.__sklearn_is_fitted__() else None
+            rows, attributes = given(self, X, sample_weight, reset=before is None)
+            parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
+            fitted, history = fit_one_epoch(parameters, rows, seed, before)
+        become(self, attributes | attributes_of(fitted, history))
+        return self
 
     # -- codes and rows ---------------------------------------------------------------------------
 
@@ -516,26 +363,10 @@ class VAETransformer(
             (scaled) columns, or with unit prior variance if ``whiten=True``. float32 for float32
             rows, otherwise float64.
         """
-        check_is_fitted(self)
-        X = validated(self, X, reset=False)
-        return self._posterior_means(read_table(self, X), float_dtype(X))
-
-    def _posterior_means(self, table: Any, dtype: type[np.floating]) -> Array:
-        activation = self._fitted_architecture["activation"]
-        z = complete_codes(table, self.weights_, self._columns, activation, for_each)
-        if z is None:
-            return self._encoded(table, dtype)
-        z *= self._code_scale()
-        missing = np.isnan(z).any(axis=1)
-        if missing.any():
-            z[missing] = self._encoded(table[missing], dtype)
-        return z.astype(dtype, copy=False)
-
-    def _encoded(self, table: Any, dtype: type[np.floating]) -> Array:
-        vae = self._fitted_module()
-        scale = self._on_device(self._code_scale(), vae)
-        function = partial(_scoring().posterior_means, vae, scale=scale)
-        return self._by_chunks(function, table, vae, dtype=dtype)[0]
+        now = _fitted_now(self)
+        X = validated(now, X, reset=False)
+        table = now.model_.read(X, now.handle_unknown)
+        return now.model_.encode(table, now.whiten, float_dtype(X), now.device)
 
     def inverse_transform(self, X: ArrayLike) -> Array:
         """Decode components to the mean of the rows that they stand for.
@@ -550,17 +381,14 @@ class VAETransformer(
         X_original : ndarray of shape (n_samples, n_features)
             The decoder's mean, in original units. float32 for float32 codes, otherwise float64.
         """
-        check_is_fitted(self)
+        now = _fitted_now(self)
         codes = check_array(X, dtype=[np.float64, np.float32])
-        if codes.shape[1] != self.n_components_:
+        if codes.shape[1] != now.n_components_:
             raise ValueError(
                 f"X has {codes.shape[1]} columns, but inverse_transform expects one for each of "
-                f"the {self.n_components_} components, as transform returns them."
+                f"the {now.n_components_} components, as transform returns them."
             )
-        scale = self._code_scale()
-        z = np.divide(codes, scale, out=np.zeros(codes.shape), where=scale > 0.0)
-        vae = self._fitted_module()
-        return self._schema.write(self._decoded(vae, z, vae.likelihood.mean, codes.dtype))
+        return now.model_.write(now.model_.decode(codes, now.whiten, codes.dtype, now.device))
 
     def sample(self, n_samples: int = 1, random_state: Any = None, *, mode: bool = False) -> Array:
         """Draw rows from the model: prior, decoder, likelihood.
@@ -579,19 +407,12 @@ class VAETransformer(
         X : ndarray of shape (n_samples, n_features)
             Rows in original units.
         """
-        import torch
-
-        check_is_fitted(self)
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples must be an integer >= 1. Got {n_samples!r} instead.")
-        vae = self._fitted_module().cpu()
+        fitted = _fitted_now(self).model_
+        if not COUNT.admits(n_samples):
+            raise ValueError(f"n_samples must be {COUNT}. Got {n_samples!r} instead.")
         seed = seed_of(random_state)
-        generator = torch.Generator().manual_seed(seed)
-        with own_gradients():
-            z = vae.prior.sample(int(n_samples), vae.n_components, generator).numpy()
-        draw = vae.likelihood.mode if mode else partial(vae.likelihood.sample, generator=generator)
-        table = self._decoded(vae, z, draw)
-        return self._schema.write(table, None if mode else np.random.default_rng(seed))
+        table = fitted.sample(int(n_samples), seed, mode)
+        return fitted.write(table, None if mode else np.random.default_rng(seed))
 
     # -- scores -----------------------------------------------------------------------------------
 
@@ -639,19 +460,13 @@ class VAETransformer(
                reconstruction probability.
         .. [3] Vehtari et al. (2024), Pareto Smoothed Importance Sampling.
         """
-        X = self._check_new_rows(X)
-        _scoring().check_score(method, METHODS, return_diagnostics)
-        vae, n_samples = self._fitted_module(), self.n_importance_samples
-        with own_gradients():
-            function = _scoring().score_function(vae, method, n_samples, refine)
-        sampled = method in ("log_likelihood", "elbo")
-        per_row = 2 * max(n_samples, 3 * self.n_components_) if sampled else 1
-        scores, *of_estimate = self._by_chunks(function, X, vae, per_row)
-        if method == "kl":
-            return scores
-        diagnostics = dict(zip(DIAGNOSTICS, of_estimate, strict=False))
+        now = _fitted_now(self)
+        table = _table_of(now, X)
+        check_score(method, return_diagnostics)
+        scores, diagnostics = now.model_.score(
+            table, method, now.n_importance_samples, refine, now.device
+        )
         warn_about_estimates(diagnostics, refine)
-        scores = scores + self._columns.log_jacobian_of(X)
         return (scores, diagnostics) if return_diagnostics else scores
 
     def score_features(self, X: ArrayLike) -> Array:
@@ -668,12 +483,8 @@ class VAETransformer(
             Expected log p(x_d | z) under the encoder, in nats and original units; a row's sum is
             ``score_samples(X, method="reconstruction")``. Lower is odder.
         """
-        X = self._check_new_rows(X)
-        vae = self._fitted_module()
-        log_jacobian = self._on_device(self._columns.log_jacobian, vae)
-        function = _scoring().shares_of_columns
-        function = partial(function, vae, bank=self._noise_bank(vae), log_jacobian=log_jacobian)
-        return self._by_chunks(function, X, vae)[0]
+        now = _fitted_now(self)
+        return now.model_.score_features(_table_of(now, X), now.n_importance_samples, now.device)
 
     def score(self, X: ArrayLike, y: None = None) -> float:
         """Mean of ``score_samples(X)``: log p(x) in nats a row, in original units.
@@ -692,45 +503,6 @@ class VAETransformer(
         """
         return float(self.score_samples(X).mean())
 
-    def _check_new_rows(self, X: Any) -> Any:
-        check_is_fitted(self)
-        return read_table(self, validated(self, X, reset=False))
-
-    def _noise_bank(self, vae: "VAE") -> "torch.Tensor":
-        with own_gradients():
-            bank = _scoring().noise_bank(self.n_importance_samples, self.n_components_)
-            return bank.to(vae.device)
-
-    def _by_chunks(
-        self,
-        function: Callable[..., tuple["torch.Tensor", ...]],
-        X: Any,
-        vae: "VAE",
-        per_row: int = 1,
-        dtype: Any = None,
-    ) -> tuple[Array, ...]:
-        """Apply ``function``, whose largest array has ``per_row`` network evaluations a row."""
-        widest = max(parameter.shape[0] for parameter in vae.parameters())
-        numbers = per_row * widest
-        # Many samples mean many small steps: on a busy machine two threads were 15 times slower.
-        cells = min(numbers * X.shape[0], _scoring().CHUNK_NUMBERS) if per_row == 1 else 0
-        with enough_threads(float(cells) * widest), own_gradients():
-            return _scoring().by_chunks(function, X, self._columns, numbers, vae.device, dtype)
-
-    def _decoded(self, vae: "VAE", z: Array, of_raw: Any, dtype: Any = np.float64) -> Array:
-        with own_gradients():
-            return _scoring().decode(vae, z, of_raw, self._columns, dtype)
-
-    def _on_device(self, array: Array, vae: "VAE") -> "torch.Tensor":
-        import torch
-
-        return torch.from_numpy(array).to(vae.device)
-
-    def _code_scale(self) -> Array:
-        """What a posterior mean is multiplied by: 0 for an inactive component."""
-        scale = np.ones(self.n_components_) if self.whiten else self.component_scale_
-        return np.where(self.kl_per_component_ >= INACTIVE_KL, scale, 0.0)
-
     # -- scikit-learn's conventions ---------------------------------------------------------------
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -744,7 +516,73 @@ class VAETransformer(
         return tags
 
 
-def _scoring() -> Any:
-    from . import _scoring as module  # imports torch
+def _fitted_now(vae: VAETransformer) -> VAETransformer:
+    """Return the state of a fitted estimator, which other threads may replace meanwhile."""
+    check_is_fitted(vae)
+    return snapshot(vae)
 
-    return module
+
+def _table_of(now: VAETransformer, X: Any) -> Any:
+    return now.model_.read(validated(now, X, reset=False), now.handle_unknown)
+
+
+def check_transformer(vae: VAETransformer) -> None:
+    """Raise a ValueError that names the first parameter that is not admissible."""
+    from ._fitted import device_of
+    from .likelihoods import LIKELIHOODS, Likelihood
+    from .priors import PRIORS, Prior
+
+    name, parameters = type(vae).__name__, vae.get_params(deep=False)
+    check_parameters(name, parameters, TRANSFORMER_RULES)
+    check_hidden_layer_sizes(name, vae.hidden_layer_sizes)
+    asked = vae.likelihood
+    for one in asked.values() if isinstance(asked, Mapping) else [asked]:
+        check_choice(name, "likelihood", one, LIKELIHOODS, Likelihood, extra_names=("auto",))
+    check_choice(name, "prior", vae.prior, PRIORS, Prior)
+    device_of(vae.device)
+
+
+def model_attributes(fitted: Fitted) -> dict[str, Any]:
+    """Return the fitted attributes that follow from the model alone."""
+    return {
+        "n_components_": fitted.n_components,
+        "_n_features_out": fitted.n_components,
+        "scaling_": fitted.columns.scaling,
+        "likelihood_": np.array(fitted.columns.kinds.names),
+        "kl_per_component_": fitted.kl_per_component,
+        "n_active_components_": fitted.n_active_components,
+        "component_scale_": fitted.component_scale,
+        "noise_variance_": fitted.noise_variance,
+        "weights_": fitted.weights,
+        "model_": fitted,
+    }
+
+
+def attributes_of(fitted: Fitted, history: History) -> dict[str, Any]:
+    """Return all fitted attributes, but for scikit-learn's own."""
+    return model_attributes(fitted) | {
+        "n_iter_": history.n_epochs,
+        "best_iter_": history.best_epoch,
+        "loss_curve_": history.losses,
+        "validation_scores_": history.held_out,
+        "_history": history,
+    }
+
+
+def own_model(vae: VAETransformer | None, random_state: Any, **defaults: Any) -> VAETransformer:
+    """Clone the model that a user gave an estimator, or make one with these parameters.
+
+    Without a random state of its own it gets the estimator's.
+    """
+    model: VAETransformer = VAETransformer(**defaults) if vae is None else clone(vae)
+    return model if model.random_state is not None else model.set_params(random_state=random_state)
+
+
+def quietly_fitted(vae: VAETransformer, data: Given) -> VAETransformer:
+    """Fit a model whose parameters the user did not choose: no advice, no callbacks."""
+    from ._fitting import fit
+
+    parameters, seed = vae.get_params(deep=False), seed_of(vae.random_state)
+    fitted, history = fit(parameters, data.rows, seed)
+    become(vae, data.attributes | attributes_of(fitted, history))
+    return vae

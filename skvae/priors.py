@@ -1,29 +1,68 @@
 """p(z): the prior over the components."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ._gaussian import kl_to_standard_normal, standard_normal_log_prob
+from ._specification import Specification
 
 
-class Prior(nn.Module, ABC):
-    """Interface of all priors over z (..., N, K)."""
+class Prior(Specification, ABC):
+    """Interface of all priors over z (..., N, K).
+
+    A prior is a frozen dataclass whose fields say what the user chose. What it learns is declared
+    by ``parameters`` and read as attributes of the same names: a model makes a torch module of it
+    for its K components. A prior of one's own implements ``log_prob``, ``sample`` and
+    ``precision``; the rest has defaults.
+    """
+
+    # Where the components stand in each parameter: they are renumbered with them.
+    component_axis: ClassVar[Mapping[str, int]] = {}
 
     @abstractmethod
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log p(z) in nats, summed over the components: (..., N)."""
-
-    @abstractmethod
-    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
-        """KL(N(loc, exp(log_scale)^2) || p) per component in nats: (N, K)."""
+        """Return log p(z) in nats, summed over the components: (..., N)."""
 
     @abstractmethod
     def sample(self, n_samples: int, n_components: int, generator: torch.Generator) -> Tensor:
         """Draw z, (n_samples, n_components), in float64."""
 
+    @abstractmethod
+    def precision(self, z: Tensor) -> Tensor:  # (N, K) -> (N, K, K) or (K, K)
+        """Return what log p(z) adds to the curvature at z, positive definite.
 
+        Minus its Hessian, or the part of it that is positive definite, as in Gauss-Newton steps.
+        """
+
+    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor | None:
+        """Return KL(N(loc, exp(log_scale)^2) || p) per component in nats, (N, K).
+
+        None where it has no closed form; it is then estimated from samples of z.
+        """
+        return None
+
+    def centre(self, n_components: int) -> Tensor:  # (K,)
+        """Return a point of high density, where searches for modes of p(x, z) may begin."""
+        return torch.zeros(n_components, dtype=torch.float64)
+
+    def parameters(self, n_components: int) -> dict[str, Tensor]:
+        """Return the start of what is learned, by name."""
+        return {}
+
+    def start(self, codes: Tensor, weight: Tensor) -> dict[str, Tensor]:  # (N, K), (N,)
+        """Return parameters by the linear start's posterior means of rows and how often they count.
+
+        Those that are not named stay as ``parameters`` has them.
+        """
+        return {}
+
+
+@dataclass(frozen=True)
 class StandardNormal(Prior):
     """z ~ N(0, I): the prior of Kingma & Welling 2014.
 
@@ -38,12 +77,15 @@ class StandardNormal(Prior):
     def log_prob(self, z: Tensor) -> Tensor:
         return standard_normal_log_prob(z).sum(-1)
 
-    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
-        return kl_to_standard_normal(loc, log_scale)
-
     def sample(self, n_samples: int, n_components: int, generator: torch.Generator) -> Tensor:
         size = (n_samples, n_components)
         return torch.randn(size, generator=generator, dtype=torch.float64, device=generator.device)
 
+    def precision(self, z: Tensor) -> Tensor:
+        return torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
 
-PRIORS = {"normal": StandardNormal}
+    def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor:
+        return kl_to_standard_normal(loc, log_scale)
+
+
+PRIORS: dict[str, type[Prior]] = {"normal": StandardNormal}

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 
-from skvae import VAETransformer, _columns
+from skvae import VAETransformer
+from skvae._table.statistics import heavy_tailed
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -143,7 +144,7 @@ def test_samples_are_finite_and_come_again_with_their_seed(name, fits):
         assert sample.shape == (5, X.shape[1]) and np.isfinite(sample).all()
         np.testing.assert_array_equal(vae.sample(5, random_state=0, mode=mode), sample)
         other = vae.sample(5, random_state=1, mode=False)
-        assert np.array_equal(other, sample) == (not vae._columns.varies.any())
+        assert np.array_equal(other, sample) == (not vae.model_.columns.varies.any())
 
 
 CONSTANT = ["constant columns", "all columns constant", "all zeros", "one distinct row", "1 row"]
@@ -177,7 +178,7 @@ def test_the_fitted_attributes_are_finite_and_agree(name, fits):
 def test_columns_of_0_and_1_alone_are_bernoulli_and_all_others_real(name, fits):
     X, vae = TABLES[name][0], fits[name]
     two_valued = [set(np.unique(column)) == {0.0, 1.0} for column in X.T.astype(float)]
-    real = np.where(_columns.heavy_tailed(X.astype(float)), "student_t", "gaussian")
+    real = np.where(heavy_tailed(X.astype(float)), "student_t", "gaussian")
     assert vae.likelihood_.tolist() == np.where(two_valued, "bernoulli", real).tolist()
     assert ("student_t" in vae.likelihood_) == (name == "heavy tails")
     assert all(two_valued) == (name in ("binary columns", "booleans"))
@@ -251,7 +252,7 @@ def test_a_row_scores_the_same_alone_in_company_and_in_any_order(curved, score):
 def test_chunks_do_not_show(curved, monkeypatch):
     vae, X = curved
     together = vae.score_samples(X)
-    monkeypatch.setattr("skvae._scoring.CHUNK_NUMBERS", 40_000)
+    monkeypatch.setattr("skvae._inference.scores.CHUNK_NUMBERS", 40_000)
     np.testing.assert_allclose(vae.score_samples(X), together, rtol=0, atol=1e-9)
 
 

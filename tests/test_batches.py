@@ -5,8 +5,13 @@ import pytest
 import torch
 from scipy.sparse import csr_array, csr_matrix
 
-from skvae import _batches
-from skvae._batches import (
+from skvae._table import duplicates
+from skvae._table.automatic import look_at
+from skvae._table.column import Column
+from skvae._table.columns import fit_columns
+from skvae._table.duplicates import merge_duplicates
+from skvae._table.statistics import CHUNK_ROWS
+from skvae._training.rows import (
     DenseCells,
     Rows,
     batches,
@@ -14,10 +19,8 @@ from skvae._batches import (
     epoch_order,
     folds,
     hold_out,
-    merge_duplicates,
 )
-from skvae._columns import CHUNK_ROWS, fit_columns, measure
-from skvae._fitting import limits_of
+from skvae.likelihoods._names import kinds_of
 
 
 def _generator(seed=0):
@@ -121,7 +124,7 @@ def test_the_layout_in_memory_does_not_matter(order):
 
 
 def test_rows_of_one_hash_are_still_compared(monkeypatch):
-    monkeypatch.setattr(_batches, "_row_hash", lambda X: np.zeros(len(X), np.uint64))
+    monkeypatch.setattr(duplicates, "_row_hash", lambda X: np.zeros(len(X), np.uint64))
     X = np.array([[1.0, 2.0], [1.0, 2.0], [1.0, 3.0], [4.0, 3.0]])
     assert _as_set(*_merged(X)) == {(1.0, 2.0, 2.0), (1.0, 3.0, 1.0), (4.0, 3.0, 1.0)}
 
@@ -175,11 +178,10 @@ def test_sparse_rows_are_merged_as_the_dense_ones(kind, make):
 
 def _cells(X, dtype=torch.float64):
     n = X.shape[1]
-    moments = measure(X, np.ones(X.shape[0]), str)
-    units = n * ["location_scale"]
-    kinds = n * ["gaussian"]
-    limits = limits_of(kinds)
-    columns = fit_columns(X, moments, kinds, units, n * [0], "columns", False, limits)
+    look = look_at(X, np.ones(X.shape[0]), n * [Column("x", "number")])
+    columns = fit_columns(
+        X, look, kinds_of(n * ["gaussian"], n * ["number"], "auto", n * [0]), "columns"
+    )
     return columns, encode_rows(X, columns, dtype, torch.device("cpu"))
 
 

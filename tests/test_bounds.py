@@ -5,13 +5,7 @@ import math
 import pytest
 import torch
 
-from skvae._bounds import (
-    LogTerms,
-    elbo,
-    importance_weighted_bound,
-    log_weights,
-    warmed_beta,
-)
+from skvae._model.bounds import LogTerms, elbo, importance_weighted_bound, log_weights, warmed_beta
 
 
 @pytest.fixture

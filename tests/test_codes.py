@@ -1,18 +1,20 @@
 """``transform`` of complete rows: the encoder without a module, and without torch for few rows."""
 
+import copy
 import pickle
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from skvae import VAETransformer
-from skvae._codes import FEW_ROWS, NUMPY_ACTIVATIONS
-from skvae._networks import ACTIVATIONS
-from skvae._parameters import RULES
+from skvae._inference.codes import FEW_ROWS, NUMPY_ACTIVATIONS
+from skvae._model.networks import ACTIVATIONS
+from skvae._parameters import TRANSFORMER_RULES as RULES
 
 rng = np.random.default_rng(0)
 NUMBERS = rng.normal(size=(300, 5)) @ rng.normal(size=(5, 5)) * [1.0, 10.0, 0.1, 1e3, 1e-3] + 5.0
@@ -43,11 +45,11 @@ def _by_the_module(vae, X):
     """What ``VAE.encode`` says, as ``transform`` returns it."""
     import torch
 
-    x, observed = vae._columns.encode(X)
+    x, observed = vae.model_.columns.encode(X)
     seen = None if observed is None else torch.from_numpy(observed)
     with torch.no_grad():
-        loc, _ = vae._fitted_module().encode(torch.from_numpy(x), seen)
-    return loc.numpy() * vae._code_scale()
+        loc, _ = vae.model_.module().encode(torch.from_numpy(x), seen)
+    return loc.numpy() * vae.model_.code_scale(vae.whiten)
 
 
 every_size = pytest.mark.parametrize("n_rows", [1, FEW_ROWS, FEW_ROWS + 1, 300])
@@ -117,12 +119,12 @@ def test_a_row_alone_is_coded_as_among_many():
 
 
 def test_chunks_do_not_show(monkeypatch):
-    from skvae import _codes
+    from skvae._inference import codes
 
     vae, X = _fitted()
     whole = vae.transform(X)
-    monkeypatch.setattr(_codes, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(_codes, "ROWS_FOR_PRODUCTS", 7)
+    monkeypatch.setattr(codes, "CACHED_NUMBERS", 1)
+    monkeypatch.setattr(codes, "ROWS_FOR_PRODUCTS", 7)
     assert_allclose(vae.transform(X), whole, rtol=1e-12, atol=1e-12)
 
 
@@ -171,11 +173,11 @@ def test_what_few_columns_allow_is_still_checked():
 
 def test_the_module_is_built_once_and_anew_after_another_fit():
     vae, X = _fitted()
-    first = vae._fitted_module()
-    assert vae._fitted_module() is first
+    first = vae.model_.module()
+    assert vae.model_.module() is first
     before = vae.score_samples(X[:5], method="elbo")
     vae.fit(X[:200])
-    assert vae._fitted_module() is not first
+    assert vae.model_.module() is not first
     assert not np.allclose(vae.score_samples(X[:5], method="elbo"), before)
 
 
@@ -184,7 +186,8 @@ def test_the_module_follows_the_weights():
     decoded = vae.inverse_transform(vae.transform(X[:3]))
     vae.weights_["decoder.linear.bias"] += 1.0
     assert_allclose(vae.inverse_transform(vae.transform(X[:3])), decoded + X.std(0))
-    vae.weights_ = {**vae.weights_, "decoder.linear.bias": np.zeros(5)}
+    weights = {**vae.weights_, "decoder.linear.bias": np.zeros(5)}
+    vae.model_ = replace(vae.model_, weights=weights)
     assert not np.allclose(vae.inverse_transform(vae.transform(X[:3])), decoded)
 
 
@@ -200,16 +203,22 @@ def test_training_further_leaves_the_earlier_weights_alone():
 
 def test_the_module_goes_when_the_estimator_does():
     import gc
-
-    from skvae._modules import _MODULES
+    import weakref
 
     vae, _ = _fitted()
-    vae._fitted_module()
-    gc.collect()
-    known = len(_MODULES)
+    module = weakref.ref(vae.model_.module())
+    assert module() is not None
     del vae
     gc.collect()
-    assert len(_MODULES) == known - 1
+    assert module() is None
+
+
+def test_the_module_is_no_part_of_a_copy_or_a_file():
+    vae, _ = _fitted()
+    vae.model_.module()
+    for other in (copy.deepcopy(vae.model_), pickle.loads(pickle.dumps(vae.model_))):
+        assert "_module" not in vars(other)
+        assert other.module() is not vae.model_.module()
 
 
 def test_large_work_is_shared_by_threads_of_one_thread_each(monkeypatch):
@@ -218,17 +227,18 @@ def test_large_work_is_shared_by_threads_of_one_thread_each(monkeypatch):
     import threadpoolctl
     import torch
 
-    from skvae import _codes, _resources
+    from skvae import _resources
+    from skvae._inference import codes
 
     def tell(*args):
         seen.add((threading.get_ident(), torch.get_num_threads()))
         return locations(*args)
 
     vae, X = _fitted()
-    expected, seen, locations = vae.transform(X), set(), _codes._locations
-    monkeypatch.setattr(_codes, "_locations", tell)
-    monkeypatch.setattr(_codes, "CHUNK_NUMBERS", 1)
-    monkeypatch.setattr(_codes, "ROWS_FOR_PRODUCTS", 10)
+    expected, seen, locations = vae.transform(X), set(), codes._locations
+    monkeypatch.setattr(codes, "_locations", tell)
+    monkeypatch.setattr(codes, "CACHED_NUMBERS", 1)
+    monkeypatch.setattr(codes, "ROWS_FOR_PRODUCTS", 10)
     monkeypatch.setattr(_resources, "ONE_THREAD_WORK", 0.0)
     with threadpoolctl.threadpool_limits(2):
         assert_allclose(vae.transform(X), expected, rtol=1e-12, atol=1e-12)

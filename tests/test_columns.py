@@ -8,19 +8,18 @@ from scipy.sparse import csr_array
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 
 from skvae import VAETransformer
-from skvae._columns import (
+from skvae._table.automatic import Look
+from skvae._table.columns import fit_columns
+from skvae._table.statistics import (
     CHUNK_CELLS,
     CHUNK_ROWS,
-    Limits,
-    fit_columns,
     measure,
-    outside,
     robust_units,
     row_chunks,
     share_one_unit,
     two_valued,
 )
-from skvae._fitting import limits_of
+from skvae._table.support import Kinds, Limits, Support
 
 SCALES = 10.0 ** np.arange(-8.0, 9.0)
 SCALINGS = ["columns", "common", None]
@@ -35,11 +34,13 @@ def _rows(n_rows=60, seed=0):
 
 def _columns(X, scaling="columns", weight=None, units="location_scale"):
     n_rows, n = X.shape
-    moments = measure(X, np.ones(n_rows) if weight is None else weight, str)
+    moments = measure(X, np.ones(n_rows) if weight is None else weight, n * ["x"])
     shared = share_one_unit(X) if scaling == "auto" else False
     units = n * [units] if isinstance(units, str) else units
-    limits = limits_of(n * ["gaussian"])
-    return fit_columns(X, moments, n * ["gaussian"], units, n * [0], scaling, shared, limits)
+    supports = tuple(Support(-np.inf, np.inf, "numbers", unit) for unit in units)
+    names, automatic = tuple(n * ["gaussian"]), np.zeros(n, dtype=bool)
+    kinds = Kinds(names, names, supports, automatic, True, tuple(n * [0]))
+    return fit_columns(X, Look(moments, shared, n * ["number"]), kinds, scaling)
 
 
 def _encoded(columns, X):
@@ -176,7 +177,7 @@ def test_a_variance_that_overflows_names_the_column(make):
     X[:, 2] = 1e200 * np.arange(5)
     message = "values of column 2 are too large: .*largest is 4e\\+200; use another unit"
     with pytest.raises(ValueError, match=message):
-        measure(make(X), np.ones(5), str)
+        measure(make(X), np.ones(5), [str(n) for n in range(X.shape[1])])
 
 
 @told_once
@@ -237,7 +238,7 @@ def _with_holes(X, share=0.3, seed=1):
 def test_statistics_are_those_of_the_observed_cells(n_rows):
     X = _with_holes(_rows(n_rows))
     X[:, 3] = np.nan
-    moments = measure(X, np.ones(n_rows), str)
+    moments = measure(X, np.ones(n_rows), X.shape[1] * ["x"])
     seen = ~np.isnan(X)
     seen[:, 3] = False
     for column in range(X.shape[1]):
@@ -427,19 +428,19 @@ def test_the_cells_outside_are_found(cells):
     X = np.zeros((10, 3))
     for cell in cells:
         X[cell] = 2.0
-    found = np.argwhere(outside(X, Limits(*ZERO_TO_ONE, np.zeros(3, dtype=bool))))
+    found = np.argwhere(Limits(*ZERO_TO_ONE, np.zeros(3, dtype=bool)).outside(X))
     assert {tuple(cell) for cell in found.tolist()} == set(cells)
 
 
 def test_the_limits_themselves_and_what_is_missing_are_inside():
     X = np.array([[0.0, 1.0, np.nan]])
-    assert not outside(X, Limits(*ZERO_TO_ONE, np.array([False, True, True]))).any()
+    assert not Limits(*ZERO_TO_ONE, np.array([False, True, True])).outside(X).any()
     infinite = np.full(3, np.inf)
-    assert not outside(1e300 * X, Limits(-infinite, infinite, np.zeros(3, dtype=bool))).any()
+    assert not Limits(-infinite, infinite, np.zeros(3, dtype=bool)).outside(1e300 * X).any()
 
 
 def test_whole_numbers_are_asked_for_where_they_are_needed():
     X = np.array([[0.5, 0.5, 1.0], [1e-9, 1e15, 1.0 + 1e-12]])
     limits = (np.full(3, -np.inf), np.full(3, np.inf))
-    found = outside(X, Limits(*limits, np.array([False, True, True])))
+    found = Limits(*limits, np.array([False, True, True])).outside(X)
     assert found.tolist() == [[False, True, False], [False, False, True]]

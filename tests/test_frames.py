@@ -331,7 +331,7 @@ def _many_levels():
 def test_rare_levels_share_one_of_which_samples_draw(max_categories):
     X = _many_levels()
     vae = _vae(n_components=1, max_iter=0, max_categories=max_categories).fit(X)
-    (column, _) = vae._schema.columns
+    (column, _) = vae.model_.schema.columns
     assert column.n_levels == max_categories
     assert column.levels == tuple("abcdef"[: max_categories - 1])
     assert set(column.rare) == set("abcdef"[max_categories - 1 :])
@@ -349,19 +349,19 @@ def test_rare_levels_share_one_of_which_samples_draw(max_categories):
 def test_as_many_levels_as_are_allowed_are_kept_apart():
     X = _many_levels()
     for most in (6, 255, None):
-        assert _vae(max_iter=0, max_categories=most).fit(X)._schema.columns[0].rare == ()
+        assert _vae(max_iter=0, max_categories=most).fit(X).model_.schema.columns[0].rare == ()
 
 
 def test_the_levels_of_an_ordered_category_keep_their_order():
     X = pandas.DataFrame({"size": pandas.Series(SIZES, dtype=ORDERED), "x": NUMBERS})
     for likelihood in ("auto", {"size": "ordinal"}):
         vae = _vae(likelihood=likelihood).fit(X)
-        assert vae._schema.columns[0].levels == ("S", "M", "L")
+        assert vae.model_.schema.columns[0].levels == ("S", "M", "L")
         _assert_comes_back(vae, X)
     assert vae.likelihood_.tolist() == ["ordinal", "gaussian"]
     as_polars = polars.DataFrame({"size": polars.Series(SIZES, dtype=polars.Enum([*"SML"]))})
     vae = _vae(n_components=1, likelihood="ordinal").fit(as_polars)
-    assert vae._schema.columns[0].levels == ("S", "M", "L")
+    assert vae.model_.schema.columns[0].levels == ("S", "M", "L")
 
 
 # -- what does not matter -------------------------------------------------------------------------
@@ -423,7 +423,7 @@ def test_columns_of_numbers_can_be_asked_to_be_categories(asked):
     X = _codes_frame()
     vae = _vae(categorical_features=ASKED[asked]).fit(X)
     assert vae.likelihood_.tolist() == ["categorical", "gaussian", "categorical"]
-    assert vae._schema.columns[0].levels == (0.0, 1.0, 2.0, 3.0)
+    assert vae.model_.schema.columns[0].levels == (0.0, 1.0, 2.0, 3.0)
     _assert_comes_back(vae, X)
     if not isinstance(ASKED[asked][0], str):
         array = X.to_numpy(dtype=float)
@@ -464,7 +464,7 @@ def test_a_likelihood_can_be_given_by_name_and_by_number(key):
 def test_a_likelihood_of_levels_makes_a_category_of_numbers(likelihood):
     X = _codes_frame()
     vae = _vae(likelihood={"code": likelihood}).fit(X)
-    assert vae._schema.columns[0].levels == (0.0, 1.0, 2.0, 3.0)
+    assert vae.model_.schema.columns[0].levels == (0.0, 1.0, 2.0, 3.0)
     assert set(vae.sample(30, random_state=0).code) <= {0, 1, 2, 3}
 
 

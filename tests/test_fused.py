@@ -7,14 +7,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skvae import _fused, _products, _training
-from skvae._batches import Batch
-from skvae._bounds import elbo
-from skvae._column_likelihoods import ColumnLikelihoods
-from skvae._fused import _PULLS, _VALUES, fused_gradient
-from skvae._networks import ACTIVATIONS
-from skvae._training import Plan, Run, objective
-from skvae._vae import VAE
+from skvae._model import products
+from skvae._model.bounds import elbo
+from skvae._model.networks import ACTIVATIONS
+from skvae._model.vae import VAE
+from skvae._specification import Part
+from skvae._training import hand_gradient, loop
+from skvae._training.hand_gradient import _PULLS, _VALUES, gradient_of
+from skvae._training.loop import Run
+from skvae._training.plan import Plan, objective
+from skvae._training.rows import Batch
 from skvae.likelihoods import LIKELIHOODS as KINDS
 from skvae.likelihoods import (
     Bernoulli,
@@ -24,40 +26,37 @@ from skvae.likelihoods import (
     LinearStart,
     Support,
 )
+from skvae.likelihoods._mixed import ColumnLikelihoods
 from skvae.priors import StandardNormal
 
 D, K, N = 7, 3, 11
 
 # Of seven columns; in some the parts stand in another order than the columns.
 LIKELIHOODS = {
-    "one noise": lambda: Gaussian("shared", D),
-    "noise per column": lambda: Gaussian("per_column", D),
-    "columns of one noise": lambda: _columns((Gaussian("shared", D), range(D))),
-    "columns with own noise": lambda: _columns((Gaussian("per_column", D), range(D))),
-    "switches": lambda: Bernoulli(),
+    "columns of one noise": lambda: _columns((Gaussian("shared"), range(D))),
+    "columns with own noise": lambda: _columns((Gaussian("per_column"), range(D))),
     "columns of switches": lambda: _columns((Bernoulli(), range(D))),
     "numbers and switches": lambda: _columns(
-        (Gaussian("per_column", 4), [6, 0, 2, 3]), (Bernoulli(), [1, 4, 5])
+        (Gaussian("per_column"), [6, 0, 2, 3]), (Bernoulli(), [1, 4, 5])
     ),
     "switches, then two kinds of numbers": lambda: _columns(
         (Bernoulli(), [2, 5]),
-        (Gaussian("shared", 3), [0, 1, 3]),
-        (Gaussian("per_column", 2), [4, 6]),
+        (Gaussian("shared"), [0, 1, 3]),
+        (Gaussian("per_column"), [4, 6]),
     ),
-    "one category": lambda: _columns((Categorical([4]), [3]), (Gaussian("shared", 6), _but(3))),
-    "categories": lambda: Categorical([2, 3, 2, 4, 2, 2, 5]),
+    "one category": lambda: _columns((Categorical([4]), [3]), (Gaussian("shared"), _but(3))),
     "columns of categories": lambda: _columns((Categorical([2, 3, 2, 4, 2, 2, 5]), range(D))),
     "numbers among categories": lambda: _columns(
-        (Categorical([3, 2]), [5, 0]), (Gaussian("per_column", 3), [1, 6, 3]), (Bernoulli(), [2, 4])
+        (Categorical([3, 2]), [5, 0]), (Gaussian("per_column"), [1, 6, 3]), (Bernoulli(), [2, 4])
     ),
     # Without a formula of their own: their gradient by raw is autograd's.
-    "a kind of one's own": lambda: Twice("shared", D),
+    "a kind of one's own": lambda: _columns((Twice("shared"), range(D))),
     "every kind": lambda: _columns(
-        *((kind().for_columns([2], 1e-3), [c]) for c, kind in enumerate(KINDS.values()) if c < D)
+        *((kind().for_columns([2], 1.0), [c]) for c, kind in enumerate(KINDS.values()) if c < D)
     ),
 }
 LIKELIHOODS |= {
-    f"columns of {name}": lambda kind=kind: _columns((kind().for_columns([3] * D, 1e-3), range(D)))
+    f"columns of {name}": lambda kind=kind: _columns((kind().for_columns([3] * D, 1.0), range(D)))
     for name, kind in KINDS.items()
 }
 
@@ -74,14 +73,27 @@ def _but(column):
 
 
 def _columns(*parts):
-    return ColumnLikelihoods([(part, list(columns)) for part, columns in parts])
+    """A likelihood for each column, from those of some columns and their levels."""
+    of_column, levels = {}, {}
+    for likelihood, columns in parts:
+        of_column |= dict.fromkeys(columns, likelihood)
+        n_levels = getattr(likelihood, "n_levels", [0] * len(columns))
+        levels |= dict(zip(columns, n_levels, strict=True))
+    return ColumnLikelihoods([of_column[c] for c in range(D)], [levels[c] for c in range(D)])
 
 
 def _vae(likelihood="columns of one noise", hidden=(8, 5), activation="gelu", may_miss=None):
     """A module whose parameters and buffers are all away from their start."""
     may_miss = may_miss or [False] * D
     likelihood = LIKELIHOODS[likelihood]() if isinstance(likelihood, str) else likelihood
-    vae = VAE(may_miss, K, hidden, activation, likelihood, StandardNormal()).double()
+    vae = VAE(
+        likelihood,
+        StandardNormal(),
+        n_components=K,
+        hidden_layer_sizes=hidden,
+        activation=activation,
+        may_miss=may_miss,
+    ).double()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in vae.parameters():
@@ -99,24 +111,18 @@ def _batch(vae=None, n_samples=1, weighted=True, dtype=torch.float64):
     generator = torch.Generator().manual_seed(1)
     x = torch.rand((N, D), generator=generator, dtype=dtype)
     if vae is not None:
-        for part, columns in _parts(vae.likelihood):
-            if part.support.whole:
-                x[:, columns] = torch.floor(2.0 * x[:, columns])
+        for part in vae.likelihood.parts:
+            if part.specification.support.whole:
+                x[:, part.columns] = torch.floor(2.0 * x[:, part.columns])
     weight = (
         torch.rand(N, generator=generator, dtype=dtype) if weighted else torch.ones_like(x[:, 0])
     )
     return x, weight, torch.randn((n_samples, N, K), generator=generator, dtype=dtype)
 
 
-def _parts(likelihood):
-    if isinstance(likelihood, ColumnLikelihoods):
-        return [(part, columns) for part, columns, _ in likelihood.blocks()]
-    return [(likelihood, list(range(D)))]
-
-
 def _assert_same(vae, n_samples=1, weighted=True, beta=1.0, observed=None):
     x, weight, eps = _batch(vae, n_samples, weighted)
-    bound = fused_gradient(vae, "elbo", 0.0)(x, observed, weight, eps, beta)
+    bound = gradient_of(vae, "elbo", 0.0)(x, observed, weight, eps, beta)
     by_hand = {name: p.grad.clone() for name, p in vae.named_parameters()}
     vae.zero_grad()
     plan = Plan(max_epochs=1, batch_size=N, learning_rate=1.0, beta=beta, n_samples=n_samples)
@@ -147,19 +153,21 @@ def test_the_gradient_is_autograds_for_each_bound(likelihood, n_samples, weighte
 @pytest.mark.parametrize("hidden", [(32,), (40, 6)])
 @pytest.mark.parametrize("likelihood", ["columns of one noise", "numbers among categories"])
 def test_products_by_onednn_are_the_products(likelihood, hidden, pattern, monkeypatch):
-    monkeypatch.setattr(_products, "LARGE", 0.0)
+    monkeypatch.setattr(products, "LARGE", 0.0)
     used = []
-    onednn = _fused.onednn_linear
-    monkeypatch.setattr(_fused, "onednn_linear", lambda *args: used.append(1) or onednn(*args))
+    onednn = hand_gradient.onednn_linear
+    monkeypatch.setattr(
+        hand_gradient, "onednn_linear", lambda *args: used.append(1) or onednn(*args)
+    )
     vae = _vae(likelihood, hidden, may_miss=[True] * D)
     x, *rest = _batch(vae)
-    expected = fused_gradient(vae, "elbo", 0.0)(x, SEEN.get(pattern), *rest, 1.0)
+    expected = gradient_of(vae, "elbo", 0.0)(x, SEEN.get(pattern), *rest, 1.0)
     gradients = [p.grad for p in vae.parameters()]
     assert not used  # in float64
     vae.zero_grad()
     single = vae.float()
     x, *rest = (value.float() for value in (x, *rest))
-    bound = fused_gradient(single, "elbo", 0.0)(x, SEEN.get(pattern), *rest, 1.0)
+    bound = gradient_of(single, "elbo", 0.0)(x, SEEN.get(pattern), *rest, 1.0)
     assert used
     assert_close(bound.double(), expected, rtol=1e-5, atol=1e-5)
     for parameter, exact in zip(single.parameters(), gradients, strict=True):
@@ -174,7 +182,7 @@ def test_the_gradient_is_autograds_where_wild_rows_miss_something(wild):
     x[2] *= wild
     x[3] *= -wild
     weight[2:4] = 1e-9  # the others show
-    bound = fused_gradient(vae, "elbo", 0.0)(x, observed, weight, eps, 1.0)
+    bound = gradient_of(vae, "elbo", 0.0)(x, observed, weight, eps, 1.0)
     by_hand = [p.grad.clone() for p in vae.parameters()]
     vae.zero_grad()
     (-(elbo(vae(x, observed, eps)) * weight).mean()).backward()
@@ -205,20 +213,12 @@ class Rayleigh(Likelihood):
 
 
 def test_what_is_missing_counts_nothing_where_it_has_no_density():
-    vae, observed = _vae(Rayleigh(), may_miss=[True] * D), SEEN["some cells"]
+    vae, observed = _vae(_columns((Rayleigh(), range(D))), may_miss=[True] * D), SEEN["some cells"]
     x, *rest = _batch()
-    filled = fused_gradient(vae, "elbo", 0.0)(x, observed, *rest, 1.0)
-    empty = fused_gradient(vae, "elbo", 0.0)(torch.where(observed, x, 0.0), observed, *rest, 1.0)
+    filled = gradient_of(vae, "elbo", 0.0)(x, observed, *rest, 1.0)
+    empty = gradient_of(vae, "elbo", 0.0)(torch.where(observed, x, 0.0), observed, *rest, 1.0)
     assert_close(empty, filled)
     assert all(bool(torch.isfinite(p.grad).all()) for p in vae.parameters())
-
-
-def test_parts_with_a_common_parameter_are_left_to_autograd():
-    one, other = Gaussian("shared", 3), Gaussian("shared", 4)
-    parts = (one, [0, 1, 2]), (other, [3, 4, 5, 6])
-    assert fused_gradient(_vae(_columns(*parts)), "elbo", 0.0) is not None
-    other.log_scale = one.log_scale
-    assert fused_gradient(_vae(_columns(*parts)), "elbo", 0.0) is None
 
 
 shortens = pytest.mark.skipif(
@@ -230,16 +230,14 @@ shortens = pytest.mark.skipif(
 @pytest.mark.parametrize("hidden", [(), (48,), (40, 56)])
 @pytest.mark.parametrize("likelihood", ["columns of one noise", "numbers among categories"])
 def test_short_factors_round_the_mlps_products_alone(likelihood, hidden, monkeypatch):
-    monkeypatch.setattr(_products, "SHORT", 0.0)
-    monkeypatch.setattr(_products, "NARROW", 0)
+    monkeypatch.setattr(products, "SHORT", 0.0)
+    monkeypatch.setattr(products, "NARROW", 0)
     gradients = []
     for short in (False, True):
-        monkeypatch.setattr(
-            _products, "_precision", lambda short=short: "bf16" if short else "none"
-        )
+        monkeypatch.setattr(products, "_precision", lambda short=short: "bf16" if short else "none")
         vae, (x, *rest) = _vae(likelihood, hidden).float(), _batch(dtype=torch.float32)
         x[:, [0, 5]] = torch.floor(2.0 * x[:, [0, 5]])
-        bound = fused_gradient(vae, "elbo", 0.0)(x, None, *rest, 1.0)
+        bound = gradient_of(vae, "elbo", 0.0)(x, None, *rest, 1.0)
         gradients.append([bound, *(p.grad.clone() for p in vae.parameters())])
     for exact, short in zip(*gradients, strict=True):
         error = torch.linalg.vector_norm(short - exact) / torch.linalg.vector_norm(exact)
@@ -291,7 +289,7 @@ def test_pulls_are_slopes(activation):
 
 def test_a_second_gradient_replaces_the_first():
     vae = _vae("every kind")
-    gradient, (x, *rest) = fused_gradient(vae, "elbo", 0.0), _batch(vae)
+    gradient, (x, *rest) = gradient_of(vae, "elbo", 0.0), _batch(vae)
     once = gradient(x, None, *rest, 1.0), [p.grad.clone() for p in vae.parameters()]
     twice = gradient(x, None, *rest, 1.0), [p.grad for p in vae.parameters()]
     assert_close(twice, once, rtol=0, atol=0)
@@ -303,14 +301,14 @@ class Steeper(StandardNormal):
 
 @pytest.mark.parametrize(("bound", "free_bits"), [("iwae", 0.0), ("elbo", 0.1)])
 def test_another_bound_is_left_to_autograd(bound, free_bits):
-    assert fused_gradient(_vae(), bound, free_bits) is None
+    assert gradient_of(_vae(), bound, free_bits) is None
 
 
 def test_another_prior_is_left_to_autograd():
     vae = _vae()
-    assert fused_gradient(vae, "elbo", 0.0) is not None
-    vae.prior = Steeper()
-    assert fused_gradient(vae, "elbo", 0.0) is None
+    assert gradient_of(vae, "elbo", 0.0) is not None
+    vae.prior = Part(Steeper(), {}, {})
+    assert gradient_of(vae, "elbo", 0.0) is None
 
 
 def _runs(monkeypatch, n_steps, dtype, observed=(None,), **plan):
@@ -318,7 +316,7 @@ def _runs(monkeypatch, n_steps, dtype, observed=(None,), **plan):
     plan = Plan(**{"max_epochs": 10, "batch_size": N, "learning_rate": 0.01, "alpha": 0.1} | plan)
     for by_hand in (True, False):
         if not by_hand:
-            monkeypatch.setattr(_training, "fused_gradient", lambda *args: None)
+            monkeypatch.setattr(loop, "gradient_of", lambda *args: None)
         vae = _vae().to(dtype)
         run = Run(vae, plan, torch.Generator().manual_seed(2), N)
         x, weight, _ = _batch(vae, dtype=dtype)
@@ -348,6 +346,6 @@ def test_batches_with_and_without_missing_values_take_turns(monkeypatch):
 def test_a_bound_that_is_not_finite_shows():
     vae, (x, weight, eps) = _vae(), _batch()
     x[3, 2] = float("inf")
-    bound = fused_gradient(vae, "elbo", 0.0)(x, None, weight, eps, 1.0)
+    bound = gradient_of(vae, "elbo", 0.0)(x, None, weight, eps, 1.0)
     assert not torch.isfinite(bound)
     assert not torch.isfinite((elbo(vae(x, None, eps)) * weight).mean())

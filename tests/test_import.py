@@ -59,7 +59,7 @@ def test_an_estimator_is_made_and_shown_without_torch():
 def test_likelihoods_and_priors_need_torch_alone():
     code = "import skvae; print(skvae.likelihoods.Gaussian(), skvae.priors.StandardNormal())"
     shown = _run(code, without=EXTRAS | {"sklearn", "scipy"})
-    assert shown == "Gaussian(noise='per_column') StandardNormal()"
+    assert shown == "Gaussian(noise='per_column', floor=None) StandardNormal()"
 
 
 def test_every_method_works_without_frames_and_plots():

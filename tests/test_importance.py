@@ -10,14 +10,14 @@ from scipy.stats import genpareto
 from sklearn.datasets import load_wine
 
 from skvae import VAETransformer
-from skvae._diagnostics import (
+from skvae._health import unreliable
+from skvae._inference.diagnostics import (
     effective_sample_size,
     generalised_pareto_k,
     pareto_k,
     standard_error,
 )
-from skvae._health import unreliable
-from skvae._importance import ACCURACY
+from skvae._inference.importance import ACCURACY
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:(.|\n)*(inactive|its floor|importance weight|still rising)"
@@ -196,7 +196,7 @@ def test_scores_and_diagnostics_of_a_row_do_not_depend_on_the_others(curved, ref
     scores, diagnostics = _scored(vae, rows, refine=refine)
     parts = [_scored(vae, rows[i : i + 5], refine=refine) for i in range(0, 60, 5)]
     in_parts = {name: np.concatenate([of_part[name] for _, of_part in parts]) for name in NAMES}
-    monkeypatch.setattr("skvae._scoring.CHUNK_NUMBERS", 1)  # chunks of one row
+    monkeypatch.setattr("skvae._inference.scores.CHUNK_NUMBERS", 1)  # chunks of one row
     one_by_one, of_one_by_one = _scored(vae, rows, refine=refine)
     np.testing.assert_allclose(np.concatenate([part for part, _ in parts]), scores, rtol=1e-9)
     np.testing.assert_allclose(one_by_one, scores, rtol=1e-9)

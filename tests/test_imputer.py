@@ -18,6 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 from skvae import VAEImputer, VAETransformer
+from skvae._parameters import density_noise
 
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
@@ -477,8 +478,8 @@ def _linear_rows(n_rows=400, seed=0):
 
 def _conditional(vae, row):
     """Mean and covariance of the missing cells given the others, under the fitted linear model."""
-    loadings = vae.weights_["decoder.linear.weight"] * vae._columns.scale[:, None]
-    mean = vae._columns.decode(vae.weights_["decoder.linear.bias"])
+    loadings = vae.weights_["decoder.linear.weight"] * vae.model_.columns.scale[:, None]
+    mean = vae.model_.columns.decode(vae.weights_["decoder.linear.bias"])
     covariance = loadings @ loadings.T + np.diag(vae.noise_variance_)
     gone, seen = np.isnan(row), ~np.isnan(row)
     across = covariance[np.ix_(gone, seen)]
@@ -609,8 +610,8 @@ def test_the_default_takes_any_number_of_columns():
     # Factor analysis needs the covariance, which is not formed here. (Few rows, so: soon done.)
     X = np.random.default_rng(0).normal(size=(6, 1501))
     X[2, 3] = np.nan
-    imputer = VAEImputer(random_state=0)
-    vae = imputer._model(X.shape[1]).set_params(max_iter=0, hidden_layer_sizes=())
+    noise = density_noise(X.shape[1])
+    vae = VAETransformer(noise=noise, random_state=0, max_iter=0, hidden_layer_sizes=())
     filled = VAEImputer(vae).fit_transform(X)
     assert not np.isnan(filled).any()
 

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-import skvae._training
+import skvae._training.loop
 from skvae import VAEOutlierDetector, VAETransformer
-from skvae._columns import Columns
+from skvae._table.columns import Columns
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -174,7 +174,7 @@ def test_a_detectors_score_encodes_each_row_once(encoded):
 def _visited(monkeypatch, n_rows, **params):
     """Numbers of rows of the steps of a fit."""
     sizes = []
-    batches = skvae._training.batches
+    batches = skvae._training.loop.batches
 
     def counted(*args):
         for batch in batches(*args):
@@ -182,7 +182,7 @@ def _visited(monkeypatch, n_rows, **params):
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(skvae._training, "batches", counted)
+        patch.setattr(skvae._training.loop, "batches", counted)
         _vae(batch_size=128, n_iter_no_change=100, **params).fit(_rows(n_rows))
     return sizes
 

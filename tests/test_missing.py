@@ -51,7 +51,7 @@ def _trained(**params):
 
 def _gaussian(vae):
     """Mean, loadings and noise variance of the fitted linear model, in original units."""
-    weights, columns = vae.weights_, vae._columns
+    weights, columns = vae.weights_, vae.model_.columns
     mean = columns.decode(weights["decoder.linear.bias"])
     loadings = weights["decoder.linear.weight"] * columns.scale[:, None]
     return mean, loadings, vae.noise_variance_
@@ -211,8 +211,9 @@ def test_scores_of_complete_rows_do_not_depend_on_what_others_miss(any_fit):
 def _in_another_unit(vae, factor):
     """The same weights, for rows whose third column is in another unit."""
     other, times = copy.deepcopy(vae), np.where(np.arange(6) == 2, factor, 1.0)
-    columns = vae._columns
-    other._columns = replace(columns, shift=columns.shift * times, scale=columns.scale * times)
+    columns = vae.model_.columns
+    columns = replace(columns, shift=columns.shift * times, scale=columns.scale * times)
+    other.model_ = replace(vae.model_, columns=columns)
     return other
 
 

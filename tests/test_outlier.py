@@ -271,7 +271,7 @@ def test_a_failed_fit_leaves_a_fitted_detector_as_it_was(failure):
     assert_array_equal(detector.p_values(frame), p)
 
 
-@pytest.mark.parametrize("step", ["_typical", "_kernels", "_threshold"])
+@pytest.mark.parametrize("step", ["_typical", "_method", "_threshold"])
 def test_an_interrupted_fit_leaves_the_detector_as_it_was(step, monkeypatch):
     detector = _detector().fit(X)
     before, expected = dict(vars(detector)), detector.score_samples(NEW)
@@ -399,7 +399,7 @@ def _log_normals(features, centers, variance, seen=None):
 
 def _by_hand(detector, rows):
     """The scores of rows of numbers, nan where missing, from the kernels of the detector."""
-    columns, (center, variance, _) = detector.vae_._columns, detector._aggregate
+    columns, (center, variance, _) = detector.vae_.model_.columns, detector._score.kernels
     log_normal = _log_normals(
         (rows - columns.shift) / columns.scale, center, variance, rows == rows
     )
@@ -485,26 +485,26 @@ def test_another_unit_changes_scores_by_its_jacobian_alone(score_method, fitted)
 
 
 def test_many_rows_share_a_bounded_number_of_kernels():
-    from skvae._aggregate import MAX_KERNELS, MAX_NUMBERS, n_kernels
+    from skvae._inference.aggregate import MAX_KERNELS, MAX_NUMBERS, n_kernels
 
     assert n_kernels(100, 10) == 100
     assert n_kernels(10**6, 10) == MAX_KERNELS
     assert n_kernels(10**6, 10**5) * 10**5 <= MAX_NUMBERS
     assert n_kernels(10, 10**9) == 1
     detector = _detector(support_fraction=1.0).fit(_rows(2500))
-    assert len(detector._aggregate[0]) == MAX_KERNELS
+    assert len(detector._score.kernels[0]) == MAX_KERNELS
 
 
 def test_rows_that_stand_alone_get_no_kernel_and_at_most_a_tenth_of_all_are_such():
     rows = np.concatenate([_rows(200), 40.0 * _rows(10, seed=3)])
     detector = _detector(calibration_fraction=0.0).fit(rows)
-    lone = detector.support_[200:].sum(), len(detector._aggregate[0])
+    lone = detector.support_[200:].sum(), len(detector._score.kernels[0])
     assert lone[0] == 0
     assert 189 <= lone[1] <= 200
     repeated = np.concatenate([np.repeat(_rows(10), 17, axis=0), _rows(40, seed=3)])
-    assert len(_detector(calibration_fraction=0.0).fit(repeated)._aggregate[0]) == 189
+    assert len(_detector(calibration_fraction=0.0).fit(repeated)._score.kernels[0]) == 189
     everyone = _detector(calibration_fraction=0.0, support_fraction=1.0).fit(rows)
-    assert len(everyone._aggregate[0]) == 210
+    assert len(everyone._score.kernels[0]) == 210
 
 
 def test_a_chunk_is_as_large_as_the_distances_to_the_kernels_allow(monkeypatch):
@@ -514,12 +514,12 @@ def test_a_chunk_is_as_large_as_the_distances_to_the_kernels_allow(monkeypatch):
         sizes.append(len(x))
         return density(vae, x, observed, aggregate)
 
-    from skvae import _aggregate
+    from skvae._inference import aggregate
 
-    sizes, density = [], _aggregate.aggregate_log_density
+    sizes, density = [], aggregate.aggregate_log_density
     rows = np.random.default_rng(0).normal(size=(300, 200))
     detector = _detector(_vae(noise="shared"), support_fraction=1.0).fit(rows)
-    monkeypatch.setattr(_aggregate, "aggregate_log_density", tell)
+    monkeypatch.setattr(aggregate, "aggregate_log_density", tell)
     detector.score_samples(rows)
     assert sizes == [300]
 
@@ -769,7 +769,7 @@ def test_scores_do_not_depend_on_the_call_the_neighbours_the_order_or_the_chunks
     assert_allclose(detector.score_samples(rows[order]), together[order], rtol=1e-9)
     alone = np.concatenate([detector.score_samples(rows[[row]]) for row in range(len(rows))])
     assert_allclose(alone, together, rtol=1e-9)
-    monkeypatch.setattr("skvae._scoring.CHUNK_NUMBERS", 1)
+    monkeypatch.setattr("skvae._inference.scores.CHUNK_NUMBERS", 1)
     assert_allclose(detector.score_samples(rows), together, rtol=1e-9)
 
 

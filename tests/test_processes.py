@@ -48,7 +48,7 @@ def start_the_pool():
 class Watched(VAETransformer):
     # Tells how many threads its fit has, and how many there are beside it.
     def fit(self, X, y=None):
-        from skvae._networks import Encoder
+        from skvae._model.networks import Encoder
 
         forward, self.seen_ = Encoder.forward, set()
 

@@ -6,12 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from skvae import VAETransformer, _recorded, _training
-from skvae._batches import Batch, DenseCells, Rows
-from skvae._column_likelihoods import ColumnLikelihoods
-from skvae._training import Plan, Run
-from skvae._vae import VAE
+from skvae import VAETransformer
+from skvae._model.vae import VAE
+from skvae._training import loop, recorded
+from skvae._training.loop import Run
+from skvae._training.plan import Plan
+from skvae._training.rows import Batch, DenseCells, Rows
 from skvae.likelihoods import LIKELIHOODS
+from skvae.likelihoods._mixed import ColumnLikelihoods
 from skvae.priors import StandardNormal
 
 D, K, N = len(LIKELIHOODS), 3, 50
@@ -21,8 +23,8 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU.
 
 def _vae():
     """One column of each kind."""
-    parts = [(kind().for_columns([2], 1e-3), [c]) for c, kind in enumerate(LIKELIHOODS.values())]
-    vae = VAE([False] * D, K, (8, 5), "gelu", ColumnLikelihoods(parts), StandardNormal())
+    likelihood = ColumnLikelihoods([kind() for kind in LIKELIHOODS.values()], [2] * D)
+    vae = VAE(likelihood, StandardNormal(), n_components=K, hidden_layer_sizes=(8, 5))
     vae.initialise(torch.Generator().manual_seed(0))
     return vae
 
@@ -43,27 +45,27 @@ def _run(epochs=4, plan=PLAN, rows=None):
 def records(monkeypatch):
     """Recordings that are made here, where what is recorded can only be done again."""
     made = []
-    monkeypatch.setattr(_training, "can_record", lambda device: True)
-    monkeypatch.setattr(_recorded, "record", lambda launch, device: made.append(launch) or launch)
+    monkeypatch.setattr(loop, "can_record", lambda device: True)
+    monkeypatch.setattr(recorded, "record", lambda launch, device: made.append(launch) or launch)
     return made
 
 
 def test_a_run_with_recorded_steps_is_the_run_without(request):
     bounds, run = _run()
     records = request.getfixturevalue("records")
-    again, recorded = _run()
+    again, other = _run()
     assert len(records) == 1
-    assert_close((again, recorded.snapshot()), (bounds, run.snapshot()), rtol=0.0, atol=0.0)
+    assert_close((again, other.snapshot()), (bounds, run.snapshot()), rtol=0.0, atol=0.0)
 
 
 def test_the_first_steps_and_the_rest_of_the_rows_are_not_recorded(records):
     taken = []
 
     class Told(Run):
-        def _climb(self, batch, eps):
+        def _take_step(self, batch, eps):
             is_recording = self._recorded is not None and batch is self._recorded.batch
             taken.append((len(batch.x), is_recording))
-            return super()._climb(batch, eps)
+            return super()._take_step(batch, eps)
 
     run = Told(_vae(), PLAN, torch.Generator().manual_seed(2), N)
     for _ in range(2):
@@ -77,7 +79,7 @@ def test_a_gpu_that_cannot_record_trains_on_and_says_so(records, monkeypatch):
         raise RuntimeError("operation not permitted when stream is capturing")
 
     bounds, _ = _run(plan=replace(PLAN, batch_size=15))
-    monkeypatch.setattr(_recorded, "record", fail)
+    monkeypatch.setattr(recorded, "record", fail)
     with pytest.warns(RuntimeWarning, match="each is launched anew: operation not") as told:
         again, _ = _run(plan=replace(PLAN, batch_size=15))
     assert again == bounds
@@ -100,7 +102,7 @@ def test_a_recording_reads_each_batch_where_the_first_one_was(records):
         (Batch(torch.full((4, 2), v), None, torch.full((4,), v)), torch.full((1, 4, 3), v))
         for v in (1.0, 2.0)
     ]
-    take = _recorded.Recorded(step, batches[0][0], (1, 4, 3))
+    take = recorded.Recorded(step, batches[0][0], (1, 4, 3))
     assert [float(take(*batch)) for batch in batches] == [float(step(*b)) for b in batches]
 
 

@@ -12,11 +12,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 from sklearn.decomposition import PCA
 
-import skvae._columns
 import skvae._fitting
-import skvae._scoring
+import skvae._inference.scores
+import skvae._table.duplicates
+import skvae._table.statistics
 from skvae import VAETransformer
-from skvae._columns import some_rows
+from skvae._table.statistics import some_rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -294,7 +295,7 @@ def test_duplicates_are_merged_as_the_dense_ones(holes):
     X = np.repeat(_with_holes(COUNTS) if holes else COUNTS, 2, axis=0)
     X = np.concatenate([X, X[:7]])
     weight = np.random.default_rng(2).uniform(size=len(X))
-    merged = [skvae._fitting.merged(rows, weight) for rows in (csr_array(X), X)]
+    merged = [skvae._table.duplicates.merged(rows, weight) for rows in (csr_array(X), X)]
     (sparse_rows, sparse_weight), (rows, dense_weight) = merged
     assert len(rows) == len(np.unique(np.nan_to_num(X, nan=-1.0), axis=0)) < len(X) / 2
     assert_array_equal(sparse_rows.toarray(), rows)
@@ -344,9 +345,9 @@ def test_no_more_cells_than_a_chunk_or_a_sample_of_rows_are_ever_dense(
     likelihood, max_iter, monkeypatch
 ):
     chunk, largest = 2**14, []
-    monkeypatch.setattr(skvae._columns, "CHUNK_CELLS", chunk)
+    monkeypatch.setattr(skvae._table.statistics, "CHUNK_CELLS", chunk)
     monkeypatch.setattr(skvae._fitting, "CHUNK_CELLS", chunk)
-    monkeypatch.setattr(skvae._scoring, "CHUNK_NUMBERS", 4 * chunk)
+    monkeypatch.setattr(skvae._inference.scores, "CHUNK_NUMBERS", 4 * chunk)
     for make in (csr_array, csr_matrix):
         dense = make.toarray
 

@@ -18,9 +18,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skvae import VAETransformer, _codes
-from skvae._networks import Encoder
-from skvae._vae import VAE
+from skvae import VAETransformer
+from skvae._inference import codes
+from skvae._model.networks import Encoder
+from skvae._model.vae import VAE
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -126,9 +127,9 @@ def test_a_method_that_raises_changes_nothing_global(fitted, method, monkeypatch
         raise MemoryError("in the middle of the work")
 
     vae = copy.deepcopy(fitted).set_params(random_state=None)
-    monkeypatch.setattr("skvae._networks.Encoder.forward", fail)
-    monkeypatch.setattr("skvae._codes._locations", fail)
-    monkeypatch.setattr("skvae._networks.Decoder.forward", fail)
+    monkeypatch.setattr("skvae._model.networks.Encoder.forward", fail)
+    monkeypatch.setattr("skvae._inference.codes._locations", fail)
+    monkeypatch.setattr("skvae._model.networks.Decoder.forward", fail)
     with threadpoolctl.threadpool_limits(3):
         before = _global_state()
         with pytest.raises(MemoryError, match="in the middle of the work"):
@@ -206,7 +207,7 @@ def test_small_work_gets_one_thread(fitted, method, monkeypatch):
     seen = set()
     vae = copy.deepcopy(fitted)
     monkeypatch.setattr(Encoder, "forward", telling(Encoder.forward))
-    monkeypatch.setattr(_codes, "_locations", telling(_codes._locations))
+    monkeypatch.setattr(codes, "_locations", telling(codes._locations))
     with threadpoolctl.threadpool_limits(3):
         METHODS[method](vae, X)
     assert seen == {1}
@@ -597,7 +598,7 @@ def test_a_failed_fit_leaves_the_estimator_as_it_was(fitted, failure):
 
 
 def _interrupt_epoch(number, monkeypatch):
-    from skvae._training import Run
+    from skvae._training.loop import Run
 
     epoch, calls = Run.epoch, []
 

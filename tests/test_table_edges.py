@@ -7,7 +7,6 @@ import pytest
 from scipy import sparse
 
 from skvae import VAEImputer, VAETransformer
-from skvae._inputs import read_table
 
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
@@ -52,7 +51,7 @@ def test_lenient_cells_of_sparse_rows_become_missing_in_every_chunk():
     rows = sparse.vstack([SWITCHES] * 50, format="csr")
     rows.data[::100] = 3.0
     before = rows.data.copy()
-    table = read_table(fitted, rows)
+    table = fitted.model_.read(rows)
     assert np.isnan(table.toarray()).sum() == len(rows.data[::100])
     assert (rows.data == before).all()
 

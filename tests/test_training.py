@@ -11,21 +11,16 @@ import torch
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 
-from skvae import VAETransformer, _training
+from skvae import VAETransformer
 from skvae import _fitting as fitting
-from skvae._batches import DenseCells, Rows
-from skvae._frames import Column, Schema
-from skvae._training import (
-    MAX_GRADIENT_NORM,
-    WARMUP_STEPS,
-    EarlyStopping,
-    Epoch,
-    Plan,
-    Run,
-    Selection,
-    climb,
-    train,
-)
+from skvae._table.column import Column
+from skvae._table.schema import Schema
+from skvae._training import loop
+from skvae._training.held_out import HeldOut
+from skvae._training.loop import MAX_GRADIENT_NORM, WARMUP_STEPS, Run, train
+from skvae._training.plan import Epoch, Plan, plan_for
+from skvae._training.rows import DenseCells, Rows
+from skvae._training.selection import EarlyStopping, Selection, climb, split_with_tail
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -54,7 +49,7 @@ def _start(X, n_components=3, hidden=(8,)):
     asked = X.shape[1] * ["auto"]
     columns = fitting.columns_for(parameters, schema, asked, X, weight)
     rows = fitting.rows_for(parameters, columns, X, weight)
-    module = fitting.start(parameters, columns, X, weight, seed=0)
+    module = fitting.module_at_start(parameters, columns, X, weight, seed=0)
     return Start(fitting.trainable(parameters, module), rows)
 
 
@@ -131,13 +126,14 @@ def test_the_weights_that_are_kept_are_those_of_the_best_epoch():
     vae, rows = _start(DIGITS[:520], 8, hidden=(64,))
     plan = Plan(max_epochs=60, batch_size=32, learning_rate=0.05)
     selection = Selection(True, 0.1, patience=3, tol=0.0)
-    outcome = climb(copy.deepcopy(vae), rows, plan, selection, _generator(7), lambda epoch: False)
+    told = {"generator": _generator(7), "watch": lambda epoch: False}
+    outcome = climb(copy.deepcopy(vae), rows, plan, selection, **told)
     assert 0 < outcome.best < outcome.n_epochs
     assert outcome.held_out[outcome.best] > outcome.held_out[0]
     # The same generator holds out the same rows, and draws the same noise for them.
     generator = _generator(7)
-    _, held_out = _training.split_with_tail(vae, rows, 0.1, generator)
-    probe = _training._HeldOut(held_out, vae.n_components, ELBO, generator)
+    _, held_out = split_with_tail(vae, rows, 0.1, generator)
+    probe = HeldOut(held_out, vae.n_components, ELBO, generator)
     assert probe.measure(vae)[0] == outcome.held_out[0]
     vae.load_state_dict(outcome.state)
     assert probe.measure(vae)[0] == outcome.held_out[outcome.best]
@@ -161,8 +157,8 @@ def test_the_held_out_bound_is_importance_weighted_where_training_climbs_that():
     rows, vae = _start(DIGITS[:60]).rows, _start(DIGITS[:60]).vae
     vae.encoder.log_scale.data += 0.5  # q is too wide: the ELBO is loose, the other less so
     plan = dataclasses.replace(ELBO, objective="iwae", n_samples=16)
-    tight = _training._HeldOut(rows, vae.n_components, plan, _generator(0)).measure(vae)[0]
-    assert tight > _training._HeldOut(rows, vae.n_components, ELBO, _generator(0)).measure(vae)[0]
+    tight = HeldOut(rows, vae.n_components, plan, _generator(0)).measure(vae)[0]
+    assert tight > HeldOut(rows, vae.n_components, ELBO, _generator(0)).measure(vae)[0]
 
 
 @pytest.mark.filterwarnings("ignore:The noise scale:UserWarning")  # of two rows
@@ -363,7 +359,7 @@ def _gradient_norm(vae):
 
 @pytest.mark.parametrize("wild", [1e2, 1e4, 1e6])
 def test_a_wild_row_does_not_destroy_the_fit(wine, wild):
-    clean = _training._HeldOut(wine.rows, 3, ELBO, _generator(1))
+    clean = HeldOut(wine.rows, 3, ELBO, _generator(1))
     before = clean.measure(wine.vae)[0]
     x = wine.rows.cells.x
     x = torch.cat([x, torch.full((1, x.shape[1]), wild)])
@@ -542,7 +538,7 @@ def test_an_epochs_bound_is_the_mean_over_its_rows(wine):
     # Not over its batches: the last one is small.
     n_rows = len(wine.rows)
     run = _run(wine, n_epochs=1, batch_size=n_rows - 1, learning_rate=STILL, n_samples=1000)
-    expected = _training._HeldOut(wine.rows, 3, ELBO, _generator(3)).measure(wine.vae)[0]
+    expected = HeldOut(wine.rows, 3, ELBO, _generator(3)).measure(wine.vae)[0]
     assert run.epoch(wine.rows) == pytest.approx(expected, abs=0.1)
 
 
@@ -565,7 +561,7 @@ def test_an_epochs_bound_is_the_mean_over_its_rows(wine):
 )
 def test_the_automatic_learning_rate_makes_up_for_few_steps(n_rows, parameters, expected):
     chosen = VAETransformer(**parameters).get_params(deep=False)
-    assert fitting.plan_for(chosen, n_rows).learning_rate == pytest.approx(expected)
+    assert plan_for(chosen, n_rows).learning_rate == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
@@ -582,7 +578,7 @@ def test_the_automatic_learning_rate_makes_up_for_few_steps(n_rows, parameters, 
 )
 def test_weight_decay_takes_no_weight_further_in_a_longer_run(n_rows, parameters, expected):
     chosen = VAETransformer(**parameters).get_params(deep=False)
-    assert fitting.plan_for(chosen, n_rows).alpha == pytest.approx(expected)
+    assert plan_for(chosen, n_rows).alpha == pytest.approx(expected)
 
 
 def test_a_short_run_gets_further_than_at_the_rate_of_a_long_one():
@@ -596,11 +592,11 @@ def test_a_short_run_gets_further_than_at_the_rate_of_a_long_one():
 def test_one_more_epoch_is_taken_at_the_rate_of_a_long_run(monkeypatch):
     plans = []
 
-    class Told(_training.Run):
+    class Told(loop.Run):
         def __init__(self, vae, plan, *args, **kwargs):
             plans.append(plan)
             super().__init__(vae, plan, *args, **kwargs)
 
-    monkeypatch.setattr(_training, "Run", Told)
+    monkeypatch.setattr("skvae._fitting.Run", Told)
     _vae(max_iter=2).partial_fit(DIGITS[:600])
     assert [plan.learning_rate for plan in plans] == pytest.approx([0.005])

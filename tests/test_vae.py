@@ -6,23 +6,29 @@ import torch
 from scipy.integrate import trapezoid
 
 from skvae import VAETransformer
-from skvae._bounds import elbo, importance_weighted_bound, log_weights
-from skvae._importance import posterior_mode
-from skvae._networks import ACTIVATIONS, tame
-from skvae._scoring import noise_bank
-from skvae._vae import VAE, reordered
+from skvae._inference.importance import posterior_mode
+from skvae._inference.scores import noise_bank
+from skvae._model.bounds import elbo, importance_weighted_bound, log_weights
+from skvae._model.networks import ACTIVATIONS, tame
+from skvae._model.vae import VAE
 from skvae.likelihoods import Bernoulli, Gaussian
+from skvae.likelihoods._mixed import ColumnLikelihoods
 from skvae.priors import StandardNormal
 
-LIKELIHOODS = {"gaussian": lambda: Gaussian("per_column", 5), "bernoulli": Bernoulli}
+LIKELIHOODS = {"gaussian": Gaussian, "bernoulli": Bernoulli}
 each_likelihood = pytest.mark.parametrize("name", LIKELIHOODS)
 
 
 def random_vae(name="gaussian", n_components=3, hidden=(16, 8), activation="gelu", size=0.4):
     """A VAE of 5 columns in which every weight is random, in float64."""
-    may_miss = 5 * [False]
-    likelihood, prior = LIKELIHOODS[name](), StandardNormal()
-    vae = VAE(may_miss, n_components, hidden, activation, likelihood, prior).double()
+    likelihood, prior = ColumnLikelihoods(5 * [LIKELIHOODS[name]()]), StandardNormal()
+    vae = VAE(
+        likelihood,
+        prior,
+        n_components=n_components,
+        hidden_layer_sizes=hidden,
+        activation=activation,
+    ).double()
     g = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in vae.parameters():
@@ -51,7 +57,8 @@ def test_a_slope_is_the_derivative_of_its_activation(activation):
 
 
 def test_initialised_networks_are_still_linear():
-    vae = VAE(5 * [False], 2, (8, 8), "gelu", Gaussian(), StandardNormal())
+    likelihood = ColumnLikelihoods(5 * [Gaussian()])
+    vae = VAE(likelihood, StandardNormal(), n_components=2, hidden_layer_sizes=(8, 8))
     vae.initialise(torch.Generator().manual_seed(0))
     assert float(vae.decoder.mlp.first.weight.detach().abs().max()) > 0.0
     z = torch.randn(4, 2, generator=torch.Generator().manual_seed(0))
@@ -155,9 +162,12 @@ def trained():
 
 
 def exact(model, X):
-    vae = model._fitted_module()
-    x, _ = model._columns.encode(X)
-    return integrated_log_likelihood(vae, torch.from_numpy(x)) + model._columns.log_jacobian.sum()
+    vae = model.model_.module()
+    x, _ = model.model_.columns.encode(X)
+    return (
+        integrated_log_likelihood(vae, torch.from_numpy(x))
+        + model.model_.columns.log_jacobian.sum()
+    )
 
 
 def test_log_likelihood_is_the_integral_on_ordinary_rows_and_on_outliers(trained, record_property):
@@ -201,7 +211,7 @@ def test_reordered_components_describe_the_same_model():
     eps = torch.randn((3, 7, 3), generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     before = vae(x, None, eps)
     order = torch.tensor([2, 0, 1])
-    vae.load_state_dict(reordered(vae.state_dict(), order))
+    vae.load_state_dict(vae.reordered(vae.state_dict(), order))
     after = vae(x, None, eps[..., order])
     torch.testing.assert_close(after.log_px_z, before.log_px_z)
     torch.testing.assert_close(after.kl, before.kl[:, order])

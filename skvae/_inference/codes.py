@@ -8,7 +8,7 @@ what it says is the truth that tests hold this to.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,15 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, ndtr
 
-from ._columns import CELL_LIMIT, Array, Columns
+from .._parameters import CELL_LIMIT
+from .._table.column import Array
+from .._table.columns import Columns
+from .._table.statistics import row_chunks
 
 Weights = Mapping[str, NDArray]
-# Likelihoods that the encoder sees the numbers of as they are, one feature a column.
-AS_THEY_ARE = {"gaussian", "student_t", "bernoulli", "ordinal"}
-FEW_ROWS = 32
-CHUNK_NUMBERS = 2**18  # in a temporary array: they stay in the cache of one core
-ROWS_FOR_PRODUCTS = 256  # fewer would make the matrix products slower
 
+
+FEW_ROWS = 32
+CACHED_NUMBERS = 2**18  # in a temporary array: they stay in the cache of one core
+ROWS_FOR_PRODUCTS = 256  # fewer would make the matrix products slower
 NUMPY_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": lambda x: x * ndtr(x),
     "relu": lambda x: np.maximum(x, 0.0),
@@ -40,9 +42,9 @@ def complete_codes(
     activation: str,
     for_each: Callable[..., None],
 ) -> Array | None:
-    """Locations (N, K), nan where cells are missing; None where all is for ``VAE.encode``."""
+    """Return locations (N, K), nan where cells are missing; None: ``VAE.encode`` does it all."""
     numbers = isinstance(X, np.ndarray) and X.dtype.kind in "buif"
-    if not numbers or not AS_THEY_ARE.issuperset(columns.likelihoods):
+    if not numbers or not columns.kinds.sees_numbers:
         return None
     encoder = _encoder_of(weights, columns)
     if len(X) <= FEW_ROWS:
@@ -70,7 +72,7 @@ class _Functions(NamedTuple):
 
 
 def _locations(x: Any, robust: Any, encoder: _Encoder, how: _Functions) -> Any:
-    """Of columns (N, D) and the same in robust units."""
+    """Return the locations of columns (N, D), given the same in robust units, too."""
     loc = how.linear(x, *encoder.linear)
     if not encoder.mlp:
         return loc
@@ -98,8 +100,8 @@ def _encoder_of(weights: Weights, columns: Columns) -> _Encoder:
 
 
 def _place_among_features(columns: Columns) -> Any:
-    """Of each column: those of one likelihood stand together."""
-    names = columns.likelihoods
+    """Return where each column stands among the features: those of one likelihood are together."""
+    names = columns.kinds.likelihoods
     kinds = list(dict.fromkeys(names))
     if len(kinds) == 1:
         return slice(len(names))
@@ -118,14 +120,14 @@ def _layers(weights: Weights) -> Iterator[tuple[NDArray, NDArray]]:
 
 
 def _few(X: NDArray, encoder: _Encoder, columns: Columns, activation: str) -> Array:
-    """By NumPy, in float64."""
+    """Compute them by NumPy, in float64."""
     how = _Functions(_numpy_linear, _numpy_tame, NUMPY_ACTIVATIONS[activation])
     x = _less(X, columns.shift) / columns.scale
     return _locations(x, (x - encoder.center) / encoder.spread, encoder, how)
 
 
 def _less(X: NDArray, center: Array) -> Array:
-    """X - center in the precision of ``center``, whatever numbers X holds."""
+    """Return X - center in the precision of ``center``, whatever numbers X holds."""
     return np.subtract(X, center, dtype=center.dtype, casting="same_kind")
 
 
@@ -142,37 +144,36 @@ def _many(
     encoder: _Encoder,
     columns: Columns,
     activation: str,
-    for_each: Callable[[Callable[[int], None], Iterable[int]], None],
+    for_each: Callable[..., None],
 ) -> Array:
-    """By torch: float32 rows in that precision, all others in float64; in few passes."""
+    """Compute them by torch in few passes: float32 rows in that precision, others in float64."""
     import torch
 
-    from ._networks import ACTIVATIONS, tame_
-    from ._products import linear
+    from .._model.networks import ACTIVATIONS, tame_
+    from .._model.products import linear
 
     dtype = np.float32 if X.dtype == np.float32 else np.float64
     center, slope, offset, encoder = _folded(encoder, columns, dtype)
     slope, offset, encoder = _tensors(slope), _tensors(offset), _tensors(encoder)
     how = _Functions(linear, lambda x: tame_(x, CELL_LIMIT), ACTIVATIONS[activation].value)
     widest = max(X.shape[1], *(len(bias) for _, bias in encoder.mlp), 1)
-    size = max(ROWS_FOR_PRODUCTS, CHUNK_NUMBERS // widest)
     result = np.empty((len(X), len(encoder.unit)), dtype)
 
-    def encode(start: int) -> None:
-        rows = slice(start, start + size)
+    def encode(rows: slice) -> None:
         with torch.inference_mode():
             d = torch.from_numpy(_less(X[rows], center))
             robust = torch.addcmul(offset, d, slope)
             result[rows] = _locations(d, robust, encoder, how).numpy()
 
-    for_each(encode, range(0, len(X), size))
+    between = (ROWS_FOR_PRODUCTS, CACHED_NUMBERS)
+    for_each(encode, row_chunks(len(X), widest, CACHED_NUMBERS, between))
     return result
 
 
 def _folded(
     encoder: _Encoder, columns: Columns, dtype: type[np.floating]
 ) -> tuple[Array, Array, Array, _Encoder]:
-    """Shift, scale and robust units as one: d = X - center, slope d + offset, A d + a.
+    """Fold shift, scale and robust units: d = X - center, slope d + offset, A d + a.
 
     What ``dtype`` rounds off the centre is made up for.
     """
@@ -191,14 +192,14 @@ def _cast(part: Any, dtype: type[np.floating]) -> Any:
 
 
 def _tensors(part: Any) -> Any:
-    """Tensors that share the arrays' memory; torch wants it to be writable."""
+    """Return tensors that share the arrays' memory; torch wants it to be writable."""
     import torch
 
     return _each(part, lambda a: torch.from_numpy(a if a.flags.writeable else a.copy()))
 
 
 def _each(part: Any, function: Callable[[NDArray], Any]) -> Any:
-    """``function`` of an array, or of each array in a tuple of tuples."""
+    """Apply ``function`` to an array, or to each array in a tuple of tuples."""
     if isinstance(part, _Encoder):
         return _Encoder(*(_each(one, function) for one in part))
     if isinstance(part, tuple):

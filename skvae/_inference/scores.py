@@ -4,7 +4,7 @@ A row's result depends on that row alone, and memory does not grow with rows tim
 Everything is evaluated in float64: a density is a sum of hundreds of terms.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -14,12 +14,15 @@ from scipy.special import ndtri
 from scipy.stats import qmc
 from torch import Tensor
 
-from ._bounds import importance_weighted_bound, log_weights
-from ._columns import CELL_LIMIT, Array, Columns, row_chunks
-from ._diagnostics import effective_sample_size, pareto_k
-from ._importance import Estimate, posterior_draws, refined_log_likelihood
-from ._networks import tame
-from ._vae import VAE
+from .._gaussian import normal_sample
+from .._model.bounds import importance_weighted_bound, log_weights
+from .._model.networks import CELL_LIMIT, tame
+from .._model.vae import VAE
+from .._table.column import Array
+from .._table.columns import Columns, EncodedChunk
+from .._table.statistics import row_chunks
+from .diagnostics import effective_sample_size, pareto_k
+from .importance import Estimate, refined_log_likelihood
 
 STEP = 1e-4  # of a central difference: exact for a linear decoder, else to about 1e-8
 CHUNK_NUMBERS = 2**21  # float64 numbers in the largest temporary array: 16 MB
@@ -43,50 +46,48 @@ def noise_bank(n_samples: int, n_components: int) -> Tensor:  # (S, 1, K)
 
 def by_chunks(
     function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]],
-    X: Any,
-    columns: Columns,
-    numbers_per_row: int,
+    chunks: Iterable[EncodedChunk],
+    n_rows: int,
     device: torch.device,
     dtype: Any = None,
 ) -> tuple[Array, ...]:
-    """Encode the table ``X`` and apply ``function`` to x and observed, chunk by chunk.
+    """Apply ``function`` to x and observed of each chunk, and put the results together.
 
     ``dtype`` is that of the results; None takes theirs.
     """
-    chunk_rows = max(1, min(4096, CHUNK_NUMBERS // max(numbers_per_row, 1)))
     results: tuple[Array, ...] = ()
-    for start in range(0, X.shape[0], chunk_rows):
-        x, observed = columns.encode(X[start : start + chunk_rows])
+    for rows, x, observed in chunks:
         seen = None if observed is None else torch.from_numpy(observed).to(device)
         with torch.no_grad():
             values = function(torch.from_numpy(x).to(device), seen)
         parts = [value.cpu().numpy() for value in values]
         # At once: what is kept of each chunk would lie scattered, and hold the memory between.
         results = results or tuple(
-            np.empty((X.shape[0], *part.shape[1:]), dtype or part.dtype) for part in parts
+            np.empty((n_rows, *part.shape[1:]), dtype or part.dtype) for part in parts
         )
         for result, part in zip(results, parts, strict=True):
-            result[start : start + len(x)] = part
+            result[rows] = part
     return results
 
 
-def check_score(method: str, methods: tuple[str, ...], return_diagnostics: bool) -> None:
-    if method not in methods:
-        known = ", ".join(map(repr, methods))
-        raise ValueError(f"method must be one of {known}. Got {method!r} instead.")
-    if return_diagnostics and method != "log_likelihood":
-        raise ValueError(
-            "return_diagnostics=True says how good an importance-sampled estimate is, so it needs "
-            f"method='log_likelihood'. Got method={method!r}."
-        )
+def in_original_units(
+    function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]], columns: Columns
+) -> Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]:
+    """Turn log-densities of x, the first result, into such of the user's units."""
+
+    def function_in_units(x: Tensor, observed: Tensor | None) -> tuple[Tensor, ...]:
+        scores, *others = function(x, observed)
+        seen = None if observed is None else observed.numpy(force=True)
+        log_jacobian = torch.as_tensor(columns.log_jacobian_of(seen), device=scores.device)
+        return (scores + log_jacobian, *others)
+
+    return function_in_units
 
 
 def score_function(
     vae: VAE, method: str, n_samples: int, refine: bool
 ) -> Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]:
-    """From x and observed to the scores (N,) and, of a log-likelihood, the rest of ``Estimate``."""
-    if method == "kl":
-        return partial(negative_kl, vae)
+    """Return what scores x (N,); of a log-likelihood it gives all of ``Estimate``."""
     if method == "log_likelihood" and refine:
         sizes = [times * n_samples for times in STAGES]
         bank = noise_bank(sum(sizes), vae.n_components).to(vae.device)
@@ -95,6 +96,7 @@ def score_function(
         "log_likelihood": encoder_log_likelihood,
         "elbo": sampled_elbo,
         "reconstruction": reconstruction,
+        "kl": negative_kl,
     }
     bank = noise_bank(n_samples, vae.n_components).to(vae.device)
     return partial(functions[method], vae, bank=bank)
@@ -106,7 +108,7 @@ def negative_distance(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Ten
     Tamed as for the encoder, so that no single feature decides.
     """
     encoder = vae.encoder
-    robust = tame((vae.likelihood.features(x) - encoder.center) / encoder.spread, CELL_LIMIT)
+    robust = tame(encoder.in_robust_units(vae.likelihood.features(x)), CELL_LIMIT)
     if observed is None:
         return (-robust.square().mean(-1),)
     seen = observed[:, encoder.column]
@@ -136,8 +138,13 @@ def sampled_elbo(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> 
     return (log_weights(vae(x, observed, bank.expand(-1, len(x), -1))).mean(0),)
 
 
-def negative_kl(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:
-    return (-vae.prior.kl(*vae.encode(x, observed)).sum(-1),)
+def negative_kl(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> tuple[Tensor]:
+    """Return minus KL(q(z | x) || p(z)): in closed form where there is one, else by sampling."""
+    kl = vae.prior.now.kl(*vae.encode(x, observed))
+    if kl is not None:
+        return (-kl.sum(-1),)
+    draws = [vae(x, observed, eps.expand(1, len(x), -1)).kl.sum(-1) for eps in bank]
+    return (-torch.stack(draws).mean(0),)
 
 
 def reconstruction(
@@ -153,7 +160,7 @@ def reconstruction_by_column(
     loc, log_scale = vae.encode(x, observed)
     total = torch.zeros_like(x)
     for eps in bank:
-        total += vae.log_px_z_by_column(x, observed, loc + torch.exp(log_scale) * eps)
+        total += vae.log_px_z_by_column(x, observed, normal_sample(loc, log_scale, eps))
     return (total / len(bank),)
 
 
@@ -165,35 +172,12 @@ def shares_of_columns(
     return (share + (log_jacobian if observed is None else observed * log_jacobian),)
 
 
-def conditional_means(
-    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
-) -> tuple[Tensor]:  # (N, D)
-    """E[x_d | observed x] by self-normalised importance sampling (Mattei & Frellsen 2019, eq. 12).
-
-    For a category its most probable level.
-    """
-    z, log_w = posterior_draws(vae, x, observed, bank)
-    return (vae.likelihood.average(vae.decoder(z), torch.softmax(log_w, 0)),)
-
-
-def conditional_draws(
-    vae: VAE, x: Tensor, observed: Tensor | None, n_samples: int, generator: torch.Generator
-) -> tuple[Tensor]:  # (N, D)
-    """One draw of each row given its observed cells, by sampling importance resampling."""
-    size = (n_samples, 1, vae.n_components)  # fresh noise: a bank has but so many points
-    eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
-    z, log_w = posterior_draws(vae, x, observed, eps)
-    chosen = torch.multinomial(torch.softmax(log_w, 0).T, 1, generator=generator)[:, 0]  # (N,)
-    z = z[chosen, torch.arange(len(x), device=x.device)]
-    return (vae.likelihood.sample(vae.decoder(z), generator),)
-
-
-def decode(
+def decoded(
     vae: VAE, z: Array, of_raw: Callable[[Tensor], Tensor], columns: Columns, dtype: Any
 ) -> Array:
-    """Mean, mode or draw of each row of ``z`` (N, K), in original units, chunk by chunk."""
+    """Return mean, mode or draw of each row of ``z`` (N, K), in original units."""
     result = np.empty((len(z), len(columns.shift)), dtype)
-    for rows in row_chunks(len(z), max(parameter.shape[0] for parameter in vae.parameters())):
+    for rows in row_chunks(len(z), vae.widest):
         with torch.no_grad():
             x = of_raw(vae.decoder(torch.from_numpy(z[rows]).to(vae.device)))
         result[rows] = columns.decode(x.cpu().numpy())

@@ -1,16 +1,15 @@
-"""Where rows come from: encoded rows in memory, dense or sparse; merged, split and ordered."""
+"""Where rows come from: encoded rows in memory, dense or sparse; split, ordered, in batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import issparse
 from torch import Tensor
 
-from ._columns import CHUNK_ROWS, Array, Columns, row_chunks
+from .._table.columns import Columns
+from .._table.statistics import row_chunks
 
 
 class Batch(NamedTuple):
@@ -120,62 +119,6 @@ class Rows:
             yield self[chunk]
 
 
-def merge_duplicates(X: Any, weight: Array) -> tuple[NDArray[np.intp], Array]:
-    """Merge equal rows, in an order that depends on their values alone.
-
-    Returns the index of one row of each kind and the kinds' summed weights; rows of weight zero
-    are dropped. So repeating rows, weighting them and shuffling them are the same thing, and no
-    row can stand both in the training and in the held-out part.
-    """
-    kept = np.flatnonzero(weight > 0.0)
-    key = (_sparse_row_hash(X) if issparse(X) else _row_hash(X))[kept]
-    order = np.argsort(key, kind="stable")
-    kept, key = kept[order], key[order]
-    new = np.ones(len(kept), dtype=bool)
-    for start in range(1, len(kept), CHUNK_ROWS):
-        chunk = slice(start, start + CHUNK_ROWS)
-        candidates = start + np.flatnonzero(key[chunk] == key[start - 1 : -1][: len(key[chunk])])
-        equal = _equal_rows(X[kept[candidates]], X[kept[candidates - 1]])
-        new[candidates[equal]] = False
-    first = np.flatnonzero(new)
-    return kept[first], np.add.reduceat(weight[kept], first)
-
-
-def _equal_rows(A: Any, B: Any) -> NDArray[np.bool_]:
-    if issparse(A):
-        A, B = A.toarray(), B.toarray()
-    both_missing = np.isnan(A) & np.isnan(B) if A.dtype.kind == "f" else False
-    return ((A == B) | both_missing).all(axis=1)
-
-
-def _row_hash(X: NDArray) -> NDArray[np.uint64]:
-    """64 well-mixed bits for each row: equal rows give equal bits, whatever their dtype."""
-    key = np.zeros(len(X), dtype=np.uint64)
-    column = np.arange(X.shape[1], dtype=np.uint64)
-    for rows in row_chunks(*X.shape):
-        key[rows] = _cell_hash(X[rows], column).sum(1, dtype=np.uint64)
-    return key
-
-
-def _sparse_row_hash(X: Any) -> NDArray[np.uint64]:
-    """The same bits as for the dense rows."""
-    key = np.zeros(X.shape[0], dtype=np.uint64)
-    row = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
-    np.add.at(key, row, _cell_hash(X.data, X.indices.astype(np.uint64)))
-    return key
-
-
-def _cell_hash(values: NDArray, column: Any) -> NDArray[np.uint64]:
-    """SplitMix64 (Steele et al. 2014) of a value's bits and its column; 0 for the value 0."""
-    values = values.astype(np.float64) + 0.0  # -0.0 becomes 0.0
-    values[np.isnan(values)] = np.nan  # one of the many bit patterns of nan
-    with np.errstate(over="ignore"):
-        bits = values.view(np.uint64) + (column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.where(values == 0.0, np.uint64(0), bits ^ (bits >> np.uint64(31)))
-
-
 def encode_rows(
     X: Any, columns: Columns, dtype: torch.dtype, device: torch.device, overwrite: bool = False
 ) -> Cells:
@@ -189,8 +132,7 @@ def encode_rows(
     fits = X.dtype == x.numpy().dtype and X.flags.c_contiguous and X.flags.writeable
     x = torch.from_numpy(X) if overwrite and fits else x.new_empty(X.shape)
     observed = torch.ones(X.shape, dtype=torch.bool) if columns.may_miss.any() else None
-    for chunk in row_chunks(*X.shape):
-        values, seen = columns.encode(X[chunk])
+    for chunk, values, seen in columns.chunks(X, X.shape[1]):
         x[chunk] = torch.from_numpy(values)
         if seen is not None:
             if observed is None:  # going on with rows that miss more than the first ones

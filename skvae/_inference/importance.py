@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._diagnostics import effective_sample_size, pareto_k, standard_error
-from ._gaussian import standard_normal_log_prob
-from ._vae import VAE
+from .._gaussian import standard_normal_log_prob
+from .._model.vae import VAE
+from .diagnostics import effective_sample_size, pareto_k, standard_error
 
 WIDTH = 1.1  # of a proposal, relative to the posterior: its tails must cover the posterior's
 WIDER = 1.5  # than that: a part of a proposal that was fitted to samples

@@ -16,10 +16,9 @@ from scipy.sparse.linalg import LinearOperator, svds
 from sklearn import config_context
 from sklearn.decomposition import FactorAnalysis
 
-Array = NDArray[np.floating]
+from .._parameters import MAX_COLUMNS_FOR_COVARIANCE
+from .._table.column import Array
 
-# Up to here the covariance is formed (D^2 numbers) and decomposed exactly.
-MAX_COLUMNS_FOR_COVARIANCE = 1500
 MAX_COLUMNS_FOR_LAPACK = 24  # of a small SVD, repeated: 2 to 6 times as fast as a randomised one
 MAX_EM_STEPS = 100
 SETTLED = 1e-4  # relative change of the loadings in one EM step
@@ -38,6 +37,14 @@ class Moments(NamedTuple):
         if covariance is not None:
             covariance = covariance / (scale[:, None] * scale)
         return Moments(self.mean / scale, self.variance / scale**2, covariance, self.n_samples)
+
+
+class ObservedRows(NamedTuple):
+    """Rows of features, which of them are observed (None: all), and how often each row counts."""
+
+    features: Array  # (N, D)
+    seen: NDArray[np.bool_] | None
+    weight: Array  # (N,)
 
 
 class LinearGaussian(NamedTuple):
@@ -173,9 +180,7 @@ def _leading_eigenpairs(
 
 def em_for_missing(
     linear: LinearGaussian,
-    features: Array,
-    seen: NDArray[np.bool_],
-    weight: Array,
+    rows: ObservedRows,
     shared: bool,
     floor: float,
     fixed: NDArray[np.bool_] | None = None,
@@ -187,6 +192,9 @@ def em_for_missing(
     The noise of ``fixed`` features stays as it is.
     """
     n_components = linear.loadings.shape[1]
+    features, seen, weight = rows
+    if seen is None:
+        seen = np.ones(features.shape, dtype=bool)
     filled, present = np.where(seen, features, 0.0), seen.astype(np.float64)
     weighted = present * (weight / weight.mean())[:, None]
     count = weighted.sum(0)

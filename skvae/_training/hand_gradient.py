@@ -9,24 +9,81 @@ built-in networks, and is tested against them. With L = -bound, v_n = w_n / N:
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._column_likelihoods import ColumnLikelihoods
-from ._columns import CELL_LIMIT
-from ._fused_likelihoods import blocks_of, gradient_place
-from ._networks import ACTIVATIONS, CODE_LIMIT, MLP, Decoder, Dense, Encoder, tame, tame_
-from ._products import NARROW, is_large, is_short, onednn_linear
-from ._vae import VAE
-from .likelihoods import Likelihood
-from .priors import StandardNormal
+from .._model.networks import (
+    ACTIVATIONS,
+    CELL_LIMIT,
+    CODE_LIMIT,
+    MLP,
+    Decoder,
+    Dense,
+    Encoder,
+    tame,
+    tame_,
+)
+from .._model.products import NARROW, is_large, is_short, onednn_linear
+from .._model.vae import VAE
+from ..likelihoods._likelihood import Likelihood, gradient_by_hand
+from ..likelihoods._mixed import ColumnLikelihoods
+from ..priors import StandardNormal
+
+# (x, raw, count, g) -> the sum of count log p; minus its gradient is left in g (S, N, P) and in the
+# ``grad`` of the likelihood's own parameters. ``count`` is what a cell counts, (N, 1) or (N, D).
+ColumnGradient = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+class ColumnBlock(NamedTuple):
+    """The columns of one likelihood, as a step needs them."""
+
+    numbers: Tensor | None  # (D,)  of the columns; None: all of them, in order
+    where: slice  # of the raw parameters
+    features: Callable[[Tensor], Tensor]
+    gradient: ColumnGradient
+
+    def own(self, cells: Tensor) -> Tensor:
+        """Return its columns of (N, D) cells; (N, 1) is the same for all."""
+        if self.numbers is None or cells.shape[1] == 1:
+            return cells
+        return cells.index_select(1, self.numbers)
+
+
+def blocks_of(likelihood: ColumnLikelihoods, device: torch.device) -> list[ColumnBlock]:
+    """Look up what a step needs of each block, in the order of the raw parameters."""
+    blocks, start = [], 0
+    for part in likelihood.parts:
+        where = slice(start, start := start + part.n_raw)
+        in_order = part.columns == list(range(likelihood.n_columns))
+        numbers = None if in_order else torch.tensor(part.columns, device=device)
+        now = part.now  # its tensors change their values, not their place
+        blocks.append(ColumnBlock(numbers, where, now.features, _gradient_of(now, part)))
+    return blocks
+
+
+def _gradient_of(likelihood: Likelihood, part: nn.Module) -> ColumnGradient:
+    places = {name: gradient_place(parameter) for name, parameter in part.named_parameters()}
+    if gradient_by_hand(likelihood):
+        return partial(likelihood.gradient, places=places)
+    return partial(Likelihood.gradient, likelihood, places=places)
+
+
+def gradient_place(parameter: nn.Parameter) -> Tensor:
+    """Return where a parameter's gradient is written."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
 
 # (x, observed, weight, eps, beta) -> the bound, a mean over the rows; minus its gradient is left in
 # the parameters' ``grad``.
 Gradient = Callable[[Tensor, Tensor | None, Tensor, Tensor, float], Tensor]
+
 
 MANY_UNITS = 40_000  # rows times units, from where oneDNN's GELU is faster than torch's own
 
@@ -42,6 +99,7 @@ def _gelu_pull(g: Tensor, x: Tensor, f: Tensor) -> Tensor:
 
 _VALUES = {name: activation.value for name, activation in ACTIVATIONS.items()} | {"gelu": _gelu}
 
+
 # (g, x, f(x)) -> g f'(x), in one pass over the memory.
 _PULLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "gelu": _gelu_pull,
@@ -51,8 +109,8 @@ _PULLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def fused_gradient(vae: VAE, objective: str, free_bits: float) -> Gradient | None:
-    """The gradient of ``vae`` by hand, or None where it is autograd's business.
+def gradient_of(vae: VAE, objective: str, free_bits: float) -> Gradient | None:
+    """Return the gradient of ``vae`` by hand, or None where it is autograd's business.
 
     The tensors behind the parameters and their ``grad`` are taken as they are now: they may
     change their values, not their place.
@@ -61,15 +119,9 @@ def fused_gradient(vae: VAE, objective: str, free_bits: float) -> Gradient | Non
         return None
     # Whoever inherits may compute something else.
     built_in = (type(vae), type(vae.encoder), type(vae.decoder)) == (VAE, Encoder, Decoder)
-    if not built_in or type(vae.prior) is not StandardNormal or _share(vae.likelihood):
+    if not built_in or type(vae.prior.specification) is not StandardNormal:
         return None
-    return _FusedElbo(vae)
-
-
-def _share(likelihood: Likelihood) -> bool:
-    """Whether parts of it have a parameter in common, whose gradient is a sum."""
-    parts = likelihood.parts if isinstance(likelihood, ColumnLikelihoods) else [likelihood]
-    return sum(len(list(part.parameters())) for part in parts) > len(list(likelihood.parameters()))
+    return _ElboByHand(vae)
 
 
 class _Layer:
@@ -158,7 +210,7 @@ class _Layers:
         return g
 
 
-class _FusedEncoder:
+class _EncoderByHand:
     """loc(x) = C (A x + a) + s f(x), log_scale(x) = c + gain + g(x).
 
     C and the gain are there where values are missing. Then x has the linear model's mean in their
@@ -227,7 +279,7 @@ class _FusedEncoder:
         return self.fewer.pull(g_loc)
 
 
-class _FusedDecoder:
+class _DecoderByHand:
     """raw(z) = W z + b + u h(z), with z tamed for some of raw."""
 
     def __init__(self, decoder: Decoder) -> None:
@@ -276,13 +328,13 @@ class _FusedDecoder:
         return raw if len(self.parts) == 1 else raw[:, where]
 
 
-class _FusedElbo:
+class _ElboByHand:
     """A module's ELBO and its gradient."""
 
     def __init__(self, vae: VAE) -> None:
         self.blocks = blocks_of(vae.likelihood, vae.device)
-        self.encoder = _FusedEncoder(vae.encoder)
-        self.decoder = _FusedDecoder(vae.decoder)
+        self.encoder = _EncoderByHand(vae.encoder)
+        self.decoder = _DecoderByHand(vae.decoder)
         self.size = torch.Size((0, 0, 0))
 
     @torch.inference_mode()  # no_grad, and a sixth of the time less: no views are tracked

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._vae import VAE
+from .._model.vae import VAE
 
 NEIGHBOUR = 5  # whose distance says how dense the rows are around a kernel
 SMALLEST_VARIANCE = 1e-3  # of a kernel: rows may repeat each other exactly

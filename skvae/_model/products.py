@@ -13,6 +13,7 @@ LARGE = 1.5e6  # multiplications
 SHORT = 8e6
 NARROW = 32  # columns: of fewer MKL makes slow work
 
+
 _onednn: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ._batches import Batch
+from .rows import Batch
 
 _one_at_a_time = threading.Lock()
 

@@ -1,13 +1,4 @@
-"""Encoder and decoder: each a linear map plus an MLP whose last layer starts at zero.
-
-    loc(x) = A x + a + s f(x)        log_scale(x) = c + g(x)        raw(z) = W z + b + u h(z)
-
-f, g and h are 0 at the start, so a network begins as the linear-Gaussian model that it is given.
-They are in units of that model's standard deviations, s of a component given the row and u of a
-feature given z: steps of training are of one size for all weights, and would else be tens of noise
-scales long where a column is determined sharply. All random numbers come from the generator that
-is passed in.
-"""
+"""Tables to standardised columns, and back to the user's units. NumPy only."""
 
 import itertools
 import math
@@ -18,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ._columns import CELL_LIMIT
+from .._parameters import CELL_LIMIT
 
 
 def _gelu_slope(x: Tensor) -> Tensor:
@@ -176,9 +167,13 @@ class Encoder(nn.Module):
             features = torch.where(seen, features, self.mean + loc @ self.loadings.T)
         if self.mlp is None:
             return loc, log_scale
-        robust = tame((features - self.center) / self.spread, CELL_LIMIT)
+        robust = tame(self.in_robust_units(features), CELL_LIMIT)
         d_loc, d_log_scale = self.mlp(self.with_indicators(robust, observed)).chunk(2, dim=-1)
         return loc + self.unit * d_loc, log_scale + d_log_scale
+
+    def in_robust_units(self, features: Tensor) -> Tensor:
+        """Return the features less their centre, in units of their spread."""
+        return (features - self.center) / self.spread
 
     def with_indicators(self, robust: Tensor, observed: Tensor | None) -> Tensor:
         """What the MLP sees: the features, and which of the columns that may miss do so."""

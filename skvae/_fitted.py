@@ -1,0 +1,383 @@
+"""Fitted: the fitted model as one immutable object of plain values, without an estimator.
+
+Estimators hold one and set their attributes from it. No torch object is part of it; torch is
+imported when a method needs it.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._inference.codes import Weights, complete_codes
+from ._parameters import INACTIVE_KL, Parameters
+from ._resources import enough_threads, for_each, own_gradients
+from ._table.checks import Said, check_support
+from ._table.column import Array, Unknown
+from ._table.columns import Columns
+from ._table.frames import library_of
+from ._table.schema import Schema
+
+if TYPE_CHECKING:
+    import torch
+
+    from ._model.vae import VAE, State
+
+DIAGNOSTICS = ("effective_sample_size", "pareto_k", "n_samples")
+
+
+@dataclass(frozen=True)
+class History:
+    """How a fit got to its weights; bounds in nats a row and original units."""
+
+    n_epochs: int
+    best_epoch: int
+    losses: list[float]
+    held_out: list[float]
+    cut_short: bool = False  # the cap came while the held-out bound was still rising
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fitted model.
+
+    Attributes
+    ----------
+    schema : Schema
+        What the table was: kinds of columns, levels, frame.
+    columns : Columns
+        How its columns become the model's, and their likelihoods.
+    architecture : dict
+        The estimator's parameters that gave the network its shape, as they were in the fit.
+    weights : dict of str to ndarray
+        The whole network.
+    kl_per_component : ndarray of shape (n_components,)
+        Mean KL divergence of each component, in nats, falling.
+    component_scale : ndarray of shape (n_components,)
+        How far the (scaled) reconstruction moves with a step along a component.
+    noise_variance : ndarray of shape (n_columns,)
+        Variance of each column's Gaussian noise, in original units squared; nan for others.
+    memory : dict of str to ndarray or None
+        The optimiser's, after ``partial_fit``.
+    """
+
+    schema: Schema
+    columns: Columns
+    architecture: Parameters
+    weights: Weights
+    kl_per_component: Array
+    component_scale: Array
+    noise_variance: Array
+    memory: Weights | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_module"}
+
+    @property
+    def n_components(self) -> int:
+        return len(self.kl_per_component)
+
+    @property
+    def n_active_components(self) -> int:
+        return int((self.kl_per_component >= INACTIVE_KL).sum())
+
+    # -- the network ------------------------------------------------------------------------------
+
+    def module(self, device: str = "cpu") -> "VAE":
+        """Return the torch module, to be looked at and not trained.
+
+        On the processor it is built once, on the memory of ``weights``.
+        """
+        place = device_of(device)
+        known: VAE | None = self.__dict__.get("_module")
+        if known is not None and place.type == "cpu":
+            return known
+        with own_gradients():
+            state = {name: _shared(array) for name, array in self.weights.items()}
+            vae = self._built(state).to(place).requires_grad_(False)
+        if place.type == "cpu":  # elsewhere the weights are copies
+            object.__setattr__(self, "_module", vae)
+        return vae
+
+    def fresh_module(self, device: "torch.device") -> "VAE":
+        """Return the torch module to be trained further: nobody else holds it."""
+        return self._built(to_tensors(self.weights)).to(device)
+
+    def _built(self, state: "State") -> "VAE":
+        vae = module_for(self.architecture, self.columns, self.n_components)
+        vae.load_state_dict(state, assign=True)
+        return vae
+
+    # -- tables -----------------------------------------------------------------------------------
+
+    def read(self, X: Any, unknown: Unknown = "ignore") -> Any:
+        """Read validated rows that came after the fit as a table.
+
+        Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
+        """
+        template = self.schema.template
+        if library_of(X) == library_of(template) == "pandas":
+            names, now = list(template.columns), list(X.columns)
+            if names != now:
+                raise ValueError(f"The columns of X are {now}; fit had {names}.")
+        table = self.schema.read(X, unknown)
+        limits, kinds = self.columns.limits, self.columns.kinds
+        if limits.none:
+            return table
+        lenient = kinds.automatic & (unknown == "ignore")
+        names = [column.name for column in self.schema.columns]
+        needs = [support.description for support in kinds.supports]
+        return check_support(table, limits, lenient, Said(names, kinds.names, needs))
+
+    def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
+        """Turn a table into what was fitted: kind of frame, names, order and dtypes."""
+        return self.schema.write(table, generator)
+
+    # -- codes ------------------------------------------------------------------------------------
+
+    def code_scale(self, whiten: bool) -> Array:  # (K,)
+        """Return what a posterior mean is multiplied by: 0 for an inactive component."""
+        scale = np.ones(self.n_components) if whiten else self.component_scale
+        return np.where(self.kl_per_component >= INACTIVE_KL, scale, 0.0)
+
+    def encode(
+        self, table: Any, whiten: bool = False, dtype: Any = np.float64, device: str = "cpu"
+    ) -> Array:  # (N, K)
+        """Return the posterior means of a table's rows, scaled to the data's metric."""
+        activation = self.architecture["activation"]
+        z = complete_codes(table, self.weights, self.columns, activation, for_each)
+        if z is None:
+            return self._encode(table, whiten, dtype, device)
+        z *= self.code_scale(whiten)
+        missing = np.isnan(z).any(axis=1)
+        if missing.any():
+            z[missing] = self._encode(table[missing], whiten, dtype, device)
+        return z.astype(dtype, copy=False)
+
+    def _encode(self, table: Any, whiten: bool, dtype: Any, device: str) -> Array:
+        import torch
+
+        from ._inference.scores import posterior_means
+
+        vae = self.module(device)
+        scale = torch.from_numpy(self.code_scale(whiten)).to(vae.device)
+        function = partial(posterior_means, vae, scale=scale)
+        return self._by_chunks(function, table, vae, dtype=dtype)[0]
+
+    def decode(
+        self, codes: Array, whiten: bool = False, dtype: Any = np.float64, device: str = "cpu"
+    ) -> Array:  # (N, D)
+        """Return the decoder's mean as a table, for codes as ``encode`` returns them."""
+        scale = self.code_scale(whiten)
+        z = np.divide(codes, scale, out=np.zeros(codes.shape), where=scale > 0.0)
+        vae = self.module(device)
+        return self._decoded(vae, z, vae.likelihood.mean, dtype)
+
+    def sample(self, n_samples: int, seed: int, mode: bool = False) -> Array:  # (N, D)
+        """Draw a table from the model: prior, decoder, likelihood (or its mode)."""
+        import torch
+
+        vae = self.module()
+        generator = torch.Generator().manual_seed(seed)
+        with own_gradients():
+            z = vae.prior.now.sample(n_samples, vae.n_components, generator).numpy()
+        draw = vae.likelihood.mode if mode else partial(vae.likelihood.sample, generator=generator)
+        return self._decoded(vae, z, draw, np.float64)
+
+    def _decoded(self, vae: "VAE", z: Array, of_raw: Any, dtype: Any) -> Array:
+        from ._inference.scores import decoded
+
+        with own_gradients():
+            return decoded(vae, z, of_raw, self.columns, dtype)
+
+    # -- scores -----------------------------------------------------------------------------------
+
+    def score(
+        self,
+        table: Any,
+        method: str = "log_likelihood",
+        n_samples: int = 64,
+        refine: bool = True,
+        device: str = "cpu",
+    ) -> tuple[Array, dict[str, Array]]:
+        """Score a table's rows, in nats and original units; higher is more normal.
+
+        Returns the scores (N,) and, for a log-likelihood, diagnostics of the estimates.
+        """
+        from ._inference.scores import in_original_units, score_function
+
+        vae = self.module(device)
+        with own_gradients():
+            function = score_function(vae, method, n_samples, refine)
+        if method != "kl":
+            function = in_original_units(function, self.columns)
+        sampled = method in ("log_likelihood", "elbo")
+        per_row = 2 * max(n_samples, 3 * self.n_components) if sampled else 1
+        scores, *of_estimate = self._by_chunks(function, table, vae, per_row)
+        return scores, dict(zip(DIAGNOSTICS, of_estimate, strict=False))
+
+    def score_features(self, table: Any, n_samples: int = 64, device: str = "cpu") -> Array:
+        """Return each column's share of the reconstruction term, (N, D), in original units."""
+        import torch
+
+        from ._inference.scores import shares_of_columns
+
+        vae = self.module(device)
+        log_jacobian = torch.from_numpy(self.columns.log_jacobian).to(vae.device)
+        bank = _noise_bank(n_samples, vae)
+        function = partial(shares_of_columns, vae, bank=bank, log_jacobian=log_jacobian)
+        return self._by_chunks(function, table, vae)[0]
+
+    def centrality(self, table: Any, device: str = "cpu") -> Array:  # (N,)
+        """Return minus the mean square of each row's cells, in robust units."""
+        from ._inference.scores import negative_distance
+
+        vae = self.module(device)
+        return self._by_chunks(partial(negative_distance, vae), table, vae)[0]
+
+    def kernels(
+        self, table: Any, support_fraction: float, device: str = "cpu"
+    ) -> tuple[NDArray, ...]:
+        """Return the kernels of the aggregated posterior at a table's rows, as plain arrays."""
+        import torch
+
+        from ._inference.aggregate import aggregate_of
+
+        vae = self.module(device)
+        x, observed = self.columns.encode(table)
+        seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
+        varies = torch.from_numpy(self.columns.varies).to(vae.device)
+        on_device = torch.from_numpy(x).to(vae.device)
+        aggregate = aggregate_of(vae, on_device, seen, varies, support_fraction)
+        return tuple(part.numpy(force=True) for part in aggregate)
+
+    def aggregate_score(
+        self, table: Any, kernels: tuple[NDArray, ...], device: str = "cpu"
+    ) -> Array:  # (N,)
+        """Return the density of a table's rows under kernels: nats, original units."""
+        import torch
+
+        from ._inference.aggregate import Aggregate, aggregate_log_density
+        from ._inference.scores import in_original_units
+
+        vae = self.module(device)
+        aggregate = Aggregate(*(torch.from_numpy(part).to(vae.device) for part in kernels))
+        function = partial(aggregate_log_density, vae, aggregate=aggregate)
+        per_row = -(-len(aggregate.center) // vae.widest)  # its largest array has a number a kernel
+        return self._by_chunks(in_original_units(function, self.columns), table, vae, per_row)[0]
+
+    # -- missing cells ----------------------------------------------------------------------------
+
+    def conditional(
+        self, table: Any, n_samples: int = 64, seed: int | None = None, device: str = "cpu"
+    ) -> Array:  # (N, D)
+        """Return every cell given the observed ones of its row: its expectation, or a draw."""
+        import torch
+
+        from ._inference.conditional import conditional_draws, conditional_means
+
+        vae = self.module(device)
+        if seed is None:
+            function = partial(conditional_means, vae, bank=_noise_bank(n_samples, vae))
+        else:
+            generator = torch.Generator(vae.device).manual_seed(seed)
+            function = partial(conditional_draws, vae, n_samples=n_samples, generator=generator)
+        return self.columns.decode(self._by_chunks(function, table, vae, n_samples)[0])
+
+    def _by_chunks(
+        self,
+        function: Callable[..., tuple["torch.Tensor", ...]],
+        table: Any,
+        vae: "VAE",
+        per_row: int = 1,
+        dtype: Any = None,
+    ) -> tuple[Array, ...]:
+        """Apply ``function``, whose largest array has ``per_row`` network evaluations a row."""
+        from ._inference.scores import CHUNK_NUMBERS, by_chunks
+
+        numbers = per_row * vae.widest
+        # Many samples mean many small steps: on a busy machine two threads were 15 times slower.
+        cells = min(numbers * table.shape[0], CHUNK_NUMBERS) if per_row == 1 else 0
+        chunks = self.columns.chunks(table, numbers, CHUNK_NUMBERS)
+        with enough_threads(float(cells) * vae.widest), own_gradients():
+            return by_chunks(function, chunks, table.shape[0], vae.device, dtype)
+
+
+def _noise_bank(n_samples: int, vae: "VAE") -> "torch.Tensor":
+    from ._inference.scores import noise_bank
+
+    with own_gradients():
+        return noise_bank(n_samples, vae.n_components).to(vae.device)
+
+
+# -- modules --------------------------------------------------------------------------------------
+
+
+def module_for(architecture: Parameters, columns: Columns, n_components: int) -> "VAE":
+    """Build a module of the shape that the parameters say, in float64, on the processor."""
+    import torch
+
+    from ._model.vae import VAE
+    from .likelihoods._mixed import ColumnLikelihoods
+    from .likelihoods._names import likelihood_of
+    from .priors import PRIORS
+
+    known = {name: likelihood_of(name, architecture["noise"]) for name in columns.kinds.likelihoods}
+    each = [known[name] for name in columns.kinds.likelihoods]
+    likelihood = ColumnLikelihoods(each, columns.kinds.n_levels, columns.rms)
+    prior, n_features = architecture["prior"], len(likelihood.column)
+    vae = VAE(
+        likelihood,
+        PRIORS[prior]() if isinstance(prior, str) else prior,
+        n_components=n_components,
+        hidden_layer_sizes=hidden_layer_sizes(architecture["hidden_layer_sizes"], n_features),
+        activation=architecture["activation"],
+        may_miss=columns.may_miss.tolist(),
+    )
+    return vae.to(torch.float64)
+
+
+def hidden_layer_sizes(value: Any, n_features: int) -> tuple[int, ...]:
+    """Return the encoder's widths that the parameter stands for."""
+    if isinstance(value, str):  # "auto"
+        return (128, 128) if n_features < 100 else (256, 256)
+    return (int(value),) if isinstance(value, Integral) else tuple(int(size) for size in value)
+
+
+def device_of(name: str) -> "torch.device":
+    """Return the torch device that a name stands for, or raise a ValueError."""
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(
+            "The 'device' parameter of VAETransformer must be 'auto' or a torch device that is "
+            f"available here, such as 'cpu' or 'cuda'. Got {name!r} instead: {error}"
+        ) from None
+    return device
+
+
+def to_arrays(state: Mapping[str, "torch.Tensor"]) -> dict[str, NDArray]:
+    """Copy a module's state to plain arrays."""
+    return {name: value.detach().cpu().numpy() for name, value in state.items()}
+
+
+def to_tensors(arrays: Weights) -> "State":
+    """Copy plain arrays to tensors."""
+    import torch
+
+    return {name: torch.tensor(value) for name, value in arrays.items()}
+
+
+def _shared(array: NDArray) -> "torch.Tensor":
+    import torch
+
+    return torch.from_numpy(array) if array.flags.writeable else torch.tensor(array)

@@ -1,0 +1,1 @@
+"""What a fitted model says of rows: scores, codes, conditional values."""

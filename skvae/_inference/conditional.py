@@ -1,0 +1,30 @@
+"""The missing cells of a row given its observed ones: their expectation, or a draw."""
+
+import torch
+from torch import Tensor
+
+from .._model.vae import VAE
+from .importance import posterior_draws
+
+
+def conditional_means(
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
+) -> tuple[Tensor]:  # (N, D)
+    """E[x_d | observed x] by self-normalised importance sampling (Mattei & Frellsen 2019, eq. 12).
+
+    For a category its most probable level.
+    """
+    z, log_w = posterior_draws(vae, x, observed, bank)
+    return (vae.likelihood.average(vae.decoder(z), torch.softmax(log_w, 0)),)
+
+
+def conditional_draws(
+    vae: VAE, x: Tensor, observed: Tensor | None, n_samples: int, generator: torch.Generator
+) -> tuple[Tensor]:  # (N, D)
+    """One draw of each row given its observed cells, by sampling importance resampling."""
+    size = (n_samples, 1, vae.n_components)  # fresh noise: a bank has but so many points
+    eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
+    z, log_w = posterior_draws(vae, x, observed, eps)
+    chosen = torch.multinomial(torch.softmax(log_w, 0).T, 1, generator=generator)[:, 0]  # (N,)
+    z = z[chosen, torch.arange(len(x), device=x.device)]
+    return (vae.likelihood.sample(vae.decoder(z), generator),)

@@ -1,0 +1,1 @@
+"""The networks and the joint density, which is evaluated here and nowhere else."""

@@ -1,0 +1,156 @@
+"""The variational autoencoder: the only place that evaluates the joint density p(x, z)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .._gaussian import normal_log_prob, normal_sample
+from .._specification import Part
+from ..likelihoods._mixed import ColumnLikelihoods
+from ..priors import Prior
+from .bounds import LogTerms
+from .networks import Decoder, Encoder
+
+State = dict[str, Tensor]
+
+
+class VAE(nn.Module):
+    """Encoder, decoder, likelihood and prior, and the joint density that they define.
+
+    ``observed`` (N, D) says which values of ``x`` are there; None: all are. What stands in ``x``
+    where a value is missing is admissible to the likelihood and never counts.
+
+    Parameters
+    ----------
+    likelihood : ColumnLikelihoods
+        p(x | z).
+    prior : Prior
+        p(z).
+    n_components : int
+        Number of components K.
+    hidden_layer_sizes : sequence of int
+        Widths of the encoder's hidden layers; the decoder has them in reverse.
+    activation : str, default="gelu"
+        Activation of the hidden layers.
+    may_miss : sequence of bool or None, default=None
+        Columns with missing values in training; None: none.
+    """
+
+    feature_scale: Tensor
+
+    def __init__(
+        self,
+        likelihood: ColumnLikelihoods,
+        prior: Prior,
+        *,
+        n_components: int,
+        hidden_layer_sizes: Sequence[int],
+        activation: str = "gelu",
+        may_miss: Sequence[bool] | None = None,
+    ) -> None:
+        super().__init__()
+        reversed_sizes = list(hidden_layer_sizes)[::-1]
+        missing = torch.tensor(may_miss or likelihood.n_columns * [False])
+        column = likelihood.column
+        self.encoder = Encoder(column, missing, hidden_layer_sizes, n_components, activation)
+        self.decoder = Decoder(n_components, reversed_sizes, ~likelihood.is_location, activation)
+        self.likelihood = likelihood
+        self.prior = Part(prior, prior.parameters(n_components), {})
+        self.register_buffer("feature_scale", torch.ones(len(column)))
+
+    @property
+    def n_components(self) -> int:
+        return len(self.encoder.log_scale)
+
+    @property
+    def n_features(self) -> int:
+        return len(self.feature_scale)
+
+    @property
+    def widest(self) -> int:
+        """Most numbers that one evaluation of a row holds at a time."""
+        return max(parameter.shape[0] for parameter in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        return self.encoder.log_scale.device
+
+    def encode(self, x: Tensor, observed: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return location and log scale of q(z | x), each (N, K)."""
+        return self.encoder(self.likelihood.features(x), observed)
+
+    def forward(self, x: Tensor, observed: Tensor | None, eps: Tensor) -> LogTerms:
+        """Evaluate the terms at z = loc + scale * eps (Kingma & Welling 2014, section 2.4).
+
+        ``x`` and ``observed`` are (N, D), ``eps`` (S, N, K).
+        """
+        loc, log_scale = self.encode(x, observed)  # (N, K)
+        z = normal_sample(loc, log_scale, eps)  # (S, N, K)
+        log_px_z, log_pz = self.joint(x, observed, z)
+        log_qz_x = normal_log_prob(z, loc, log_scale).sum(-1)
+        kl = self.prior.now.kl(loc, log_scale)
+        if kl is None:  # no closed form: the mean over the samples, of all components together
+            kl = (log_qz_x - log_pz).mean(0)[:, None]
+        return LogTerms(log_px_z, log_pz, log_qz_x, kl)
+
+    def joint(self, x: Tensor, observed: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log p(x | z) over the observed columns, and log p(z), each (..., N)."""
+        return self.log_px_z_by_column(x, observed, z).sum(-1), self.prior.now.log_prob(z)
+
+    def log_joint(self, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:  # (..., N)
+        """Return log p(x, z)."""
+        log_px_z, log_pz = self.joint(x, observed, z)
+        return log_px_z + log_pz
+
+    def log_px_z_by_column(self, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:
+        """Return log p(x_d | z) (..., N, D); 0 where x_d is missing, which marginalises it."""
+        log_prob = self.likelihood.log_prob(x, self.decoder(z))
+        return log_prob if observed is None else torch.where(observed, log_prob, 0.0)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw the hidden layers; the last layers stay at zero."""
+        for part in (self.encoder, self.decoder):
+            if part.mlp is not None:
+                part.mlp.initialise(generator)
+
+    @torch.no_grad()
+    def curvature(self, z: Tensor, observed: Tensor | None) -> Tensor:  # (N, K, K)
+        """Return P + J^T F J: minus the Gauss-Newton Hessian of log p(x, z) in z.
+
+        P is the prior's precision, F the Fisher information of the decoder's raw output.
+        """
+        raw, jacobian = self.decoder(z), self.decoder.jacobian(z)  # (N, P), (N, K, P)
+        gram = self.likelihood.curvature(jacobian, raw, observed)
+        return gram + self.prior.now.precision(z)
+
+    def reordered(self, state: Mapping[str, Tensor], order: Tensor) -> State:
+        """Renumber the components in a state of this module: ``order[i]`` becomes component i.
+
+        A name may carry more after a colon: the optimiser's memory of that parameter.
+        """
+        both = torch.cat([order, len(order) + order])
+        own = self.prior.specification.component_axis
+        axes = _COMPONENT_AXIS | {f"prior.{name}": axis for name, axis in own.items()}
+        result = dict(state)
+        for name, value in state.items():
+            parameter = name.partition(":")[0]
+            axis = axes.get(parameter)
+            if axis is not None and value.dim() > axis:
+                index = both if parameter.startswith("encoder.mlp") else order
+                result[name] = value.index_select(axis, index)
+        return result
+
+
+# Where the components stand in each parameter of the networks.
+_COMPONENT_AXIS = {
+    "encoder.linear.weight": 0,
+    "encoder.linear.bias": 0,
+    "encoder.log_scale": 0,
+    "encoder.loadings": 1,
+    "encoder.unit": 0,
+    "encoder.mlp.last.weight": 0,  # twice: loc, then log_scale
+    "encoder.mlp.last.bias": 0,
+    "decoder.linear.weight": 1,
+    "decoder.mlp.first.weight": 1,
+}

@@ -1,0 +1,63 @@
+"""Frozen specifications, and the torch modules that hold what they learn."""
+
+from collections.abc import Mapping
+from typing import Generic, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Specification:
+    """What a user says of a likelihood or a prior: plain values that never change.
+
+    A subclass is a frozen dataclass. Beside its fields it may have attributes that are learned or
+    follow from the columns; their values at class level serve where it is evaluated on its own.
+    """
+
+    def with_values(self, values: Mapping[str, Tensor | None]) -> Self:
+        """Return a copy that computes with these values of what is learned."""
+        copy = object.__new__(type(self))
+        copy.__dict__.update(self.__dict__)
+        copy.__dict__.update(values)
+        return copy
+
+
+S = TypeVar("S", bound=Specification)
+
+
+class Part(nn.Module, Generic[S]):
+    """A specification and the tensors that it computes with.
+
+    Parameters
+    ----------
+    specification : Specification
+        Likelihood or prior.
+    parameters : dict of str to Tensor
+        What is learned, at its start.
+    constants : dict of str to Tensor
+        What follows from the columns. It moves between devices and is not saved.
+    """
+
+    def __init__(
+        self, specification: S, parameters: Mapping[str, Tensor], constants: Mapping[str, Tensor]
+    ) -> None:
+        super().__init__()
+        self.specification = specification
+        for name, value in parameters.items():
+            self.register_parameter(name, nn.Parameter(value))
+        for name, value in constants.items():
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def now(self) -> S:
+        """The specification with the present values of its parameters."""
+        return self.specification.with_values({**self._buffers, **self._parameters})
+
+    @torch.no_grad()
+    def assign(self, values: Mapping[str, Tensor]) -> None:
+        """Give parameters new values, in place."""
+        for name, value in values.items():
+            self.get_parameter(name).copy_(value)
+
+    def extra_repr(self) -> str:
+        return repr(self.specification)

@@ -1,0 +1,1 @@
+"""The linear-Gaussian model that a fit begins at."""

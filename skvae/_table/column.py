@@ -1,0 +1,190 @@
+"""One column: what it held when it was fitted, and its cells as numbers. No torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from numbers import Real
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.floating]
+
+
+Unknown = Literal["ignore", "error"]
+
+
+class Raw(NamedTuple):
+    """A column as it was found: numbers (nan: missing), or codes (-1: missing) into levels."""
+
+    kind: Literal["number", "boolean", "category"]
+    numbers: Array | None = None
+    codes: NDArray[np.intp] | None = None
+    levels: Sequence[Any] = ()
+    ordered: bool = False
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column held when it was fitted.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    kind : {"number", "boolean", "category"}
+    levels : tuple
+        Levels of a category; the code of each is its place. Of numbers that came as a category,
+        its levels; else empty.
+    rare : tuple
+        Further levels, the most frequent first, that share the last code.
+    shares : tuple of float
+        How often each rare level came, among them.
+    ordered : bool
+        Whether the levels have an order of their own.
+    """
+
+    name: str
+    kind: Literal["number", "boolean", "category"]
+    levels: tuple[Any, ...] = ()
+    rare: tuple[Any, ...] = ()
+    shares: tuple[float, ...] = ()
+    ordered: bool = False
+
+    @property
+    def n_levels(self) -> int:
+        """Number of codes; 0 for numbers. An empty category has one, which stands for nothing."""
+        return max(len(self.levels) + bool(self.rare), 1) if self.kind == "category" else 0
+
+    def encode(self, raw: Raw, unknown: Unknown) -> Array:
+        if self.kind != "category":
+            return raw.numbers if raw.numbers is not None else as_numbers(raw, self.name)
+        raw = as_levels(raw)
+        assert raw.codes is not None
+        code_of = {level: code for code, level in enumerate(self.levels)}
+        code_of |= dict.fromkeys(self.rare, len(self.levels))
+        codes = [code_of.get(level, np.nan) for level in raw.levels]
+        cells = np.array([*codes, np.nan])[raw.codes]
+        new = np.isnan(cells) & (raw.codes >= 0)
+        if unknown == "error" and new.any():
+            row = int(new.argmax())
+            raise ValueError(
+                f"Column {self.name} holds the level {raw.levels[raw.codes[row]]!r} in row {row}, "
+                f"which was not there in fit; its levels were {_some(self.levels)}. Correct it, or "
+                "use handle_unknown='ignore', which treats it as missing."
+            )
+        return cells
+
+    def decode(self, cells: Array, generator: np.random.Generator | None) -> list[Any]:
+        """Levels of the codes; None where missing. Rare ones are drawn, or the most frequent."""
+        values = [*self.levels, self.rare[0] if self.rare else None, None]
+        missing = np.isnan(cells)
+        codes = np.where(missing, len(values) - 1, np.rint(cells)).astype(int)
+        result = [values[code] for code in codes]
+        if self.rare and generator is not None:
+            for row in np.flatnonzero(codes == len(self.levels)):
+                result[row] = self.rare[generator.choice(len(self.rare), p=self.shares)]
+        return result
+
+
+def or_empty_category(raw: Raw) -> Raw:
+    """A column for text in which nothing stands is a category without levels."""
+    if raw.numbers is None or not np.isnan(raw.numbers).all():
+        return raw
+    return Raw("category", None, np.full(len(raw.numbers), -1, dtype=np.intp))
+
+
+def no_dates(name: str, dtype: Any) -> ValueError:
+    return ValueError(
+        f"Column {name} holds dates or times ({dtype}), which have no likelihood. Turn them into "
+        "numbers first, for example days since the first and the hour of the day."
+    )
+
+
+def raw_objects(values: list[Any], name: str) -> Raw:
+    """Python objects: numbers if all are, else levels. None, nan and pd.NA are missing."""
+    missing = [is_missing(value) for value in values]
+    for value in values:
+        if isinstance(value, date | time | timedelta):
+            raise no_dates(name, type(value).__name__)
+    present = [value for value, gone in zip(values, missing, strict=True) if not gone]
+    booleans = all(isinstance(value, bool | np.bool_) for value in present)
+    if all(isinstance(value, Real | Decimal) for value in present) or booleans:
+        numbers = [np.nan if gone else float(v) for v, gone in zip(values, missing, strict=True)]
+        kind: Any = "boolean" if present and booleans else "number"
+        return Raw(kind, np.array(numbers, dtype=np.float64))
+    code_of: dict[Any, int] = {}
+    codes = np.empty(len(values), dtype=np.intp)
+    for row, (value, gone) in enumerate(zip(values, missing, strict=True)):
+        try:
+            codes[row] = -1 if gone else code_of.setdefault(value, len(code_of))
+        except TypeError:
+            raise TypeError(
+                f"Column {name}: argument must be a string or a real number, not a "
+                f"{type(value).__name__}; row {row} holds {value!r}."
+            ) from None
+    return Raw("category", None, codes, list(code_of))
+
+
+def is_missing(value: Any) -> bool:
+    if value is None:
+        return True
+    if isinstance(value, float):
+        return value != value
+    return type(value).__name__ in ("NAType", "NaTType")
+
+
+def as_levels(raw: Raw) -> Raw:
+    """Numbers as the levels of a category."""
+    if raw.kind == "category":
+        return raw
+    assert raw.numbers is not None
+    seen = ~np.isnan(raw.numbers)
+    levels, places = np.unique(raw.numbers[seen], return_inverse=True)
+    codes = np.full(len(raw.numbers), -1, dtype=np.intp)
+    codes[seen] = places
+    as_bool = raw.kind == "boolean"
+    return Raw("category", None, codes, [bool(v) if as_bool else v for v in levels.tolist()], True)
+
+
+def as_numbers(raw: Raw, name: str) -> Array:
+    """Levels as numbers, where that is what they are."""
+    assert raw.codes is not None
+    values = np.full(len(raw.levels) + 1, np.nan)
+    for place, level in enumerate(raw.levels):
+        try:
+            values[place] = float(level)
+        except (TypeError, ValueError):
+            if (row := np.flatnonzero(raw.codes == place)).size:
+                raise ValueError(
+                    f"Column {name} needs numbers; row {int(row[0])} holds {level!r}. Correct it, "
+                    "or name the column in categorical_features when fitting."
+                ) from None
+    return values[raw.codes]
+
+
+def check_finite(cells: Array, name: str) -> None:
+    infinite = np.isinf(cells)
+    if infinite.any():
+        row = int(infinite.argmax())
+        raise ValueError(
+            f"Column {name} needs finite numbers; row {row} holds {cells[row]}: Input X contains "
+            "infinity or a value too large. Correct it, or make it missing."
+        )
+
+
+def _some(levels: Sequence[Any], most: int = 5) -> str:
+    shown = ", ".join(map(repr, levels[:most]))
+    return shown + (f" and {len(levels) - most} more" if len(levels) > most else "")
+
+
+def whole(values: Array, lower: float, upper: float) -> Array:
+    return np.clip(np.rint(values), lower, upper)
+
+
+def nearest(values: Array, levels: Any) -> NDArray[np.intp]:
+    """Place of the level that, as a number, is the nearest to each value."""
+    distance = np.abs(values[:, None] - np.array([float(level) for level in levels]))
+    return np.nan_to_num(distance, nan=np.inf).argmin(axis=1)

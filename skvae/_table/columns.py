@@ -1,0 +1,125 @@
+"""Tables to standardised columns, and back to the user's units. NumPy only."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+
+from .automatic import Look
+from .column import Array
+from .statistics import Scaling, geometric_mean, row_chunks
+from .support import Kinds, Limits, limits_of
+
+
+class EncodedChunk(NamedTuple):
+    """Some rows of a table as the model sees them."""
+
+    rows: slice
+    x: Array  # (N, D)
+    observed: NDArray[np.bool_] | None  # (N, D)  None: everything
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How the columns of a table become the model's: x = (X - shift) / scale.
+
+    Attributes
+    ----------
+    scaling : {"columns", "common", "none"}
+        Each column by its own standard deviation, all by one, or none at all.
+    shift, scale : ndarray of shape (n_columns,)
+    fill : ndarray of shape (n_columns,)
+        What stands in x for a missing value: admissible to the column's likelihood.
+    varies : ndarray of bool of shape (n_columns,)
+        False for a constant column.
+    constant : ndarray of bool of shape (n_columns,)
+        Columns that are nothing but their shift, also in what is drawn.
+    may_miss : ndarray of bool of shape (n_columns,)
+        Columns with missing values in training.
+    rms : float
+        Root mean square of the encoded columns' standard deviations: 1 where they were scaled.
+    kinds : Kinds
+        What was decided about the columns' likelihoods.
+    limits : Limits
+        The values that these give a density to.
+    """
+
+    scaling: Scaling
+    shift: Array
+    scale: Array
+    fill: Array
+    varies: NDArray[np.bool_]
+    constant: NDArray[np.bool_]
+    may_miss: NDArray[np.bool_]
+    rms: float
+    kinds: Kinds
+    limits: Limits
+
+    def __len__(self) -> int:
+        return len(self.shift)
+
+    def encode(self, X: Any) -> tuple[Array, NDArray[np.bool_] | None]:
+        """Turn rows of a table into x and what of it is observed (None: all); sparse are filled."""
+        X = X.toarray() if issparse(X) else X
+        x = (X.astype(np.float64, copy=False) - self.shift) / self.scale
+        missing = np.isnan(x)
+        if not missing.any():
+            return x, None
+        return np.where(missing, self.fill, x), ~missing
+
+    def chunks(self, table: Any, width: int, numbers: int | None = None) -> Iterator[EncodedChunk]:
+        """Encode a table in order, some rows of ``width`` numbers each at a time."""
+        for rows in row_chunks(table.shape[0], width, numbers):
+            yield EncodedChunk(rows, *self.encode(table[rows]))
+
+    def decode(self, x: Array) -> Array:
+        return np.where(self.constant, 0.0, x) * self.scale + self.shift
+
+    @property
+    def log_jacobian(self) -> Array:
+        """Log |dx / dX| per column, in nats: what turns a density of x into one of X."""
+        return -np.log(self.scale)
+
+    def log_jacobian_of(self, observed: NDArray[np.bool_] | None) -> Any:
+        """Sum it over what each row has observed: (N,), or a number where that is everything."""
+        by_column = self.log_jacobian
+        total = by_column.sum()
+        if observed is None or not by_column.any():
+            return total
+        return total - (~observed).astype(np.float64) @ by_column
+
+
+def fit_columns(X: Any, look: Look, kinds: Kinds, scaling: str | None) -> Columns:
+    """Choose shift and scale of the columns of a table, by what they look like."""
+    moments = look.moments
+    moved, ratio = kinds.with_units("location_scale"), kinds.with_units("scale")
+    common = float(np.sqrt(moments.variance[moved].mean())) if moved.any() else 0.0
+    common = common or 1.0
+    chosen = _chosen_scaling(scaling, look.one_unit)
+    scales: dict[Scaling, Any] = {"columns": moments.scale, "common": common, "none": 1.0}
+    # Positive columns are divided by their geometric mean, so that their logarithm is centred.
+    scale = np.where(moved, scales[chosen], 1.0)
+    scale[ratio] = [geometric_mean(X[:, [column]]) for column in np.flatnonzero(ratio)]
+    varies = (moments.scale == np.sqrt(moments.variance)) & (moments.variance > 0.0)
+    return Columns(
+        scaling=chosen,
+        # Sparse rows stay sparse: the decoder's bias can hold a mean as well.
+        shift=np.zeros(len(moved)) if issparse(X) else np.where(moved, moments.mean, 0.0),
+        scale=scale,
+        fill=np.where(ratio, 1.0, 0.0),
+        varies=varies,
+        constant=moved & ~varies & (not issparse(X)),
+        may_miss=moments.n_missing > 0,
+        rms=common if chosen == "none" else 1.0,
+        kinds=kinds,
+        limits=limits_of(kinds.supports),
+    )
+
+
+def _chosen_scaling(scaling: str | None, one_unit: bool) -> Scaling:
+    if scaling == "auto":
+        return "common" if one_unit else "columns"
+    return "columns" if scaling == "columns" else "common" if scaling == "common" else "none"

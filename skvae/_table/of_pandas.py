@@ -1,0 +1,97 @@
+"""What is pandas' own: series to raw columns, columns to frames, cells in place."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .column import Column, Raw, nearest, no_dates, or_empty_category, raw_objects, whole
+
+
+def raw_pandas(series: Any, name: str) -> Raw:
+    import pandas as pd
+
+    dtype = series.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        codes = series.cat.codes.to_numpy().astype(np.intp)
+        return Raw("category", None, codes, series.cat.categories.tolist(), bool(dtype.ordered))
+    if pd.api.types.is_bool_dtype(dtype):
+        return Raw("boolean", series.to_numpy(dtype=np.float64, na_value=np.nan))
+    if pd.api.types.is_complex_dtype(dtype):
+        raise ValueError(f"Complex data not supported: column {name} has the dtype {dtype}.")
+    if pd.api.types.is_numeric_dtype(dtype):
+        return Raw("number", series.to_numpy(dtype=np.float64, na_value=np.nan))
+    if isinstance(dtype, pd.PeriodDtype) or dtype.kind in "mM":
+        raise no_dates(name, dtype)
+    values = series.astype(object).where(series.notna(), None)
+    return or_empty_category(raw_objects(values.tolist(), name))
+
+
+def to_pandas(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any:
+    import pandas as pd
+
+    series = {}
+    for number, (values, column) in enumerate(zip(columns, kinds, strict=True)):
+        dtype = template.dtypes.iloc[number]
+        series[number] = _pandas_series(values, column, dtype)
+    frame = pd.DataFrame(series, index=pd.RangeIndex(len(columns[0]) if columns else 0))
+    frame.columns = template.columns
+    return frame
+
+
+def _pandas_series(values: Any, column: Column, dtype: Any) -> Any:
+    import pandas as pd
+
+    if column.kind == "category":
+        if isinstance(dtype, pd.CategoricalDtype):
+            return pd.Series(pd.Categorical(values, dtype=dtype))
+        series = pd.Series(values, dtype=object)
+        return series.astype(dtype)
+    missing = np.isnan(values)
+    series = pd.Series(values)
+    if isinstance(dtype, pd.CategoricalDtype):
+        codes = np.where(missing, -1, nearest(values, dtype.categories))
+        return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype))
+    if column.kind == "boolean":
+        series = pd.Series(values > 0.5, dtype=object).where(~missing, None)
+        return series.astype(dtype)
+    if pd.api.types.is_integer_dtype(dtype):
+        plain = dtype.subtype if isinstance(dtype, pd.SparseDtype) else dtype
+        bounds = np.iinfo(np.dtype(getattr(plain, "numpy_dtype", plain)))
+        series = pd.Series(whole(values, float(bounds.min), float(bounds.max)))
+        if not missing.any():
+            return series.astype(dtype)
+        return series.astype(dtype if pd.api.types.is_extension_array_dtype(dtype) else float)
+    return series.astype(dtype)
+
+
+def filled_pandas(X: Any, missing: NDArray[np.bool_], place: Any, values: Any) -> Any:
+    """Return X with its missing cells from the rows ``place`` of ``values``."""
+    result = X.copy()
+    for column in np.flatnonzero(missing.any(axis=0)):
+        row = np.flatnonzero(missing[:, column])
+        cells = values.iloc[place[row], column]
+        if not cells.isna().any():  # an empty column of categories has nothing to fill it with
+            result.isetitem(column, _filled_series(X.iloc[:, column].copy(), row, cells))
+    return result
+
+
+def _filled_series(series: Any, row: NDArray[np.intp], cells: Any) -> Any:
+    import pandas as pd
+
+    dtype = series.dtype
+    if dtype.kind in "iu":
+        cells = cells.round()
+    if isinstance(dtype, pd.CategoricalDtype):
+        known = set(dtype.categories)
+        series = series.cat.add_categories([v for v in cells.unique() if v not in known])
+    series.iloc[row] = cells.astype(series.dtype).array
+    return series
+
+
+def indicated_pandas(result: Any, X: Any, missing: NDArray[np.bool_], indicated: Any) -> Any:
+    """Append a column for each ``indicated`` one of X that says where it was missing."""
+    for column in indicated:
+        result[f"missingindicator_{X.columns[column]}"] = missing[:, column]
+    return result

@@ -1,0 +1,111 @@
+"""What is polars' own: series to raw columns, columns to frames, cells in place."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .column import Column, Raw, nearest, no_dates, or_empty_category, raw_objects
+
+
+def raw_polars(series: Any, name: str) -> Raw:
+    import polars as pl
+
+    dtype = series.dtype
+    if dtype == pl.Boolean or dtype.is_numeric():
+        numbers = series.cast(pl.Float64).fill_null(np.nan).to_numpy().copy()
+        return Raw("boolean" if dtype == pl.Boolean else "number", numbers)
+    if dtype.is_temporal():
+        raise no_dates(name, dtype)
+    if dtype == pl.Enum:
+        raw = raw_objects(series.to_list(), name)
+        return _relevelled(raw, dtype.categories.to_list())
+    return or_empty_category(raw_objects(series.to_list(), name))
+
+
+def _relevelled(raw: Raw, levels: list[Any]) -> Raw:
+    if raw.codes is None:  # nothing but missing values
+        assert raw.numbers is not None
+        return Raw("category", None, np.full(len(raw.numbers), -1), levels, True)
+    place = {level: number for number, level in enumerate(levels)}
+    mapping = np.array([*(place[level] for level in raw.levels), -1])
+    return Raw("category", None, mapping[raw.codes], levels, True)
+
+
+def to_polars(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any:
+    import polars as pl
+
+    series = []
+    for values, column, (name, dtype) in zip(columns, kinds, template.schema.items(), strict=True):
+        if column.kind == "category":
+            as_text = dtype == pl.Categorical or dtype == pl.Enum
+            made = pl.Series(name, values, dtype=pl.String if as_text else None, strict=False)
+            series.append(made.cast(dtype))
+            continue
+        if column.levels:  # numbers that came as a category
+            near = [column.levels[place] for place in nearest(values, column.levels)]
+            series.append(pl.Series(name, near, dtype=pl.String).cast(dtype))
+            continue
+        cells: list[float | None] = [None if value != value else value for value in values]
+        made = pl.Series(name, cells, dtype=pl.Float64)
+        if column.kind == "boolean":
+            made = made > 0.5
+        elif dtype.is_integer():
+            lower, upper = dtype.min(), dtype.max()
+            made = made.round()
+            made = made.clip(pl.select(lower).item(), pl.select(upper).item())
+        series.append(made.cast(dtype))
+    return pl.DataFrame(series)
+
+
+def polars_missing(series: Any, marker: Any) -> NDArray[np.bool_]:
+    gone = series.is_null()
+    if series.dtype.is_float():
+        gone = gone | series.is_nan().fill_null(False)
+    is_text = str(series.dtype).startswith(("String", "Categorical", "Enum"))
+    if isinstance(marker, str) and is_text:
+        gone = gone | (series.cast(str) == marker).fill_null(False)
+    elif marker is not None and not isinstance(marker, str) and series.dtype.is_numeric():
+        gone = gone | (series == marker).fill_null(False)
+    return np.asarray(gone.to_numpy())
+
+
+def emptied_polars(X: Any, missing: NDArray[np.bool_]) -> Any:
+    """Return X without these cells."""
+    import polars as pl
+
+    columns = [
+        series.zip_with(~pl.Series(gone), pl.Series([None] * len(series), dtype=series.dtype))
+        for series, gone in zip(X, missing.T, strict=True)
+    ]
+    return pl.DataFrame(columns)
+
+
+def filled_polars(X: Any, missing: NDArray[np.bool_], place: Any, values: Any) -> list[Any]:
+    """Return the columns of X with its missing cells from the rows ``place`` of ``values``."""
+    import polars as pl
+
+    columns = X.get_columns()
+    for column in np.flatnonzero(missing.any(axis=0)):
+        series = columns[column]
+        other = values.to_series(int(column))[place]
+        other = other.round() if series.dtype.is_integer() and other.dtype.is_float() else other
+        if series.dtype == pl.Enum and other.dtype == pl.Enum:  # maybe of fewer levels than in fit
+            both = dict.fromkeys([*series.dtype.categories, *other.dtype.categories])
+            series = series.cast(pl.Enum(list(both)))
+        columns[column] = series.zip_with(~pl.Series(missing[:, column]), other.cast(series.dtype))
+    return columns
+
+
+def indicated_polars(
+    columns: list[Any], X: Any, missing: NDArray[np.bool_], indicated: NDArray[np.intp]
+) -> Any:
+    """Make a frame of columns, and one for each ``indicated`` one: where it was missing."""
+    import polars as pl
+
+    indicators = [
+        pl.Series(f"missingindicator_{X.columns[column]}", missing[:, column])
+        for column in indicated
+    ]
+    return pl.DataFrame([*columns, *indicators])

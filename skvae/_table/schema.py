@@ -1,0 +1,159 @@
+"""Tables as users have them to one matrix of numbers, and back. No torch.
+
+A *table* here is a matrix with one number for each cell: the value itself, the number of a
+category's level, or nan where the value is missing. pandas and polars are recognised, not needed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.sparse import issparse
+
+from .column import Array, Column, Raw, Unknown, as_levels, as_numbers, check_finite
+from .frames import Library, columns_of, is_numbers, library_of, raw_column
+from .of_pandas import to_pandas
+from .of_polars import to_polars
+
+
+class LabelledRows(NamedTuple):
+    """Validated rows of a fit, with what the user calls their columns."""
+
+    X: Any
+    weight: Array  # (N,)  how often each row counts
+    labels: list[Any] | None  # of the columns, as parameters name them; None: their numbers
+    names: list[str]  # of the columns, for messages
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The columns of a table, and what it came as.
+
+    Attributes
+    ----------
+    columns : tuple of Column
+    library : {"pandas", "polars"} or None
+        What kind of frame was fitted; None for arrays.
+    template : frame or None
+        The fitted frame without its rows: names and dtypes.
+    """
+
+    columns: tuple[Column, ...]
+    library: Library | None = None
+    template: Any = None
+
+    @property
+    def n_levels(self) -> list[int]:
+        return [column.n_levels for column in self.columns]
+
+    @property
+    def numeric(self) -> bool:
+        """Whether an array of numbers holds all."""
+        return self.library is None and all(column.kind != "category" for column in self.columns)
+
+    def read(self, X: Any, unknown: Unknown) -> Any:
+        """The table of X: float64, or X itself where that already is one of numbers."""
+        if self.numeric and is_numbers(X):
+            return X
+        if issparse(X):
+            raise ValueError(
+                "X is sparse, but the table that was fitted was not one of numbers alone. "
+                "Give it as it was in fit: a frame, or dense rows."
+            )
+        cells = np.empty(X.shape, dtype=np.float64)
+        for number, (column, values) in enumerate(zip(self.columns, columns_of(X), strict=True)):
+            cells[:, number] = column.encode(raw_column(values, column.name), unknown)
+            check_finite(cells[:, number], column.name)
+        return cells
+
+    def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
+        """Numbers to what was fitted: the same kind of frame, names, order and dtypes."""
+        if self.numeric:
+            return table
+        columns = [
+            column.decode(cells, generator) if column.kind == "category" else cells
+            for column, cells in zip(self.columns, table.T, strict=True)
+        ]
+        if self.library == "pandas":
+            return to_pandas(columns, self.columns, self.template)
+        if self.library == "polars":
+            return to_polars(columns, self.columns, self.template)
+        result = np.empty(table.shape, dtype=object)
+        for number, values in enumerate(columns):
+            result[:, number] = values
+        return result
+
+
+def fit_schema(
+    X: Any,
+    weight: Array,
+    categories: Sequence[bool | None],
+    max_categories: int | None,
+    names: Sequence[str],
+) -> tuple[Schema, Any]:
+    """Learn the columns of X, and return X as a table, too.
+
+    ``categories`` says which columns are categories; None lets a column's dtype say. ``names`` are
+    for messages.
+    """
+    library = library_of(X)
+    if issparse(X) and any(categories):
+        first = next(name for name, asked in zip(names, categories, strict=True) if asked)
+        raise ValueError(
+            f"Column {first} is to be a category, but X is sparse: categories "
+            "need dense rows. Use X.toarray(), or a likelihood of numbers."
+        )
+    if is_numbers(X) and not any(categories):
+        kind: Any = "boolean" if X.dtype.kind == "b" else "number"
+        return Schema(tuple(Column(name, kind) for name in names)), X
+    columns, table = [], np.empty(X.shape, dtype=np.float64)
+    for number, values in enumerate(columns_of(X)):
+        raw = _asked_for(raw_column(values, names[number]), categories[number], names[number])
+        column = _fit_column(names[number], raw, weight, max_categories)
+        table[:, number] = column.encode(raw, "ignore")
+        check_finite(table[:, number], column.name)
+        columns.append(column)
+    template = None if library is None else X.head(0)
+    return Schema(tuple(columns), library, template), table
+
+
+def _asked_for(raw: Raw, is_category: bool | None, name: str) -> Raw:
+    """Return the column as numbers or as levels where the user said which it is."""
+    if is_category is False and raw.kind == "category":
+        return raw._replace(kind="number", numbers=as_numbers(raw, name))
+    return as_levels(raw) if is_category else raw
+
+
+def _fit_column(name: str, raw: Raw, weight: Array, max_categories: int | None) -> Column:
+    if raw.kind != "category":
+        return Column(name, raw.kind, tuple(raw.levels))
+    assert raw.codes is not None
+    seen = raw.codes >= 0
+    counts = np.bincount(raw.codes[seen], weight[seen], minlength=len(raw.levels))
+    places = [place for place in _in_order(raw) if counts[place] > 0.0]
+    rare: list[int] = []
+    if max_categories is not None and len(places) > max_categories:
+        by_count = sorted(places, key=lambda place: -counts[place])  # stable: ties in order
+        rare = by_count[max_categories - 1 :]
+        places = [place for place in places if place not in set(rare)]
+    shares = counts[rare] / counts[rare].sum() if rare else np.zeros(0)
+    return Column(
+        name,
+        "category",
+        tuple(raw.levels[place] for place in places),
+        tuple(raw.levels[place] for place in rare),
+        tuple(shares.tolist()),
+        raw.ordered,
+    )
+
+
+def _in_order(raw: Raw) -> list[int]:
+    """Places of the levels in an order that does not depend on the rows."""
+    places = list(range(len(raw.levels)))
+    if raw.ordered:
+        return places
+    try:
+        return sorted(places, key=lambda place: raw.levels[place])
+    except TypeError:  # of different types
+        return sorted(places, key=lambda p: (type(raw.levels[p]).__name__, str(raw.levels[p])))

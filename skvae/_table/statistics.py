@@ -1,0 +1,166 @@
+"""What the columns of a table look like: moments, tails, a common unit, robust units."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+from sklearn.preprocessing import StandardScaler
+
+from .column import Array
+
+Scaling = Literal["columns", "common", "none"]
+
+
+CHUNK_ROWS = 4096
+CHUNK_CELLS = 2**20  # numbers in a chunk: 8 MB in float64
+ROWS_FOR_STATISTICS = 10_000
+HEAVY_ROWS = 100  # from which on a few wild values are evidence
+
+
+class ColumnMoments(NamedTuple):
+    """Moments of each column over what is observed; an empty one has mean 0 and variance 0."""
+
+    mean: Array
+    variance: Array
+    scale: Array  # standard deviation, 1 for a column that is constant up to rounding
+    n_missing: Array
+
+
+def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
+    """Measure the moments of a table's columns, chunk by chunk."""
+    scaler = StandardScaler(with_mean=not issparse(X))
+    n_missing = np.zeros(X.shape[1])
+    for rows in row_chunks(*X.shape):
+        chunk = X[rows].astype(np.float64, copy=False)
+        cells = chunk.data if issparse(chunk) else chunk
+        if cells.dtype.kind == "f" and np.isnan(cells).any():
+            n_missing += np.isnan(chunk.toarray() if issparse(chunk) else chunk).sum(0)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told below
+            scaler.partial_fit(chunk, sample_weight=weight[rows])
+    empty = n_missing == X.shape[0]
+    mean = np.where(empty, 0.0, scaler.mean_)
+    variance = np.where(empty, 0.0, scaler.var_)
+    if not np.isfinite(variance).all():
+        column = int(np.argmin(np.isfinite(variance)))
+        largest = np.nanmax(np.abs(X[:, [column]].toarray() if issparse(X) else X[:, column]))
+        raise ValueError(
+            f"The values of column {names[column]} are too large: their variance is not a "
+            f"finite number. Their largest is {largest:g}; use another unit."
+        )
+    scale = np.where(empty | (variance == 0.0), 1.0, scaler.scale_)
+    return ColumnMoments(mean, variance, scale, n_missing)
+
+
+def geometric_mean(cells: Any) -> float:
+    cells = cells.toarray().ravel() if issparse(cells) else cells
+    present = cells[~np.isnan(cells)]
+    return float(np.exp(np.log(present).mean())) if len(present) else 1.0
+
+
+def row_chunks(
+    n_rows: int,
+    width: int = 1,
+    numbers: int | None = None,
+    between: tuple[int, int] = (1, CHUNK_ROWS),
+) -> Iterator[slice]:
+    """Cut rows into slices that hold about so many ``numbers``, ``width`` of them a row.
+
+    None is as many as fit a processor's cache.
+    """
+    fewest, most = between
+    size = max(fewest, min(most, (numbers or CHUNK_CELLS) // max(width, 1)))
+    for start in range(0, n_rows, size):
+        yield slice(start, start + size)
+
+
+def two_valued(X: Any) -> NDArray[np.bool_]:
+    """Tell the columns that hold 0 and 1 alone, and both."""
+    both = np.zeros((2, X.shape[1]), dtype=bool)
+    others = np.zeros(X.shape[1], dtype=bool)
+    for rows in row_chunks(*X.shape):
+        chunk = X[rows].toarray() if issparse(X) else X[rows]
+        zero, one = chunk == 0, chunk == 1
+        both |= [zero.any(axis=0), one.any(axis=0)]
+        others |= ~(zero | one | (chunk != chunk)).all(axis=0)
+    return both.all(axis=0) & ~others
+
+
+def heavy_tailed(X: NDArray) -> NDArray[np.bool_]:
+    """Tell the columns with wild values that a normal distribution has no place for.
+
+    Between 0.5 and 10 percent of the cells, and at least three, lie more than ten robust
+    standard deviations (interquartile range / 1.349) from the median. Columns in which one value
+    makes up a tenth of the cells are left alone: a heavy-tailed density would become a spike there.
+    """
+    X = some_rows(X).astype(np.float64, copy=False)
+    result = np.zeros(X.shape[1], dtype=bool)
+    for column, cells in enumerate(X.T):
+        present = np.sort(cells[~np.isnan(cells)])
+        if len(present) < HEAVY_ROWS:
+            continue
+        low, center, high = np.quantile(present, [0.25, 0.5, 0.75])
+        far = int((np.abs(present - center) > 10.0 * (high - low) / 1.349).sum())
+        repeats = np.diff(np.flatnonzero(np.diff(present, prepend=np.nan, append=np.nan) != 0))
+        share = far / len(present)
+        is_tail = far >= 3 and 0.005 < share < 0.1
+        result[column] = high > low and is_tail and repeats.max() < 0.1 * len(present)
+    return result
+
+
+def share_one_unit(X: NDArray) -> bool:
+    """Tell pixels, spectra and other signals from a table of different quantities.
+
+    Columns share one unit if (a) at least half of them span half of the common range, and
+    (b) neighbouring columns correlate clearly more (1.5 times) than any two do: order carries
+    meaning in a signal, not in a table.
+    """
+    X = some_rows(X).astype(np.float64)
+    missing = np.isnan(X)
+    if missing.any():
+        X[missing] = np.broadcast_to(np.nansum(X, 0) / np.maximum((~missing).sum(0), 1), X.shape)[
+            missing
+        ]
+    spans = np.ptp(X, axis=0)
+    varies = spans > 0.0
+    if varies.sum() < 8 or len(X) < 3:
+        return False
+    X, spans = X[:, varies], spans[varies]
+    if np.median(spans) < 0.5 * np.ptp(X):
+        return False
+    standardised = X - X.mean(0)
+    norms = np.linalg.norm(standardised, axis=0)
+    standardised /= np.where(norms > 0.0, norms, 1.0)
+    correlation = np.abs(standardised.T @ standardised)
+    n_columns = len(correlation)
+    neighbours = np.diagonal(correlation, offset=1).mean()
+    any_two = (correlation.sum() - correlation.trace()) / (n_columns * (n_columns - 1))
+    return bool(neighbours > 1.5 * any_two)
+
+
+def robust_units(features: Array, scaling: Scaling) -> tuple[Array, Array]:
+    """Find centre and spread of each feature (nan: missing), for the encoder's MLP.
+
+    Median and interquartile range for columns that were scaled one by one; one spread for all
+    where they share a unit (a pixel that is rarely lit must not be blown up).
+    """
+    empty = np.isnan(features).all(axis=0)
+    features = np.where(empty, 0.0, features)
+    if scaling != "columns":
+        common = float(np.sqrt(np.nanvar(features, axis=0).mean()))
+        size = features.shape[1]
+        return np.nanmean(features, axis=0), np.full(size, common if common > 0.0 else 1.0)
+    quantile = np.nanquantile if np.isnan(features).any() else np.quantile
+    low, center, high = quantile(features, [0.25, 0.5, 0.75], axis=0)
+    spread = (high - low) / 1.349  # of a normal distribution: its standard deviation
+    standard = np.nanstd(features, axis=0)
+    spread = np.where(spread > 0.0, spread, np.where(standard > 0.0, standard, 1.0))
+    return center, spread
+
+
+def some_rows(X: Any, width: int = 1) -> Any:
+    """Take every so many of the rows: at most 10,000, fewer where a row is wide. Dense."""
+    most = max(100, min(ROWS_FOR_STATISTICS, 4 * CHUNK_CELLS // max(width, 1)))
+    X = X[:: max(-(-X.shape[0] // most), 1)]
+    return X.toarray() if issparse(X) else X

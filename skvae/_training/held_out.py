@@ -1,0 +1,72 @@
+"""The bound of rows that are held out, with one fixed noise."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .._gaussian import normal_sample
+from .._model.bounds import elbo, importance_weighted_bound
+from .._model.vae import VAE
+from .._table.statistics import row_chunks
+from .plan import Plan
+from .rows import Batch, Rows
+
+VALIDATION_DRAWS = 2048  # rows times samples: a small held-out part gets more samples a row
+
+
+class HeldOut:
+    """Held-out rows with one fixed noise, in antithetic pairs, so that epochs compare.
+
+    They are judged by the bound that training climbs: the ELBO, or the importance-weighted one.
+    """
+
+    def __init__(
+        self, rows: Rows, n_components: int, plan: Plan, generator: torch.Generator
+    ) -> None:
+        weighted = plan.objective == "iwae"
+        self.bound = importance_weighted_bound if weighted else elbo
+        n_pairs = max(1, min(8, VALIDATION_DRAWS // (2 * len(rows))))
+        if weighted:
+            n_pairs = max(n_pairs, (plan.n_samples + 1) // 2)
+        size = (n_pairs, len(rows), n_components)
+        weight = rows.weight
+        eps = torch.randn(size, generator=generator, dtype=weight.dtype, device=weight.device)
+        self.rows = rows
+        self.eps = torch.cat([eps, -eps])
+        self.at_start: Tensor | None = None
+
+    @torch.no_grad()
+    def measure(self, vae: VAE) -> tuple[float, float]:
+        """Mean bound, and the standard error of its gain over the first time it was measured."""
+        parts = [self.bound(vae(x, observed, eps)) for (x, observed, _), eps in self._chunks(vae)]
+        bound = torch.cat(parts).double()
+        if self.at_start is None:
+            self.at_start = bound
+        weight = self.rows.weight.double() / len(bound)  # sums to 1
+        gain = bound - self.at_start
+        spread = weight * (gain - (weight * gain).sum())
+        return float((weight * bound).sum()), float(torch.linalg.vector_norm(spread))
+
+    @torch.no_grad()
+    def calibrate(self, vae: VAE) -> None:
+        """Set the noise by what is left over on rows that were not trained on.
+
+        On training rows it is too small, and clipped gradients let it ignore the wild ones.
+        """
+        total = torch.zeros(vae.n_features, dtype=torch.float64, device=self.eps.device)
+        count = torch.zeros_like(total)
+        for (x, observed, weight), eps in self._chunks(vae):
+            loc, log_scale = vae.encode(x, observed)
+            raw = vae.decoder(normal_sample(loc, log_scale, eps))
+            left = (vae.likelihood.features(x) - raw).square().mean(0)  # (N, P)
+            seen = weight[:, None].expand_as(left)
+            if observed is not None:
+                seen = seen * observed[:, vae.encoder.column]
+            total += (left * seen).sum(0)
+            count += seen.sum(0)
+        vae.likelihood.set_noise(total / count.clamp(min=1e-9), count)
+
+    def _chunks(self, vae: VAE) -> Iterator[tuple[Batch, Tensor]]:
+        for chunk in row_chunks(len(self.rows), 4 * vae.n_features):
+            yield self.rows[chunk], self.eps[:, chunk]

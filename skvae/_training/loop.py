@@ -1,0 +1,197 @@
+"""The training loop: a generator of epochs.
+
+The only minus sign of the package is here: optimisers minimise, bounds are maximised.
+"""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from .._model.bounds import warmed_beta
+from .._model.vae import VAE, State
+from .hand_gradient import gradient_of
+from .held_out import HeldOut
+from .optimiser import AdamW, Flat
+from .plan import Epoch, NonFiniteBoundError, Plan, objective
+from .recorded import Recorded, can_record
+from .rows import Batch, Rows, batches
+
+MAX_GRADIENT_NORM = 5.0  # of the mean bound of a batch
+WARMUP_STEPS = 50
+LONGEST_MEMORY = 0.995  # of the weights' moving average, per step
+UNRECORDED_STEPS = 3  # of a GPU: its libraries set themselves up, which is not to be recorded
+AVERAGED_EVERY = 4  # steps: on wide layers an average takes 0.4 of the optimiser's time
+
+
+def train(
+    vae: VAE, rows: Rows, held_out: Rows | None, plan: Plan, generator: torch.Generator
+) -> Iterator[Epoch]:
+    """Yield epoch 0 (the start), then every epoch until ``plan.max_epochs``."""
+    run = Run(vae, plan, generator, n_rows=len(rows))
+    probe = None if held_out is None else HeldOut(held_out, vae.n_components, plan, generator)
+    for number in range(plan.max_epochs + 1):
+        bound = run.epoch(rows) if number > 0 else math.nan
+        if number > 0 and not (math.isfinite(bound) and run.is_finite()):
+            raise NonFiniteBoundError(number, worst_column(vae, rows))
+        with run.averaged():
+            if probe is not None and number > 0:
+                probe.calibrate(vae)
+            held_out_bound, doubt = (math.nan, 0.0) if probe is None else probe.measure(vae)
+        yield Epoch(number, bound, held_out_bound, doubt, run.snapshot)
+
+
+class Run:
+    """A module, its optimiser, and the moving average of its weights."""
+
+    def __init__(self, vae: VAE, plan: Plan, generator: torch.Generator, n_rows: int) -> None:
+        self.vae = vae
+        self.plan = plan
+        self.generator = generator
+        self.n_steps = plan.max_epochs * math.ceil(n_rows / plan.batch_size)
+        self.step_number = self._averaged_step = 0
+        self.flat = Flat(vae)
+        self.optimizer = AdamW(self.flat, plan.alpha)
+        self._by_hand = gradient_of(vae, plan.objective, plan.free_bits)
+        # What each step needs, looked up once: a module's attributes take long to find.
+        self._n_components, self._project = vae.n_components, vae.likelihood.project
+        self._recorded: Recorded | None = None
+        self._n_unrecorded = 0
+        self._records = (
+            self._by_hand is not None and plan.kl_warmup == 0.0 and can_record(vae.device)
+        )
+
+    def epoch(self, rows: Rows) -> float:
+        """Pass over the rows once; return the mean objective before each step, in nats."""
+        total, n_rows = torch.zeros_like(rows.weight[0]), 0
+        for batch in batches(rows, self.plan.batch_size, self.generator):
+            n = batch.x.shape[0]
+            total.add_(self._step(batch), alpha=n)  # stays on the device: read once, below
+            n_rows += n
+        self._average()
+        return float(total) / n_rows
+
+    def is_finite(self) -> bool:
+        """Whether all weights are: the last step comes after the last bound."""
+        return bool(torch.isfinite(self.flat.live).all())
+
+    def _step(self, batch: Batch) -> Tensor:
+        self._set_learning_rate()
+        x = batch.x
+        size = (self.plan.n_samples, x.shape[0], self._n_components)
+        eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
+        take = self._recorded_step(batch) if self._records else self._take_step
+        bound = take(batch, eps)
+        self.step_number += 1
+        if self.step_number % AVERAGED_EVERY == 0:
+            self._average()
+        return bound
+
+    def _recorded_step(self, batch: Batch) -> Callable[[Batch, Tensor], Tensor]:
+        """Return the recorded step for whole batches of complete rows, after some to warm up."""
+        whole = len(batch.x) == self.plan.batch_size and batch.observed is None
+        if not whole or self._n_unrecorded < UNRECORDED_STEPS:
+            self._n_unrecorded += 1
+            return self._take_step
+        if self._recorded is None:
+            size = (self.plan.n_samples, len(batch.x), self._n_components)
+            try:
+                self._recorded = Recorded(self._take_step, batch, size)
+            except RuntimeError as error:
+                warnings.warn(
+                    f"The GPU could not record a training step, so each is launched anew: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                self._records = False
+                return self._take_step
+        return self._recorded
+
+    def _take_step(self, batch: Batch, eps: Tensor) -> Tensor:
+        """Move the weights, and return the mean objective before."""
+        bound = self._gradient(batch, eps)
+        with torch.inference_mode():  # the least overhead
+            self._clip()
+            self.optimizer.step()
+            self._project()
+        return bound
+
+    def _gradient(self, batch: Batch, eps: Tensor) -> Tensor:
+        """Return the mean objective; minus its gradient is left in ``flat.grad``."""
+        plan, progress = self.plan, self.step_number / self.n_steps
+        if self._by_hand is not None:
+            beta = warmed_beta(progress, plan.beta, plan.kl_warmup)
+            return self._by_hand(*batch, eps, beta)
+        self.flat.grad.zero_()
+        with torch.enable_grad():
+            terms = self.vae(batch.x, batch.observed, eps)
+            bound = (objective(terms, plan, progress) * batch.weight).mean()
+            loss = -bound
+        loss.backward()
+        return bound.detach()
+
+    def _clip(self) -> None:
+        norm = torch.linalg.vector_norm(self.flat.grad)
+        if not norm.is_cpu:  # to look at it would be to wait for it
+            self.flat.grad *= (MAX_GRADIENT_NORM / norm).clamp_(max=1.0)
+        elif not norm <= MAX_GRADIENT_NORM:
+            self.flat.grad *= MAX_GRADIENT_NORM / norm
+
+    def _set_learning_rate(self) -> None:
+        """Warm up linearly, then follow half a cosine down to 0 over the whole run."""
+        rate = self.plan.learning_rate * min(1.0, (self.step_number + 1) / WARMUP_STEPS)
+        if self.plan.decay:
+            rate *= 0.5 * (1.0 + math.cos(math.pi * self.step_number / self.n_steps))
+        self.optimizer.learning_rate = rate
+
+    def _average(self) -> None:
+        # Short memory at first: the start is forgotten as fast as training leaves it.
+        memory = min(LONGEST_MEMORY, self.step_number / (9.0 + self.step_number))
+        n_steps = self.step_number - self._averaged_step
+        self.flat.mean.lerp_(self.flat.live, 1.0 - memory**n_steps)
+        self._averaged_step = self.step_number
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Let the module hold the averaged weights inside the context."""
+        self.flat.point_at(self.flat.mean)
+        try:
+            yield
+        finally:
+            self.flat.point_at(self.flat.live)
+
+    def snapshot(self) -> State:
+        """Copy the module's state with the averaged weights."""
+        with self.averaged():
+            return {name: value.clone() for name, value in self.vae.state_dict().items()}
+
+    def memory(self) -> State:
+        """Return what a later ``Run`` needs to go on as if it were this one."""
+        memory = {"step_number": torch.tensor(self.step_number)}
+        for key, vector in {"live": self.flat.live, **self.optimizer.moments}.items():
+            for name, own in zip(self.flat.parameters, self.flat.views(vector), strict=True):
+                memory[f"{name}:{key}"] = own.clone()
+        return memory
+
+    def resume(self, memory: State) -> None:
+        self.step_number = self._averaged_step = int(memory["step_number"])
+        for key, vector in {"live": self.flat.live, **self.optimizer.moments}.items():
+            for name, own in zip(self.flat.parameters, self.flat.views(vector), strict=True):
+                own.copy_(memory[f"{name}:{key}"])
+        self.optimizer.n_steps.fill_(self.step_number)
+
+
+@torch.no_grad()
+def worst_column(vae: VAE, rows: Rows) -> int:
+    """Find the column that holds the wildest cell: where a bound explodes first."""
+    encoder = vae.encoder
+    wildest = torch.zeros_like(encoder.center)
+    for x, observed, _ in rows.chunks(vae.n_features):
+        robust = encoder.in_robust_units(vae.likelihood.features(x)).abs()
+        if observed is not None:
+            robust = torch.where(observed[:, encoder.column], robust, 0.0)
+        wildest = torch.maximum(wildest, robust.amax(0))
+    return int(encoder.column[wildest.argmax()])

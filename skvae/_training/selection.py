@@ -1,0 +1,193 @@
+"""Which epoch to keep: rows held out, folds, early stopping."""
+
+import copy
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .._model.bounds import log_weights
+from .._model.vae import VAE, State
+from .._parameters import Parameters
+from .loop import train
+from .plan import Epoch, Plan
+from .rows import Rows, folds, hold_out
+
+SMALL_TABLE = 500  # distinct rows
+N_FOLDS = 5
+MAX_HELD_OUT = 5000  # rows: more would not choose better
+CAUTION = 2.0  # standard errors
+TAIL = 0.005  # fraction of the rows: the wildest under the start
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How the epoch to keep is chosen."""
+
+    early_stopping: bool
+    validation_fraction: float
+    patience: int
+    tol: float  # nats a row
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a fit leaves: weights, and how it got there. Bounds are nats a row."""
+
+    state: State | None  # None: the start was the best
+    bounds: list[float]  # of the run that made the weights, one an epoch
+    held_out: list[float]  # from the start on; empty if nothing was held out
+    best: int  # the epoch whose weights are kept
+    n_epochs: int
+    cut_short: bool  # the cap came while the held-out bound was still rising
+
+
+Watch = Callable[[Epoch], bool]  # told of every epoch; True stops the run
+
+
+def climb(
+    vae: VAE,
+    rows: Rows,
+    plan: Plan,
+    selection: Selection,
+    *,
+    generator: torch.Generator,
+    watch: Watch,
+) -> Outcome:
+    """Train, hold out as the number of rows allows, and keep the best epoch."""
+    n_rows = len(rows)
+    if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
+        return Outcome(None, [], [], 0, 0, False)
+    if not selection.early_stopping:
+        last, bounds = _consume(train(vae, rows, None, plan, generator), watch)
+        return Outcome(last.snapshot(), bounds, [], last.number, last.number, False)
+    stopper = EarlyStopping(selection.patience, selection.tol)
+
+    def either(epoch: Epoch) -> bool:
+        return watch(epoch) | stopper.done(epoch)
+
+    if n_rows < SMALL_TABLE:
+        # Too few rows to lose a tenth of: folds choose the number of epochs, all rows train.
+        n_folds = min(N_FOLDS, n_rows)
+        _, bounds = _consume(train_folds(vae, rows, n_folds, plan, generator), either)
+        state = None
+        if stopper.best > 0:
+            refit = itertools.islice(train(vae, rows, None, plan, generator), stopper.best + 1)
+            last, bounds = _consume(refit, lambda epoch: False)
+            state = last.snapshot()
+    else:
+        fraction = min(selection.validation_fraction, MAX_HELD_OUT / n_rows)
+        kept, held_out = split_with_tail(vae, rows, fraction, generator)
+        epochs = train(vae, kept, held_out, plan, generator)
+        _, bounds = _consume(epochs, either)
+        state = stopper.best_state
+    n_epochs = len(stopper.curve) - 1
+    cut_short = n_epochs == plan.max_epochs and stopper.still_improving
+    return Outcome(state, bounds, stopper.curve, stopper.best, n_epochs, cut_short)
+
+
+def _consume(epochs: Iterator[Epoch], stop: Watch) -> tuple[Epoch, list[float]]:
+    """Run until told to stop; the last epoch and the objective of each."""
+    bounds = []
+    for epoch in epochs:
+        bounds.append(epoch.bound)
+        if stop(epoch):
+            break
+    return epoch, bounds[1:]
+
+
+def train_folds(
+    vae: VAE, rows: Rows, n_folds: int, plan: Plan, generator: torch.Generator
+) -> Iterator[Epoch]:
+    """Train one copy of ``vae`` for each fold in step; epochs are means over the folds.
+
+    For tables too small to hold rows out for good: it says how many epochs to train on all.
+    """
+    runs = [
+        train(copy.deepcopy(vae), rows.take(kept), rows.take(held_out), plan, generator)
+        for kept, held_out in folds(len(rows), n_folds, generator)
+    ]
+    for epochs in zip(*runs, strict=True):
+        bound = sum(e.bound for e in epochs) / n_folds
+        held_out = sum(e.held_out for e in epochs) / n_folds
+        doubt = math.hypot(*(e.doubt for e in epochs)) / n_folds
+        yield Epoch(epochs[0].number, bound, held_out, doubt, epochs[0].snapshot)
+
+
+class EarlyStopping:
+    """Remember the best held-out epoch; say when to stop.
+
+    The best is the one whose gain over the start is the largest, less ``CAUTION`` standard errors:
+    a gain that hangs on few rows can as well be a loss on others. The start, with no gain and no
+    doubt, counts as a candidate, so what is kept is never below it on the held-out rows.
+    """
+
+    def __init__(self, patience: int, tol: float) -> None:
+        self.patience = patience
+        self.tol = tol
+        self.curve: list[float] = []
+        self._cautious: list[float] = []
+        self.best = 0
+        self.best_state: State | None = None
+        self._last_gain = 0
+
+    def done(self, epoch: Epoch) -> bool:
+        self.curve.append(epoch.held_out)
+        self._cautious.append(epoch.held_out - CAUTION * epoch.doubt)
+        if self._cautious[-1] > self._cautious[self.best]:
+            self.best = epoch.number
+            self.best_state = epoch.snapshot()
+        if epoch.held_out > self.curve[self._last_gain] + self.tol:
+            self._last_gain = epoch.number
+        return epoch.number - self._last_gain >= self.patience
+
+    @property
+    def still_improving(self) -> bool:
+        """Whether the very last epoch gained more than ``tol`` over the one before."""
+        return len(self.curve) > 1 and self.curve[-1] > max(self.curve[:-1]) + self.tol
+
+
+def split_with_tail(
+    vae: VAE, rows: Rows, fraction: float, generator: torch.Generator
+) -> tuple[Rows, Rows]:
+    """Training and held-out rows; half of the wildest rows are held out, and weighted down.
+
+    A mean bound can hang on a few rows tens of standard deviations off. A plain tenth of the rows
+    would hardly hold one of them, and training, with clipped gradients, takes little notice.
+    """
+    surprise = _surprise(vae, rows)
+    in_tail = surprise > surprise.kthvalue(math.ceil((1.0 - TAIL) * len(surprise))).values
+    weight = torch.zeros_like(rows.weight)
+    for stratum, share in [(~in_tail, fraction), (in_tail, 0.5)]:
+        members = torch.nonzero(stratum)[:, 0]
+        if len(members) < 2:
+            continue
+        _, held_out = hold_out(len(members), share, generator)
+        chosen = members[held_out]
+        stands_for = rows.weight[members].sum() / rows.weight[chosen].sum()
+        weight[chosen] = rows.weight[chosen] * stands_for
+    held_out, kept = torch.nonzero(weight > 0)[:, 0], torch.nonzero(weight == 0)[:, 0]
+    return rows.take(kept), Rows(rows.cells, weight).take(held_out)
+
+
+@torch.no_grad()
+def _surprise(vae: VAE, rows: Rows) -> Tensor:  # (N,)
+    """Return -log p(x) of the linear start, where any z will do (else about that)."""
+    chunks = []
+    for x, observed, _ in rows.chunks(vae.n_features):
+        at_mean = torch.zeros((1, len(x), vae.n_components), dtype=x.dtype, device=x.device)
+        chunks.append(-log_weights(vae(x, observed, at_mean))[0])
+    return torch.cat(chunks)
+
+
+def selection_for(parameters: Parameters, n_columns: int) -> Selection:
+    """Say how the epoch is chosen, by the estimator's parameters."""
+    return Selection(
+        early_stopping=bool(parameters["early_stopping"]),
+        validation_fraction=parameters["validation_fraction"],
+        patience=parameters["n_iter_no_change"],
+        tol=parameters["tol"] * n_columns,
+    )

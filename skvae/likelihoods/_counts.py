@@ -1,0 +1,149 @@
+"""Likelihoods of counts."""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .._table.support import Support
+from ._likelihood import Likelihood, LinearFit, LinearStart
+
+
+@dataclass(frozen=True)
+class Poisson(Likelihood):
+    """x_d ~ Poisson(e^raw_d): counts whose variance is their mean.
+
+    Notes
+    -----
+    Domain: non-negative integers. Link: log, up to a rate of e^20, from where the rate goes on
+    linearly: nothing overflows. log p = x raw - e^raw - log x!. Feature: log(1 + x).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvae.likelihoods import Poisson
+    >>> Poisson().log_prob(torch.zeros(1), torch.zeros(1)).item()  # rate 1
+    -1.0
+    """
+
+    support = Support(0.0, math.inf, "non-negative integers", whole=True)
+
+    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
+        log_rate, count = _log_rate(raw.double()), x.double()  # the terms of large counts cancel
+        log_p = count * log_rate - torch.exp(log_rate) - torch.lgamma(count + 1.0)
+        return log_p.to(raw.dtype)
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return torch.exp(_log_rate(raw))
+
+    def mode(self, raw: Tensor) -> Tensor:
+        return torch.floor(self.mean(raw))
+
+    def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.poisson(self.mean(raw), generator=generator)
+
+    def information(self, raw: Tensor) -> Tensor:
+        return _rate_information(raw)
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.log1p(x)
+
+    def feature_mean(self, raw: Tensor) -> Tensor:
+        return torch.log1p(self.mean(raw))
+
+    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+        return _count_start(x, weight, fit)[0]
+
+
+@dataclass(frozen=True)
+class NegativeBinomial(Likelihood):
+    """x_d ~ Poisson(e^raw_d g) with g ~ Gamma(r_d, r_d): counts that vary more than Poisson's.
+
+    Notes
+    -----
+    Domain: non-negative integers. Link: as of ``Poisson``. Each column has a dispersion r of its
+    own, which is learned; evaluated on its own, it is 1. With m = e^raw, log p =
+    log G(x + r) - log G(r) - log x! + r log(r / (r + m)) + x log(m / (r + m)).
+    Variance: m + m^2 / r. Feature: log(1 + x).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skvae.likelihoods import NegativeBinomial
+    >>> NegativeBinomial().log_prob(torch.zeros(1), torch.zeros(1)).exp().item()  # r = 1
+    0.5
+    """
+
+    support = Support(0.0, math.inf, "non-negative integers", whole=True)
+    log_dispersion: ClassVar[Tensor] = torch.zeros(1)
+
+    def parameters(self, n_columns: int) -> dict[str, Tensor]:
+        return {"log_dispersion": torch.zeros(n_columns)}
+
+    @property
+    def limits(self) -> dict[str, tuple[float, float]]:
+        return {"log_dispersion": (math.log(0.01), math.log(1e4))}
+
+    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
+        log_rate, count = _log_rate(raw.double()), x.double()  # the terms of large counts cancel
+        log_r = self.log_dispersion.double()
+        r = torch.exp(log_r)
+        choices = torch.lgamma(count + r) - torch.lgamma(r) - torch.lgamma(count + 1.0)
+        log_sum = torch.logaddexp(log_r, log_rate)
+        return (choices + r * (log_r - log_sum) + count * (log_rate - log_sum)).to(raw.dtype)
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return torch.exp(_log_rate(raw))
+
+    def mode(self, raw: Tensor) -> Tensor:
+        below_one = (1.0 - torch.exp(-self.log_dispersion)).clamp(min=0.0)  # (r - 1) / r
+        return torch.floor(self.mean(raw) * below_one)
+
+    def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        r = torch.exp(self.log_dispersion).to(raw.dtype).expand_as(raw)
+        rate = self.mean(raw) * torch._standard_gamma(r, generator=generator) / r
+        return torch.poisson(rate, generator=generator)
+
+    def information(self, raw: Tensor) -> Tensor:
+        r = torch.exp(self.log_dispersion)
+        return _rate_information(raw) * r / (r + self.mean(raw))
+
+    def features(self, x: Tensor) -> Tensor:
+        return torch.log1p(x)
+
+    def feature_mean(self, raw: Tensor) -> Tensor:
+        return torch.log1p(self.mean(raw))
+
+    @torch.no_grad()
+    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+        start, inverse_r = _count_start(x, weight, fit)
+        own = {"log_dispersion": -torch.log(inverse_r.clamp(1e-4, 20.0))}
+        return start._replace(values=own)
+
+
+def _log_rate(raw: Tensor) -> Tensor:
+    return raw.clamp(max=20.0) + torch.log1p((raw - 20.0).clamp(min=0.0))
+
+
+def _rate_information(raw: Tensor) -> Tensor:
+    return torch.exp(2.0 * raw.clamp(max=20.0) - _log_rate(raw))  # (d rate / d raw)^2 / rate
+
+
+def _count_start(x: Tensor, weight: Tensor, fit: LinearFit) -> tuple[LinearStart, Tensor]:
+    """Return the start, and the counts' variance beyond it, relative to mean^2: 1 / r."""
+    share = weight.to(x.dtype)[:, None] * ~x.isnan()
+    share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
+    mean = (share * x.nan_to_num()).sum(0).clamp(min=1e-2)
+    variance = (share * (x.nan_to_num() - mean).square()).sum(0)
+    # A linear log rate makes the rate log-normal over z: its log's mean is below log(mean) by half
+    # the variance v, and not below the mean of the counts' own logs.
+    log_mean, total = torch.log(mean), fit.scale.square()
+    v = (1.0 + 1.0 / mean).square() * (total - fit.noise.square()).clamp(min=0.0)
+    lowest = torch.log(torch.expm1(fit.mean).clamp(min=1e-2))
+    bias = torch.maximum(log_mean - 0.5 * v, torch.minimum(lowest, log_mean))
+    # Var x = mean + mean^2 ((1 + 1 / r) e^v - 1).
+    beyond = (1.0 + (variance - mean) / mean.square()) * torch.exp(2.0 * (bias - log_mean)) - 1.0
+    # The slope of raw by log(1 + e^raw), which stands for the feature.
+    return LinearStart(1.0 + torch.exp(-bias), bias, total.clamp(min=1e-3)), beyond

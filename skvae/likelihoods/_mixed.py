@@ -1,0 +1,194 @@
+"""A likelihood for each column: those of one kind are evaluated together, as one block."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._specification import Part
+from ._likelihood import Likelihood, LinearFit, LinearStart, Noise
+
+
+class Block(Part[Likelihood]):
+    """The columns of one likelihood, and what it has learned of them.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        What the columns are distributed as.
+    columns : sequence of int
+        Their numbers.
+    n_levels : sequence of int
+        Number of levels of each, 0 for numbers.
+    rms : float
+        Root mean square of all columns' standard deviations.
+    """
+
+    def __init__(
+        self, likelihood: Likelihood, columns: Sequence[int], n_levels: Sequence[int], rms: float
+    ) -> None:
+        own = likelihood.for_columns(n_levels, rms)
+        super().__init__(own, own.parameters(len(columns)), own.constants())
+        self.columns = list(columns)
+        self.of_features = own.columns_of_features(len(columns))  # (P,)  among its own columns
+        self._limits = list(own.limits.items())
+
+    @property
+    def n_raw(self) -> int:
+        return len(self.of_features)
+
+    @property
+    def has_scale(self) -> bool:
+        """Whether its raw parameters are a location, on a scale without end."""
+        return self.specification.support.units != "none"
+
+    def own(self, cells: Tensor) -> Tensor:
+        """Return its columns of (..., D) cells."""
+        return cells if len(self.columns) == cells.shape[-1] else cells[..., self.columns]
+
+    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+        start = self.now.start(x, weight, fit)
+        self.assign(start.values)
+        return start._replace(values={})
+
+    def project(self) -> None:
+        """Return to the admissible parameters after an optimiser step."""
+        for name, (lower, upper) in self._limits:
+            getattr(self, name).detach().clamp_(lower, upper)
+
+
+class ColumnLikelihoods(nn.Module):
+    """The likelihood of all columns.
+
+    Parameters
+    ----------
+    likelihoods : sequence of Likelihood
+        One for each column. Equal ones are one block.
+    n_levels : sequence of int or None, default=None
+        Number of levels of each column, 0 for numbers. None: all are numbers.
+    rms : float, default=1.0
+        Root mean square of the columns' standard deviations.
+
+    Notes
+    -----
+    The raw parameters are ordered by blocks.
+    """
+
+    column: Tensor  # (P,)  the column of each raw parameter
+    _back: Tensor  # (D,)   where each column stands in the blocks' order
+
+    def __init__(
+        self,
+        likelihoods: Sequence[Likelihood],
+        n_levels: Sequence[int] | None = None,
+        rms: float = 1.0,
+    ) -> None:
+        super().__init__()
+        levels = [0] * len(likelihoods) if n_levels is None else list(n_levels)
+        blocks: dict[Likelihood, list[int]] = {}
+        for number, likelihood in enumerate(likelihoods):
+            blocks.setdefault(likelihood, []).append(number)
+        parts = [
+            Block(likelihood, columns, [levels[c] for c in columns], rms)
+            for likelihood, columns in blocks.items()
+        ]
+        self.parts: Any = nn.ModuleList(parts)
+        self.n_raw = [part.n_raw for part in parts]
+        back = torch.tensor([c for part in parts for c in part.columns]).argsort()
+        self._in_order = back.tolist() == list(range(len(likelihoods)))
+        of_features = [torch.tensor(part.columns)[part.of_features] for part in parts]
+        self.register_buffer("column", torch.cat(of_features), persistent=False)
+        self.register_buffer("_back", back, persistent=False)
+        # Factor analysis where no column's noise is shared, if any has a Gaussian one.
+        kinds = {part.specification.noise for part in parts if part.has_scale}
+        self.noise: Noise = "per_column" if kinds == {"per_column"} else "shared"
+
+    @property
+    def n_columns(self) -> int:
+        return len(self._back)
+
+    @property
+    def is_location(self) -> Tensor:  # (P,)
+        """Raw parameters that are a location, on a scale without end."""
+        return torch.cat([torch.full((part.n_raw,), part.has_scale) for part in self.parts])
+
+    def _each(self, raw: Tensor) -> Iterator[tuple[Likelihood, Tensor]]:
+        """Yield each block's likelihood with its own raw parameters."""
+        for part, own in zip(self.parts, raw.split(self.n_raw, dim=-1), strict=True):
+            yield part.now, own
+
+    def _by_columns(self, function: Callable[[Likelihood, Tensor], Tensor], raw: Tensor) -> Tensor:
+        return self._joined([function(likelihood, own) for likelihood, own in self._each(raw)])
+
+    def _joined(self, parts: list[Tensor]) -> Tensor:
+        """Return (..., D) from the blocks' own columns."""
+        joined = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return joined if self._in_order else joined.index_select(-1, self._back)
+
+    # -- what a model asks of it, as of Likelihood ------------------------------------------------
+
+    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:  # (N, D), (..., N, P) -> (..., N, D)
+        blocks = zip(self.parts, self._each(raw), strict=True)
+        return self._joined([now.log_prob(part.own(x), own) for part, (now, own) in blocks])
+
+    def mean(self, raw: Tensor) -> Tensor:
+        return self._by_columns(lambda likelihood, own: likelihood.mean(own), raw)
+
+    def mode(self, raw: Tensor) -> Tensor:
+        return self._by_columns(lambda likelihood, own: likelihood.mode(own), raw)
+
+    def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
+        return self._by_columns(lambda likelihood, own: likelihood.sample(own, generator), raw)
+
+    def average(self, raw: Tensor, weight: Tensor) -> Tensor:
+        return self._by_columns(lambda likelihood, own: likelihood.average(own, weight), raw)
+
+    def features(self, x: Tensor) -> Tensor:
+        parts = [part.now.features(part.own(x)) for part in self.parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def feature_mean(self, raw: Tensor) -> Tensor:
+        return torch.cat([likelihood.feature_mean(own) for likelihood, own in self._each(raw)], -1)
+
+    def information(self, raw: Tensor) -> Tensor:
+        return torch.cat([likelihood.information(own) for likelihood, own in self._each(raw)], -1)
+
+    def curvature(self, jacobian: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:
+        total = jacobian.new_zeros((*jacobian.shape[:-1], jacobian.shape[-2]))
+        jacobians = jacobian.split(self.n_raw, dim=-1)
+        for part, (now, own), j in zip(self.parts, self._each(raw), jacobians, strict=True):
+            seen = None if observed is None else part.own(observed)
+            total = total + now.curvature(j, own, seen)
+        return total
+
+    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+        """Take over a linear fit, and say how the decoder begins as it."""
+        fits = zip(*(value.split(self.n_raw) for value in fit), strict=True)
+        starts = [
+            part.start(part.own(x), weight, LinearFit(*own))
+            for part, own in zip(self.parts, fits, strict=True)
+        ]
+        return LinearStart(
+            torch.cat([start.weight_per_loading for start in starts]),
+            torch.cat([start.bias for start in starts]),
+            torch.cat([start.variance for start in starts]),
+        )
+
+    def set_noise(self, variance: Tensor, count: Tensor) -> None:
+        """Take over the variance (P,) that the features' predictions leave on ``count`` (P,) rows.
+
+        Nothing happens to likelihoods without a Gaussian noise scale.
+        """
+        variances, counts = variance.split(self.n_raw), count.split(self.n_raw)
+        for part, own, n in zip(self.parts, variances, counts, strict=True):
+            part.assign(part.now.noise_values(own, n))
+
+    def noise_variance(self) -> Tensor:  # (D,)
+        parts = [part.now.noise_variance(len(part.columns)) for part in self.parts]
+        return self._joined(parts)
+
+    def project(self) -> None:
+        """Return to the admissible parameters after an optimiser step."""
+        for part in self.parts:
+            part.project()
