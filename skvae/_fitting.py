@@ -256,7 +256,7 @@ def trainable(parameters: Parameters, vae: VAE) -> VAE:
 
 
 def generator_for(parameters: Parameters, seed: int) -> torch.Generator:
-    """Seed a generator on the device of training."""
+    """Make a seeded generator on the device of training."""
     return torch.Generator(device_of(parameters["device"])).manual_seed(seed)
 
 

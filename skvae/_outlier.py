@@ -279,7 +279,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         return _fitted_now(self, X)[1]
 
     def decision_function(self, X: ArrayLike) -> Array:
-        """How far each row's score lies above the threshold.
+        """Return how far each row's score lies above the threshold.
 
         Parameters
         ----------
@@ -310,7 +310,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         return np.where(self.decision_function(X) < 0.0, -1, 1)
 
     def p_values(self, X: ArrayLike) -> Array:
-        """Split-conformal p-values: how often an inlier scores as low as each row.
+        """Return split-conformal p-values: how often an inlier scores as low as each row.
 
         Rows with p <= alpha are called outliers; of inliers that come from where the held-out rows
         come from, at most a fraction alpha is, whatever the model, in finite samples [1]_. The
@@ -348,7 +348,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
                 f"calibration_fraction={now.calibration_fraction} of {len(now.support_)} rows. "
                 "Fit with more rows or a larger calibration_fraction."
             )
-        # A row that ties with a held-out one ties whatever rounding the rows beside it bring.
+        # Rounding depends on the rows beside a row: scores this close to each other are ties.
         ties = scores + ROUNDING * (1.0 + np.abs(scores))
         no_higher = np.searchsorted(now.calibration_scores_, ties, side="right")
         return (1.0 + no_higher) / (1.0 + n_held_out)

@@ -22,7 +22,7 @@ BFLOAT16_SPEEDUP = 4.0
 
 
 class _Process:
-    """A fork copies one thread: a pool of them that torch had started is waited for in vain."""
+    """What a forked process has lost: a fork copies one thread, and none of torch's pool."""
 
     lost_threads = False
 
@@ -41,7 +41,7 @@ def _controller() -> ThreadpoolController:
 
 
 def enough_threads(work: float) -> AbstractContextManager[object]:
-    """As many threads as the user allows; one for work this small, and in a forked process."""
+    """Allow the user's number of threads; one for work this small, and in a forked process."""
     if work >= ONE_THREAD_WORK and not _Process.lost_threads:
         return nullcontext()
     return _one_thread_each()
@@ -49,8 +49,10 @@ def enough_threads(work: float) -> AbstractContextManager[object]:
 
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Also where ``torch.set_num_threads`` was called: then MKL's number, which is linked into
-    torch and out of threadpoolctl's reach, no longer follows OpenMP's.
+    """Hold to one thread, also where ``torch.set_num_threads`` was called.
+
+    After that call MKL's number of threads no longer follows OpenMP's. MKL is linked into torch,
+    where threadpoolctl does not reach it.
     """
     import torch
 
@@ -94,7 +96,10 @@ def for_each(function: Callable[[T], None], items: Iterable[T], work: float) -> 
 
 
 def _one_thread() -> None:
-    """For a thread of our own: OpenMP's number is each thread's, and torch sets it at first use."""
+    """Hold a thread of our own to itself: OpenMP's number is each thread's own.
+
+    Torch sets it at first use.
+    """
     import torch
 
     torch.get_num_threads()
@@ -103,7 +108,7 @@ def _one_thread() -> None:
 
 @contextmanager
 def training_resources(work: float, precision: str) -> Iterator[None]:
-    """For steps of ``work`` multiplications: bfloat16 products if they pay, and enough threads.
+    """Allow bfloat16 products if they pay, and enough threads, for ``work`` multiplications.
 
     Sums and weights stay float32: only the factors of matrix products are rounded, and what the
     gradient by hand gets from the MLPs' large ones, on processors that have the instruction.
@@ -118,7 +123,7 @@ def training_resources(work: float, precision: str) -> Iterator[None]:
 
 @contextmanager
 def own_gradients() -> Iterator[None]:
-    """Gradients work as usual, whatever mode the caller is in (``no_grad``, ``inference_mode``).
+    """Let gradients work as usual, whatever mode the caller is in (such as ``no_grad``).
 
     All calls of torch stand inside, so a forked process gets its one thread here.
     """
@@ -137,7 +142,7 @@ def _multiplies_bfloat16() -> bool:
 
 
 class _SharedSetting:
-    """The setting is the process's: the first fit in sets it, the last one out restores it."""
+    """The process has one setting: the first fit in sets it, the last one out restores it."""
 
     lock = threading.Lock()
     users = 0

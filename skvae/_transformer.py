@@ -349,7 +349,7 @@ class VAETransformer(
     # -- codes and rows ---------------------------------------------------------------------------
 
     def transform(self, X: ArrayLike) -> Array:
-        """Posterior means of the rows.
+        """Return the posterior means of the rows.
 
         Parameters
         ----------
@@ -487,7 +487,7 @@ class VAETransformer(
         return now.model_.score_features(_table_of(now, X), now.n_importance_samples, now.device)
 
     def score(self, X: ArrayLike, y: None = None) -> float:
-        """Mean of ``score_samples(X)``: log p(x) in nats a row, in original units.
+        """Return the mean of ``score_samples(X)``: log p(x) in nats a row, in original units.
 
         Parameters
         ----------
@@ -539,6 +539,11 @@ def check_transformer(vae: VAETransformer) -> None:
     for one in asked.values() if isinstance(asked, Mapping) else [asked]:
         check_choice(name, "likelihood", one, LIKELIHOODS, Likelihood, extra_names=("auto",))
     check_choice(name, "prior", vae.prior, PRIORS, Prior)
+    if vae.free_bits > 0.0 and isinstance(vae.prior, Prior) and not vae.prior.has_kl:
+        raise ValueError(
+            "free_bits is an allowance for the KL divergence of each component, and "
+            f"{vae.prior!r} has none in closed form. Use free_bits=0 (now {vae.free_bits})."
+        )
     device_of(vae.device)
 
 

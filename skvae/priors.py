@@ -46,6 +46,11 @@ class Prior(Specification, ABC):
         """
         return None
 
+    @property
+    def has_kl(self) -> bool:
+        """Whether the KL divergence has a closed form."""
+        return type(self).kl is not Prior.kl
+
     def centre(self, n_components: int) -> Tensor:  # (K,)
         """Return a point of high density, where searches for modes of p(x, z) may begin."""
         return torch.zeros(n_components, dtype=torch.float64)
@@ -54,7 +59,7 @@ class Prior(Specification, ABC):
         """Return the start of what is learned, by name."""
         return {}
 
-    def start(self, codes: Tensor, weight: Tensor) -> dict[str, Tensor]:  # (N, K), (N,)
+    def from_codes(self, codes: Tensor, weight: Tensor) -> dict[str, Tensor]:  # (N, K), (N,)
         """Return parameters by the linear start's posterior means of rows and how often they count.
 
         Those that are not named stay as ``parameters`` has them.

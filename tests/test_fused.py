@@ -208,7 +208,7 @@ class Rayleigh(Likelihood):
     def information(self, raw):
         return torch.full_like(raw, 4.0)
 
-    def start(self, x, weight, fit):
+    def from_linear_fit(self, x, weight, fit):
         return LinearStart(1.0 / fit.mean, torch.log(fit.mean), fit.scale.square())
 
 

@@ -354,6 +354,30 @@ def test_every_file_says_what_it_is_for(file):
     assert first.endswith(".")
 
 
+# What a function does is said by a verb.
+VERBS = """
+    accept accumulate add allow append apply begin build call check choose climb clone complete
+    compute convert copy count cut decide decode describe draw encode estimate evaluate fade fill
+    find fit fold gather give go group hear hold impute initialise iterate keep learn let look
+    make measure merge mix move multiply order pass pick place plan put raise read record release
+    remember renumber repeat replace restore return rotate run sample say scale score search see
+    select set show split start sum take tell train turn undo use validate warm warn write yield
+"""
+
+
+@every_file
+def test_the_docstring_of_a_function_begins_with_a_verb(file):
+    fragments = {}
+    for node in _nodes(file, Function):
+        decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+        text = ast.get_docstring(node)
+        if text and not decorators & {"property", "cached_property"}:
+            first = re.match(r"\w*", text)[0].lower()
+            if first not in {*VERBS.split(), "whether"}:
+                fragments[node.name] = text.splitlines()[0]
+    assert fragments == {}
+
+
 # -- docstrings -----------------------------------------------------------------------------------
 
 # numpydoc's codes: sections known, in order and not empty; a summary in one sentence; every

@@ -177,7 +177,7 @@ def fit_of(likelihood, x, share=0.9):
 def started(likelihood, x, weight=None):
     weight = torch.ones(len(x), dtype=x.dtype) if weight is None else weight
     fit = fit_of(likelihood, x)
-    start = likelihood.start(x, weight, fit)
+    start = likelihood.from_linear_fit(x, weight, fit)
     return likelihood.with_values(start.values), fit, start
 
 
@@ -360,8 +360,10 @@ def test_the_start_counts_rows_by_their_weight(case):
     weight = torch.arange(300.0, dtype=x.dtype) % 3
     repeated = x.repeat_interleave(weight.long(), 0)
     fit = fit_of(case.likelihood, repeated)
-    weighted = case.likelihood.start(x, weight, fit)
-    torch.testing.assert_close(weighted, case.likelihood.start(repeated, torch.ones(300), fit))
+    weighted = case.likelihood.from_linear_fit(x, weight, fit)
+    torch.testing.assert_close(
+        weighted, case.likelihood.from_linear_fit(repeated, torch.ones(300), fit)
+    )
 
 
 @each_likelihood
@@ -382,8 +384,8 @@ def test_missing_values_do_not_change_the_start(case):
     fit = fit_of(case.likelihood, x)
     weight = torch.ones(60, dtype=x.dtype)
     apart = torch.cat([x, torch.full_like(x, math.nan)])
-    one = case.likelihood.start(x, weight, fit)
-    other = case.likelihood.start(apart, torch.cat([weight, weight]), fit)
+    one = case.likelihood.from_linear_fit(x, weight, fit)
+    other = case.likelihood.from_linear_fit(apart, torch.cat([weight, weight]), fit)
     torch.testing.assert_close(one, other)
 
 
@@ -391,7 +393,7 @@ def test_the_start_of_student_t_sees_past_the_wild_values():
     x = torch.from_numpy(stats.t(2.0, 0.0, 0.3).rvs((2000, 1), random_state=0))
     fit = fit_of(StudentT(), x, share=1.0)
     assert fit.scale.item() > 0.6
-    start = StudentT().start(x, torch.ones(2000, dtype=x.dtype), fit)
+    start = StudentT().from_linear_fit(x, torch.ones(2000, dtype=x.dtype), fit)
     likelihood = StudentT().with_values(start.values)
     assert likelihood.log_scale.exp().item() == pytest.approx(0.3, rel=0.25)
     assert 1.5 <= 1.0 + likelihood.log_excess.exp().item() <= 3.0
@@ -419,7 +421,7 @@ def test_the_start_of_counts_leaves_to_z_what_z_explains():
     x = torch.poisson(torch.exp(3.0 + z), generator=generator)
     weight = torch.ones(5000, dtype=x.dtype)
     fit = fit_of(NegativeBinomial(), x, share=0.2)
-    start = NegativeBinomial().start(x, weight, fit)
+    start = NegativeBinomial().from_linear_fit(x, weight, fit)
     assert start.bias.item() == pytest.approx(3.0, abs=0.15)
     assert start.values["log_dispersion"].exp().item() > 50.0
     assert x.var() > 25.0 * x.mean()
@@ -641,12 +643,12 @@ def test_several_kinds_start_as_each_alone(mixed):
     likelihood, x, _ = mixed
     weight, fit = torch.ones(20, dtype=x.dtype), fit_of(likelihood, x)
     x[::4, 2] = x[::5, 6] = math.nan
-    start = likelihood.start(x, weight, fit)
+    start = likelihood.from_linear_fit(x, weight, fit)
     fits = zip(*(value.split(N_RAW) for value in fit), strict=True)
     own_starts = zip(*(value.split(N_RAW) for value in start[:3]), strict=True)
     for number, (own_fit, own_start) in enumerate(zip(fits, own_starts, strict=True)):
         part, columns = PARTS[number]
-        expected = part.start(x[:, columns], weight, LinearFit(*own_fit))
+        expected = part.from_linear_fit(x[:, columns], weight, LinearFit(*own_fit))
         torch.testing.assert_close(own_start, tuple(expected[:3]))
         own = dict(likelihood.parts[number].named_parameters())
         torch.testing.assert_close({n: p.detach() for n, p in own.items()}, {**expected.values})

@@ -18,7 +18,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skvae import VAETransformer
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
 from skvae._inference import codes
 from skvae._model.networks import Encoder
 from skvae._model.vae import VAE
@@ -672,3 +672,68 @@ def test_a_fit_that_ends_in_weights_that_are_not_finite_raises(method):
         getattr(vae, method)(X)
     with pytest.raises(NotFittedError):
         vae.transform(X)
+
+
+# -- readers in other threads ---------------------------------------------------------------------
+
+READERS = {
+    "transform": lambda vae: vae.transform(X),
+    "round trip": lambda vae: vae.sample(5, random_state=0),
+    "score_samples": lambda vae: vae.score_samples(X[:40], method="elbo"),
+    "score_features": lambda vae: vae.score_features(X[:40]),
+    "predict": lambda detector: detector.predict(X),
+    "p_values": lambda detector: detector.p_values(X),
+    "imputed": lambda imputer: imputer.transform(HOLED),
+}
+HOLED = np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X)
+REFITTED = {
+    "predict": lambda: VAEOutlierDetector(_vae(max_iter=1), random_state=0),
+    "p_values": lambda: VAEOutlierDetector(_vae(max_iter=1), random_state=0),
+    "imputed": lambda: VAEImputer(_vae(max_iter=1)),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("reader", READERS)
+def test_a_reader_sees_the_old_model_or_the_new_one_never_a_mixture(reader):
+    from concurrent.futures import ThreadPoolExecutor
+
+    read, estimator = READERS[reader], REFITTED.get(reader, lambda: _vae(max_iter=1))()
+    tables = [HOLED[::2], 30.0 * HOLED[1::2] + 5.0] if reader == "imputed" else [X, 30.0 * X[::3]]
+    expected = [read(clone(estimator).fit(table)) for table in tables]
+    assert not np.array_equal(*expected)
+    estimator.fit(tables[0])
+
+    def refit():
+        for _ in range(6):
+            for table in reversed(tables):
+                estimator.fit(table)
+
+    with ThreadPoolExecutor(1) as pool:
+        fits, reads = pool.submit(refit), 0
+        while not fits.done() or reads == 0:
+            found, reads = read(estimator), reads + 1
+            assert any(np.array_equal(found, one) for one in expected)
+        fits.result()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_fit_in_another_thread_to_other_columns_is_a_clear_error_or_nothing():
+    from concurrent.futures import ThreadPoolExecutor
+
+    vae = _vae(max_iter=1).fit(X)
+    expected = vae.transform(X)
+
+    def refit():
+        for _ in range(6):
+            vae.fit(X[:, :3])
+            vae.fit(X)
+
+    with ThreadPoolExecutor(1) as pool:
+        fits = pool.submit(refit)
+        while not fits.done():
+            try:
+                assert_array_equal(vae.transform(X), expected)
+            except ValueError as error:
+                assert "has 6 features, but VAETransformer is expecting 3" in str(error)
+        fits.result()

@@ -6,7 +6,7 @@ import torch
 from scipy.integrate import trapezoid
 
 from skvae import VAETransformer
-from skvae._inference.importance import posterior_mode
+from skvae._inference.modes import posterior_mode
 from skvae._inference.scores import noise_bank
 from skvae._model.bounds import elbo, importance_weighted_bound, log_weights
 from skvae._model.networks import ACTIVATIONS, tame

@@ -42,7 +42,7 @@ def n_kernels(n_rows: int, n_features: int) -> int:
 def aggregate_of(
     vae: VAE, x: Tensor, observed: Tensor | None, varies: Tensor, support_fraction: float
 ) -> Aggregate:
-    """Kernels at the rows ``x`` (N, D) but for at most ``1 - support_fraction`` that stand alone.
+    """Place kernels at rows ``x`` (N, D), except at most ``1 - support_fraction`` that stand alone.
 
     The variance is the row's squared distance, by dimension, to its ``NEIGHBOUR``-th nearest kernel
     (Breiman, Meisel & Purcell 1977), kept near the median of all: a lone row must not get a kernel
@@ -67,7 +67,7 @@ def aggregate_of(
 def _neighbour_distance(
     vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate
 ) -> Tensor:  # (N,)
-    """Squared and by dimension, from each row to the nearest kernels that are not its own."""
+    """Return the squared distance by dimension of each row to the nearest kernels of others."""
     distance = []
     for rows in torch.arange(len(x), device=x.device).split(512):
         few = None if observed is None else observed[rows]
@@ -79,7 +79,7 @@ def _neighbour_distance(
 
 
 def _n_kept(variance: Tensor, support_fraction: float) -> int:
-    """How many kernels, the narrowest first, do not stand alone."""
+    """Return how many kernels, the narrowest first, do not stand alone."""
     log = variance.log()
     lower, upper = log.quantile(0.25), log.quantile(0.75)
     within = int((log <= upper + FENCE * (upper - lower)).sum())
@@ -89,7 +89,7 @@ def _n_kept(variance: Tensor, support_fraction: float) -> int:
 def aggregate_log_density(
     vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate
 ) -> tuple[Tensor]:  # (N,)
-    """Log p(x) in nats, over the observed columns of each row."""
+    """Return log p(x) in nats, over the observed columns of each row."""
     squared, count = _squared_distances(vae, x, observed, aggregate)
     variance = aggregate.variance
     log_kernel = -0.5 * (squared / variance + count[:, None] * torch.log(2 * math.pi * variance))
@@ -99,7 +99,7 @@ def aggregate_log_density(
 def _squared_distances(
     vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate
 ) -> tuple[Tensor, Tensor]:  # (N, M), (N,)
-    """From each row to each kernel over the observed features, and the number of dimensions."""
+    """Return squared distances of rows and kernels over what is observed, and its dimensions."""
     features = vae.likelihood.features(x) / vae.feature_scale
     center = aggregate.center
     middle = center.median(0).values  # distances are differences of squares: keep these small

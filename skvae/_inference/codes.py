@@ -87,7 +87,8 @@ def _encoder_of(weights: Weights, columns: Columns) -> _Encoder:
     unit = weights["encoder.unit"]
     mlp = list(_layers(weights))
     if mlp:
-        # The first layer may also be told what is missing: here nothing is. The last gives more.
+        # Nothing is missing here, so the first layer's inputs for that are left out. The last layer
+        # also gives log scales, which are not needed.
         mlp[0] = (mlp[0][0][:, place], mlp[0][1])
         mlp[-1] = (mlp[-1][0][: len(unit)], mlp[-1][1][: len(unit)])
     return _Encoder(

@@ -10,9 +10,9 @@ from .importance import posterior_draws
 def conditional_means(
     vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
 ) -> tuple[Tensor]:  # (N, D)
-    """E[x_d | observed x] by self-normalised importance sampling (Mattei & Frellsen 2019, eq. 12).
+    """Estimate E[x_d | observed x] by self-normalised importance sampling.
 
-    For a category its most probable level.
+    Mattei & Frellsen 2019, eq. 12. For a category it is the most probable level.
     """
     z, log_w = posterior_draws(vae, x, observed, bank)
     return (vae.likelihood.average(vae.decoder(z), torch.softmax(log_w, 0)),)
@@ -21,7 +21,7 @@ def conditional_means(
 def conditional_draws(
     vae: VAE, x: Tensor, observed: Tensor | None, n_samples: int, generator: torch.Generator
 ) -> tuple[Tensor]:  # (N, D)
-    """One draw of each row given its observed cells, by sampling importance resampling."""
+    """Draw each row once given its observed cells, by sampling importance resampling."""
     size = (n_samples, 1, vae.n_components)  # fresh noise: a bank has but so many points
     eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
     z, log_w = posterior_draws(vae, x, observed, eps)

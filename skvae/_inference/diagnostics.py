@@ -10,7 +10,7 @@ EXACT = 1e-8  # spread of log weights below which they are equal but for roundin
 
 
 def effective_sample_size(log_w: Tensor, log_control: Tensor | None = None) -> Tensor:
-    """1 / (1/S + sum_s (w_s - c_s)^2), from normalised weights (S, N): (N,), at most S.
+    """Return 1 / (1/S + sum_s (w_s - c_s)^2), from normalised weights (S, N): (N,), at most S.
 
     The sum is the relative variance of the estimate sum w / sum c, whose logarithm is log p(x).
     Without a control c_s = 1/S, and this is Kish's 1 / sum w_s^2 (Kong 1992). If the weights are
@@ -22,7 +22,7 @@ def effective_sample_size(log_w: Tensor, log_control: Tensor | None = None) -> T
 
 
 def standard_error(log_w: Tensor, log_control: Tensor) -> Tensor:  # (S, N) -> (N,)
-    """Of log(sum w / sum c), by the delta method, in nats.
+    """Return that of log(sum w / sum c), by the delta method, in nats.
 
     Samples come in antithetic pairs, so what is independent is a pair: the odd terms of the
     log-posterior around its mode cancel within it.
@@ -34,7 +34,7 @@ def standard_error(log_w: Tensor, log_control: Tensor) -> Tensor:  # (S, N) -> (
 
 
 def pareto_k(log_w: Tensor, log_control: Tensor | None = None) -> Tensor:  # (S, N) -> (N,)
-    """Shape of the generalised Pareto distribution of the largest weights.
+    """Return the shape of the generalised Pareto distribution of the largest weights.
 
     Their number is M = ceil(min(0.2 S, 3 sqrt(S))) (Vehtari et al. 2024, section 3); nan if that
     is below 5. A mean of weights has moments of order below 1 / k.
@@ -58,7 +58,7 @@ def pareto_k(log_w: Tensor, log_control: Tensor | None = None) -> Tensor:  # (S,
 
 
 def generalised_pareto_k(x: Tensor) -> Tensor:  # (M, N) -> (N,)
-    """Shape k of a generalised Pareto distribution, from exceedances in ascending order.
+    """Fit the shape k of a generalised Pareto distribution to ascending exceedances.
 
     Zhang & Stephens 2009: the mean of theta over its profile likelihood on a grid of points.
     Then ten observations' worth of k = 0.5 (Vehtari et al. 2024, appendix G).

@@ -31,7 +31,7 @@ STAGES = (1, 2, 4, 8)  # times n_importance_samples: all rows get the first, 15 
 
 @lru_cache(maxsize=16)
 def noise_bank(n_samples: int, n_components: int) -> Tensor:  # (S, 1, K)
-    """The same eps for every row: quasi-random, in antithetic pairs, of unit second moment.
+    """Return the same eps for every row: quasi-random antithetic pairs of unit second moment.
 
     So its mean and variance are exactly those of N(0, 1), as is every expectation of a quadratic.
     """
@@ -61,7 +61,7 @@ def by_chunks(
         with torch.no_grad():
             values = function(torch.from_numpy(x).to(device), seen)
         parts = [value.cpu().numpy() for value in values]
-        # At once: what is kept of each chunk would lie scattered, and hold the memory between.
+        # Allocated at once: results kept chunk by chunk would lie scattered in memory and hold it.
         results = results or tuple(
             np.empty((n_rows, *part.shape[1:]), dtype or part.dtype) for part in parts
         )
@@ -103,7 +103,7 @@ def score_function(
 
 
 def negative_distance(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:  # (N,)
-    """Minus the mean square of what is observed, in robust units: how central a row is.
+    """Return minus the mean square of what is observed, in robust units: how central a row is.
 
     Tamed as for the encoder, so that no single feature decides.
     """
@@ -122,7 +122,7 @@ def posterior_means(
 
 
 def encoder_log_likelihood(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> Estimate:
-    """Log p(x) by importance sampling from the encoder (Burda et al. 2016), and how good it is."""
+    """Estimate log p(x) by importance sampling from the encoder (Burda et al. 2016)."""
     terms = vae(x, observed, bank.expand(-1, len(x), -1))
     log_w = log_weights(terms)
     return Estimate(
@@ -134,7 +134,7 @@ def encoder_log_likelihood(vae: VAE, x: Tensor, observed: Tensor | None, bank: T
 
 
 def sampled_elbo(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> tuple[Tensor]:
-    """Mean log weight: the ELBO, free of noise where q is the posterior (Roeder et al. 2017)."""
+    """Return the mean log weight: the ELBO, without noise where q is the posterior."""
     return (log_weights(vae(x, observed, bank.expand(-1, len(x), -1))).mean(0),)
 
 
@@ -156,7 +156,7 @@ def reconstruction(
 def reconstruction_by_column(
     vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor
 ) -> tuple[Tensor]:  # (N, D)
-    """E_q log p(x_d | z): the reconstruction probability of An & Cho 2015, column by column."""
+    """Return E_q log p(x_d | z): the reconstruction probability of An & Cho 2015, by column."""
     loc, log_scale = vae.encode(x, observed)
     total = torch.zeros_like(x)
     for eps in bank:
@@ -167,7 +167,7 @@ def reconstruction_by_column(
 def shares_of_columns(
     vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor, log_jacobian: Tensor
 ) -> tuple[Tensor]:  # (N, D)
-    """The same in original units: 0 for what is missing."""
+    """Return the same in original units: 0 for what is missing."""
     (share,) = reconstruction_by_column(vae, x, observed, bank)
     return (share + (log_jacobian if observed is None else observed * log_jacobian),)
 
@@ -185,7 +185,7 @@ def decoded(
 
 
 def component_scales(vae: VAE, x: Tensor, observed: Tensor | None) -> Array:  # (K,)
-    """Root mean square, over the rows, of the norm of the reconstruction's derivative by z_k.
+    """Return the norm of the reconstruction's derivative by z_k, root mean square of the rows.
 
     In the units of the encoded features: a step of one along a scaled component moves the
     reconstruction by one.

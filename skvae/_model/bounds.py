@@ -21,12 +21,12 @@ class LogTerms(NamedTuple):
 
 
 def log_weights(terms: LogTerms) -> Tensor:  # (S, N)
-    """Log p(x, z_s) / q(z_s | x): the logarithm of the importance weights."""
+    """Return log p(x, z_s) / q(z_s | x): the logarithm of the importance weights."""
     return terms.log_px_z + terms.log_pz - terms.log_qz_x
 
 
 def elbo(terms: LogTerms, beta: float = 1.0, free_bits: float = 0.0) -> Tensor:  # (N,)
-    """E_q log p(x | z) - beta * KL(q || p).
+    """Return E_q log p(x | z) - beta * KL(q || p).
 
     Kingma & Welling 2014, eq. 10; beta: Higgins et al. 2017, eq. 4; free bits (nats that each
     component may use at no cost, on the mean over the rows): Kingma et al. 2016, eq. 15.
@@ -38,13 +38,13 @@ def elbo(terms: LogTerms, beta: float = 1.0, free_bits: float = 0.0) -> Tensor: 
 
 
 def importance_weighted_bound(terms: LogTerms) -> Tensor:  # (N,)
-    """Log 1/S sum_s p(x, z_s) / q(z_s | x) (Burda et al. 2016, eq. 8)."""
+    """Return log 1/S sum_s p(x, z_s) / q(z_s | x) (Burda et al. 2016, eq. 8)."""
     log_w = log_weights(terms)
     return torch.logsumexp(log_w, dim=0) - math.log(log_w.shape[0])
 
 
 def warmed_beta(progress: float, beta: float, kl_warmup: float) -> float:
-    """Linear KL warm-up over the first ``kl_warmup`` fraction of all steps (Bowman et al. 2016).
+    """Fade in beta over the first ``kl_warmup`` fraction of all steps (Bowman et al. 2016).
 
     ``progress`` is the fraction of the steps that is done.
     """

@@ -41,7 +41,7 @@ ACTIVATIONS = {
 
 
 def tame(x: Tensor, limit: float) -> Tensor:
-    """X near 0, at most ``limit`` far out: a wild value must not throw an MLP off.
+    """Return x near 0, at most ``limit`` far out: a wild value must not throw an MLP off.
 
     Only the encoder's MLP sees tamed values. Its linear path sees x itself, or the start would not
     be exact; the decoder must be free to follow a wild row.
@@ -50,7 +50,7 @@ def tame(x: Tensor, limit: float) -> Tensor:
 
 
 def tame_(x: Tensor, limit: float) -> Tensor:
-    """:func:`tame` in place, in fewer passes over the memory; no gradients."""
+    """Apply :func:`tame` in place, in fewer passes over the memory and without gradients."""
     return x.mul_(torch.addcmul(x.new_ones(()), x, x, value=1.0 / limit**2).rsqrt_())
 
 
@@ -67,7 +67,7 @@ class Dense(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """He et al. 2015 for the weights; small uniform biases spread the units' kinks."""
+        """Draw weights as He et al. 2015; small uniform biases spread the units' kinks."""
         n_in = max(self.weight.shape[1], 1)
         self.weight.normal_(0.0, math.sqrt(2.0 / n_in), generator=generator)
         self.bias.uniform_(-1.0 / math.sqrt(n_in), 1.0 / math.sqrt(n_in), generator=generator)
@@ -90,7 +90,7 @@ class MLP(nn.Module):
         return self.last(x)
 
     def jacobian(self, x: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
-        """The derivative of the output by each x_k, carried forward through the layers."""
+        """Return the derivative of the output by each x_k, carried forward through the layers."""
         activation = ACTIVATIONS[self.activation]
         tangent = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)  # one row for each x_k
         for layer in (self.first, *self.middle):
@@ -163,7 +163,7 @@ class Encoder(nn.Module):
             fewer = self.fewer_columns(seen)
             loc = fewer.location(loc)
             log_scale = log_scale.index_add(0, fewer.rows, fewer.gain)
-            # The MLP sees what the linear model expects in place of a missing value.
+            # The MLP sees what the linear model expects instead of a missing value.
             features = torch.where(seen, features, self.mean + loc @ self.loadings.T)
         if self.mlp is None:
             return loc, log_scale
@@ -176,14 +176,14 @@ class Encoder(nn.Module):
         return (features - self.center) / self.spread
 
     def with_indicators(self, robust: Tensor, observed: Tensor | None) -> Tensor:
-        """What the MLP sees: the features, and which of the columns that may miss do so."""
+        """Return what the MLP sees: the features, and which of the columns that may miss do so."""
         if observed is None:
             return F.pad(robust, (0, int(self.may_miss.sum())))
         return torch.cat([robust, (~observed[:, self.may_miss]).to(robust.dtype)], 1)
 
     @torch.no_grad()
     def fewer_columns(self, seen: Tensor) -> "FewerColumns":
-        """What the linear posterior becomes in the rows that miss some of its features.
+        """Return what the linear posterior becomes in rows that miss some of its features.
 
         With precision I + sum_d w_d w_d^T / psi_d over the columns that are seen, the posterior
         mean is that matrix's inverse times h = sum_d w_d (x_d - m_d) / psi_d. Over all columns the
@@ -217,7 +217,7 @@ class FewerColumns(NamedTuple):
         return loc.index_copy(0, self.rows, corrected)
 
     def pull(self, g: Tensor) -> Tensor:  # (N, K) -> (N, K)
-        """The gradient by what ``location`` was given."""
+        """Return the gradient by what ``location`` was given."""
         pulled = (self.correction.mT @ g[self.rows, :, None])[..., 0]
         return g.index_copy(0, self.rows, pulled)
 
@@ -258,7 +258,7 @@ class Decoder(nn.Module):
         return torch.where(self.tamed, self.linear(near), self.linear(z))
 
     def jacobian(self, z: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
-        """D raw / d z_k for each row."""
+        """Return d raw / d z_k for each row."""
         linear = self.linear.weight.T.expand(len(z), -1, -1)
         if self._kinds[0]:
             slope = (1.0 + (z / CODE_LIMIT).square()).pow(-1.5)  # of tame

@@ -45,12 +45,12 @@ def _precision() -> str:
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """X W^T + b."""
+    """Return x W^T + b."""
     return _onednn(x, weight, bias, "none", [], "")
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """X W^T + b, by the faster of the two."""
+    """Return x W^T + b, by the faster of the two."""
     if is_large(len(x), weight):
         return onednn_linear(x, weight, bias)
     return torch.addmm(bias, x, weight.T)

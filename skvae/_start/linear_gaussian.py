@@ -79,7 +79,7 @@ def column_moments(chunks: Iterable[tuple[Array, Array]], n_columns: int) -> Mom
 def probabilistic_pca(
     moments: Moments, wide: LinearOperator | None, n_components: int, floor: float
 ) -> LinearGaussian:
-    """One noise scale for all columns (Tipping & Bishop 1999, eq. 7 and 8).
+    """Fit one noise scale for all columns (Tipping & Bishop 1999, eq. 7 and 8).
 
     sigma^2 = mean of the discarded eigenvalues, W = U (Lambda - sigma^2)^1/2, on the unbiased
     covariance and over min(N, D) eigenvalues, as ``sklearn.decomposition.PCA``. ``wide`` are the
@@ -101,7 +101,7 @@ def probabilistic_pca(
 
 
 def factor_analysis(moments: Moments, n_components: int, floor: float) -> LinearGaussian:
-    """A noise scale for each column, by ``sklearn.decomposition.FactorAnalysis``.
+    """Fit a noise scale for each column, by ``sklearn.decomposition.FactorAnalysis``.
 
     Its likelihood depends on the rows only through their covariance, so it is given 2 D rows that
     have exactly that covariance and mean zero (and ``tol`` on their scale): as fast for millions
@@ -144,7 +144,7 @@ def diagonalise(loadings: Array, noise_variance: Array) -> tuple[Array, Array]:
 
 
 def centred_rows(rows: Any, weight: Array, mean: Array) -> LinearOperator:
-    """diag(sqrt(w)) (rows - 1 mean^T) for dense or sparse rows, without forming it; sum w = 1."""
+    """Return diag(sqrt(w)) (rows - 1 mean^T) for any rows, without forming it; sum w = 1."""
     root = np.sqrt(weight / weight.sum())
 
     def times(v: Array) -> Array:
@@ -161,7 +161,7 @@ def centred_rows(rows: Any, weight: Array, mean: Array) -> LinearOperator:
 def _leading_eigenpairs(
     moments: Moments, wide: LinearOperator | None, n_kept: int
 ) -> tuple[Array, Array]:
-    """The largest eigenvalues (K,) of the biased covariance, falling, and vectors (D, K)."""
+    """Return the largest eigenvalues (K,) of the biased covariance, falling; vectors (D, K)."""
     n_columns = len(moments.mean)
     if moments.covariance is not None:
         values, vectors = eigh(
@@ -224,7 +224,7 @@ def em_for_missing(
 def _posterior_moments(
     filled: Array, seen: Array, mean: Array, loadings: Array, noise: Array
 ) -> tuple[Array, Array]:
-    """E[(z, 1)] (N, K + 1) and E[(z, 1) (z, 1)^T] (N, (K + 1)^2) given what is seen."""
+    """Return E[(z, 1)] (N, K + 1) and E[(z, 1) (z, 1)^T] (N, (K + 1)^2) given what is seen."""
     n_rows, n_components = len(filled), loadings.shape[1]
     scaled = loadings / noise[:, None]
     covariance = np.empty((n_rows, n_components, n_components))

@@ -129,7 +129,7 @@ def _begin_at(vae: VAE, linear: LinearGaussian, x: torch.Tensor, weight: torch.T
     unit = vae.feature_scale.numpy(force=True)
     moments = (linear.mean, linear.scale, linear.noise)
     fit = LinearFit(*(torch.from_numpy(value * unit) for value in moments))
-    start = vae.likelihood.start(x, weight, fit)
+    start = vae.likelihood.from_linear_fit(x, weight, fit)
     variance = start.variance.numpy()
     loadings, information = diagonalise(linear.loadings * unit[:, None], variance)
     per_loading = start.weight_per_loading.numpy()[:, None]
@@ -160,7 +160,7 @@ def _start_prior(vae: VAE, x: Array, observed: Seen | None, weight: Array) -> No
         return
     seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
     loc, _ = vae.encode(torch.from_numpy(x).to(vae.device), seen)
-    vae.prior.assign(vae.prior.now.start(loc, torch.from_numpy(weight).to(vae.device)))
+    vae.prior.assign(vae.prior.now.from_codes(loc, torch.from_numpy(weight).to(vae.device)))
 
 
 def _feature_scale(features: _Features, moments: Moments) -> Array:

@@ -24,7 +24,7 @@ def look_at(X: Any, weight: Array, columns: Sequence[Column]) -> Look:
     moments = measure(X, weight, [column.name for column in columns])
     binary = two_valued(X)
     numbers = all(column.kind != "category" for column in columns)
-    # Pixels that are only ever 0 or 1 among grey ones are no switches.
+    # A pixel that is only ever 0 or 1 among grey pixels is no boolean.
     one_unit = numbers and not issparse(X) and share_one_unit(X)
     if one_unit and not binary.all():
         binary = np.zeros_like(binary)

@@ -17,11 +17,11 @@ Unknown = Literal["ignore", "error"]
 
 
 class Raw(NamedTuple):
-    """A column as it was found: numbers (nan: missing), or codes (-1: missing) into levels."""
+    """A column as it was found: numbers (nan: missing), or places (-1: missing) among levels."""
 
     kind: Literal["number", "boolean", "category"]
     numbers: Array | None = None
-    codes: NDArray[np.intp] | None = None
+    places: NDArray[np.intp] | None = None
     levels: Sequence[Any] = ()
     ordered: bool = False
 
@@ -36,10 +36,10 @@ class Column:
         For messages.
     kind : {"number", "boolean", "category"}
     levels : tuple
-        Levels of a category; the code of each is its place. Of numbers that came as a category,
+        Levels of a category; the table holds the place of each. Of numbers that came as a category,
         its levels; else empty.
     rare : tuple
-        Further levels, the most frequent first, that share the last code.
+        Further levels, the most frequent first, that share the last place.
     shares : tuple of float
         How often each rare level came, among them.
     ordered : bool
@@ -55,42 +55,42 @@ class Column:
 
     @property
     def n_levels(self) -> int:
-        """Number of codes; 0 for numbers. An empty category has one, which stands for nothing."""
+        """Number of places; 0 for numbers. An empty category has one, which stands for nothing."""
         return max(len(self.levels) + bool(self.rare), 1) if self.kind == "category" else 0
 
     def encode(self, raw: Raw, unknown: Unknown) -> Array:
         if self.kind != "category":
             return raw.numbers if raw.numbers is not None else as_numbers(raw, self.name)
         raw = as_levels(raw)
-        assert raw.codes is not None
-        code_of = {level: code for code, level in enumerate(self.levels)}
-        code_of |= dict.fromkeys(self.rare, len(self.levels))
-        codes = [code_of.get(level, np.nan) for level in raw.levels]
-        cells = np.array([*codes, np.nan])[raw.codes]
-        new = np.isnan(cells) & (raw.codes >= 0)
+        assert raw.places is not None
+        place_of = {level: place for place, level in enumerate(self.levels)}
+        place_of |= dict.fromkeys(self.rare, len(self.levels))
+        places = [place_of.get(level, np.nan) for level in raw.levels]
+        cells = np.array([*places, np.nan])[raw.places]
+        new = np.isnan(cells) & (raw.places >= 0)
         if unknown == "error" and new.any():
             row = int(new.argmax())
             raise ValueError(
-                f"Column {self.name} holds the level {raw.levels[raw.codes[row]]!r} in row {row}, "
+                f"Column {self.name} holds the level {raw.levels[raw.places[row]]!r} in row {row}, "
                 f"which was not there in fit; its levels were {_some(self.levels)}. Correct it, or "
                 "use handle_unknown='ignore', which treats it as missing."
             )
         return cells
 
     def decode(self, cells: Array, generator: np.random.Generator | None) -> list[Any]:
-        """Levels of the codes; None where missing. Rare ones are drawn, or the most frequent."""
+        """Return the levels of the places, None where missing. Rare ones are drawn if need be."""
         values = [*self.levels, self.rare[0] if self.rare else None, None]
         missing = np.isnan(cells)
-        codes = np.where(missing, len(values) - 1, np.rint(cells)).astype(int)
-        result = [values[code] for code in codes]
+        places = np.where(missing, len(values) - 1, np.rint(cells)).astype(int)
+        result = [values[place] for place in places]
         if self.rare and generator is not None:
-            for row in np.flatnonzero(codes == len(self.levels)):
+            for row in np.flatnonzero(places == len(self.levels)):
                 result[row] = self.rare[generator.choice(len(self.rare), p=self.shares)]
         return result
 
 
 def or_empty_category(raw: Raw) -> Raw:
-    """A column for text in which nothing stands is a category without levels."""
+    """Make a column for text in which nothing stands a category without levels."""
     if raw.numbers is None or not np.isnan(raw.numbers).all():
         return raw
     return Raw("category", None, np.full(len(raw.numbers), -1, dtype=np.intp))
@@ -104,7 +104,7 @@ def no_dates(name: str, dtype: Any) -> ValueError:
 
 
 def raw_objects(values: list[Any], name: str) -> Raw:
-    """Python objects: numbers if all are, else levels. None, nan and pd.NA are missing."""
+    """Read Python objects: numbers if all are, else levels. None, nan and pd.NA are missing."""
     missing = [is_missing(value) for value in values]
     for value in values:
         if isinstance(value, date | time | timedelta):
@@ -115,17 +115,17 @@ def raw_objects(values: list[Any], name: str) -> Raw:
         numbers = [np.nan if gone else float(v) for v, gone in zip(values, missing, strict=True)]
         kind: Any = "boolean" if present and booleans else "number"
         return Raw(kind, np.array(numbers, dtype=np.float64))
-    code_of: dict[Any, int] = {}
-    codes = np.empty(len(values), dtype=np.intp)
+    place_of: dict[Any, int] = {}
+    places = np.empty(len(values), dtype=np.intp)
     for row, (value, gone) in enumerate(zip(values, missing, strict=True)):
         try:
-            codes[row] = -1 if gone else code_of.setdefault(value, len(code_of))
+            places[row] = -1 if gone else place_of.setdefault(value, len(place_of))
         except TypeError:
             raise TypeError(
                 f"Column {name}: argument must be a string or a real number, not a "
                 f"{type(value).__name__}; row {row} holds {value!r}."
             ) from None
-    return Raw("category", None, codes, list(code_of))
+    return Raw("category", None, places, list(place_of))
 
 
 def is_missing(value: Any) -> bool:
@@ -137,32 +137,32 @@ def is_missing(value: Any) -> bool:
 
 
 def as_levels(raw: Raw) -> Raw:
-    """Numbers as the levels of a category."""
+    """Take numbers as the levels of a category."""
     if raw.kind == "category":
         return raw
     assert raw.numbers is not None
     seen = ~np.isnan(raw.numbers)
-    levels, places = np.unique(raw.numbers[seen], return_inverse=True)
-    codes = np.full(len(raw.numbers), -1, dtype=np.intp)
-    codes[seen] = places
+    levels, found = np.unique(raw.numbers[seen], return_inverse=True)
+    places = np.full(len(raw.numbers), -1, dtype=np.intp)
+    places[seen] = found
     as_bool = raw.kind == "boolean"
-    return Raw("category", None, codes, [bool(v) if as_bool else v for v in levels.tolist()], True)
+    return Raw("category", None, places, [bool(v) if as_bool else v for v in levels.tolist()], True)
 
 
 def as_numbers(raw: Raw, name: str) -> Array:
-    """Levels as numbers, where that is what they are."""
-    assert raw.codes is not None
+    """Take levels as numbers, where that is what they are."""
+    assert raw.places is not None
     values = np.full(len(raw.levels) + 1, np.nan)
     for place, level in enumerate(raw.levels):
         try:
             values[place] = float(level)
         except (TypeError, ValueError):
-            if (row := np.flatnonzero(raw.codes == place)).size:
+            if (row := np.flatnonzero(raw.places == place)).size:
                 raise ValueError(
                     f"Column {name} needs numbers; row {int(row[0])} holds {level!r}. Correct it, "
                     "or name the column in categorical_features when fitting."
                 ) from None
-    return values[raw.codes]
+    return values[raw.places]
 
 
 def check_finite(cells: Array, name: str) -> None:

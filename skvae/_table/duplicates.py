@@ -39,7 +39,7 @@ def _equal_rows(A: Any, B: Any) -> NDArray[np.bool_]:
 
 
 def _row_hash(X: NDArray) -> NDArray[np.uint64]:
-    """64 well-mixed bits for each row: equal rows give equal bits, whatever their dtype."""
+    """Return 64 well-mixed bits for each row: equal for equal rows, whatever their dtype."""
     key = np.zeros(len(X), dtype=np.uint64)
     column = np.arange(X.shape[1], dtype=np.uint64)
     for rows in row_chunks(*X.shape):
@@ -48,7 +48,7 @@ def _row_hash(X: NDArray) -> NDArray[np.uint64]:
 
 
 def _sparse_row_hash(X: Any) -> NDArray[np.uint64]:
-    """The same bits as for the dense rows."""
+    """Return the same bits as for the dense rows."""
     key = np.zeros(X.shape[0], dtype=np.uint64)
     row = np.repeat(np.arange(X.shape[0]), np.diff(X.indptr))
     np.add.at(key, row, _cell_hash(X.data, X.indices.astype(np.uint64)))
@@ -56,7 +56,7 @@ def _sparse_row_hash(X: Any) -> NDArray[np.uint64]:
 
 
 def _cell_hash(values: NDArray, column: Any) -> NDArray[np.uint64]:
-    """SplitMix64 (Steele et al. 2014) of a value's bits and its column; 0 for the value 0."""
+    """Mix a value's bits and its column by SplitMix64 (Steele et al. 2014); 0 for the value 0."""
     values = values.astype(np.float64) + 0.0  # -0.0 becomes 0.0
     values[np.isnan(values)] = np.nan  # one of the many bit patterns of nan
     with np.errstate(over="ignore"):

@@ -14,8 +14,8 @@ def raw_pandas(series: Any, name: str) -> Raw:
 
     dtype = series.dtype
     if isinstance(dtype, pd.CategoricalDtype):
-        codes = series.cat.codes.to_numpy().astype(np.intp)
-        return Raw("category", None, codes, series.cat.categories.tolist(), bool(dtype.ordered))
+        places = series.cat.codes.to_numpy().astype(np.intp)
+        return Raw("category", None, places, series.cat.categories.tolist(), bool(dtype.ordered))
     if pd.api.types.is_bool_dtype(dtype):
         return Raw("boolean", series.to_numpy(dtype=np.float64, na_value=np.nan))
     if pd.api.types.is_complex_dtype(dtype):
@@ -51,8 +51,8 @@ def _pandas_series(values: Any, column: Column, dtype: Any) -> Any:
     missing = np.isnan(values)
     series = pd.Series(values)
     if isinstance(dtype, pd.CategoricalDtype):
-        codes = np.where(missing, -1, nearest(values, dtype.categories))
-        return pd.Series(pd.Categorical.from_codes(codes, dtype=dtype))
+        places = np.where(missing, -1, nearest(values, dtype.categories))
+        return pd.Series(pd.Categorical.from_codes(places, dtype=dtype))
     if column.kind == "boolean":
         series = pd.Series(values > 0.5, dtype=object).where(~missing, None)
         return series.astype(dtype)

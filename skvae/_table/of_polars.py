@@ -25,12 +25,12 @@ def raw_polars(series: Any, name: str) -> Raw:
 
 
 def _relevelled(raw: Raw, levels: list[Any]) -> Raw:
-    if raw.codes is None:  # nothing but missing values
+    if raw.places is None:  # nothing but missing values
         assert raw.numbers is not None
         return Raw("category", None, np.full(len(raw.numbers), -1), levels, True)
     place = {level: number for number, level in enumerate(levels)}
     mapping = np.array([*(place[level] for level in raw.levels), -1])
-    return Raw("category", None, mapping[raw.codes], levels, True)
+    return Raw("category", None, mapping[raw.places], levels, True)
 
 
 def to_polars(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any:

@@ -53,7 +53,7 @@ class Schema:
         return self.library is None and all(column.kind != "category" for column in self.columns)
 
     def read(self, X: Any, unknown: Unknown) -> Any:
-        """The table of X: float64, or X itself where that already is one of numbers."""
+        """Return the table of X: float64, or X itself where that already is one of numbers."""
         if self.numeric and is_numbers(X):
             return X
         if issparse(X):
@@ -68,7 +68,7 @@ class Schema:
         return cells
 
     def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
-        """Numbers to what was fitted: the same kind of frame, names, order and dtypes."""
+        """Turn numbers into what was fitted: the same kind of frame, names, order and dtypes."""
         if self.numeric:
             return table
         columns = [
@@ -128,9 +128,9 @@ def _asked_for(raw: Raw, is_category: bool | None, name: str) -> Raw:
 def _fit_column(name: str, raw: Raw, weight: Array, max_categories: int | None) -> Column:
     if raw.kind != "category":
         return Column(name, raw.kind, tuple(raw.levels))
-    assert raw.codes is not None
-    seen = raw.codes >= 0
-    counts = np.bincount(raw.codes[seen], weight[seen], minlength=len(raw.levels))
+    assert raw.places is not None
+    seen = raw.places >= 0
+    counts = np.bincount(raw.places[seen], weight[seen], minlength=len(raw.levels))
     places = [place for place in _in_order(raw) if counts[place] > 0.0]
     rare: list[int] = []
     if max_categories is not None and len(places) > max_categories:
@@ -149,7 +149,7 @@ def _fit_column(name: str, raw: Raw, weight: Array, max_categories: int | None) 
 
 
 def _in_order(raw: Raw) -> list[int]:
-    """Places of the levels in an order that does not depend on the rows."""
+    """Return the places of the levels in an order that does not depend on the rows."""
     places = list(range(len(raw.levels)))
     if raw.ordered:
         return places

@@ -117,7 +117,7 @@ def gradient_of(vae: VAE, objective: str, free_bits: float) -> Gradient | None:
     """
     if objective != "elbo" or free_bits > 0.0:
         return None
-    # Whoever inherits may compute something else.
+    # A subclass may compute something else.
     built_in = (type(vae), type(vae.encoder), type(vae.decoder)) == (VAE, Encoder, Decoder)
     if not built_in or type(vae.prior.specification) is not StandardNormal:
         return None
@@ -148,7 +148,7 @@ class _Layer:
         return torch.addmm(self.bias, x, self.transposed)
 
     def backward(self, g: Tensor, x: Tensor) -> None:
-        """The gradients of W and b."""
+        """Write the gradients of W and b."""
         torch.sum(g, 0, out=self.bias_grad)
         place = self.weight_grad
         if self.is_short:
@@ -165,7 +165,7 @@ class _Layer:
             torch.mm(g.T, x, out=place)
 
     def input_gradient(self, g: Tensor) -> Tensor:
-        """After ``backward`` of the same g."""
+        """Return the gradient by x, after ``backward`` of the same g."""
         if self.is_short:
             return torch.mm(self.short_g, self.short_weight).float()
         return onednn_linear(g, self.transposed) if self.is_large else torch.mm(g, self.weight)
@@ -199,7 +199,7 @@ class _Layers:
         return self.last.forward(self.inputs[-1])
 
     def backward(self, g: Tensor) -> Tensor:
-        """From the gradient of the output to that of what the first layer gives, (N, H)."""
+        """Go from the gradient of the output to that of what the first layer gives, (N, H)."""
         self.last.backward(g, self.inputs[-1])
         above = self.last
         for number in reversed(range(len(self.hidden))):
@@ -234,7 +234,7 @@ class _EncoderByHand:
             self.mlp.expect(n_rows)
 
     def forward(self, x: Tensor, observed: Tensor | None) -> Tensor:  # (N, P) -> (N, 2 K)
-        """Location, then log scale."""
+        """Return location, then log scale."""
         encoder, k = self.encoder, self.n_components
         self.seen: Tensor | None = None
         self.x = x
@@ -269,9 +269,9 @@ class _EncoderByHand:
         self.linear.backward(g_loc, self.x)
 
     def _through_missing(self, g_loc: Tensor, g_x: Tensor | None, seen: Tensor) -> Tensor:
-        """The gradient of A x + a: also by what the MLP sees in place of missing values."""
+        """Return the gradient of A x + a: also by what the MLP sees instead of missing values."""
         if g_x is not None:
-            # Of tame, by its value, which may be rounded to a little more than the limit.
+            # The slope of tame, from its value, which may be rounded to just above the limit.
             slope = 1.0 - (self.robust / CELL_LIMIT).square()
             slope = slope.clamp_(min=0.0).pow_(1.5).mul_(self.slope)
             g_x = (g_x[:, : slope.shape[1]] * slope).masked_fill_(seen, 0.0)
@@ -374,7 +374,7 @@ class _ElboByHand:
         return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
     def _likelihood(self, own: list[Tensor], raw: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """The sum of count log p(x | z), and minus its gradient by raw."""
+        """Return the sum of count log p(x | z), and minus its gradient by raw."""
         g = torch.empty_like(raw)
         if len(self.blocks) == 1:
             block = self.blocks[0]
@@ -387,5 +387,5 @@ class _ElboByHand:
 
 
 def _total(g: Tensor) -> Tensor:
-    """The sum over the samples."""
+    """Sum over the samples."""
     return g[0] if g.shape[0] == 1 else g.sum(0)

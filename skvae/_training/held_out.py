@@ -38,7 +38,7 @@ class HeldOut:
 
     @torch.no_grad()
     def measure(self, vae: VAE) -> tuple[float, float]:
-        """Mean bound, and the standard error of its gain over the first time it was measured."""
+        """Return the mean bound, and the standard error of its gain over the first measurement."""
         parts = [self.bound(vae(x, observed, eps)) for (x, observed, _), eps in self._chunks(vae)]
         bound = torch.cat(parts).double()
         if self.at_start is None:

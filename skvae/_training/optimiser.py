@@ -32,7 +32,7 @@ class Flat:
             parameter.grad = own
 
     def views(self, vector: Tensor) -> list[Tensor]:
-        """The parts of a vector of this layout, in the order and shapes of the parameters."""
+        """Return the parts of a vector of this layout, in order and shapes of the parameters."""
         return [
             vector[(start := self._place[name]) : start + p.numel()].view(p.shape)
             for name, p in self.parameters.items()
@@ -44,7 +44,7 @@ class Flat:
             parameter.data = own
 
     def halves(self, *vectors: Tensor) -> list[list[Tensor]]:
-        """What weight decay leaves alone, and what it pulls, of each vector."""
+        """Split each vector into what weight decay leaves alone and what it pulls."""
         return [[v[: self.n_kept] for v in vectors], [v[self.n_kept :] for v in vectors]]
 
 
@@ -55,7 +55,7 @@ class AdamW:
     """
 
     def __init__(self, flat: Flat, alpha: float) -> None:
-        # On a GPU a tensor, always of float32: there a recorded step looks it up.
+        # On a GPU the rate is a float32 tensor, which a recorded step looks up.
         self._rate: float | Tensor = 0.0
         if not flat.live.is_cpu:
             self._rate = torch.zeros((), dtype=torch.float32, device=flat.live.device)
@@ -93,10 +93,10 @@ class AdamW:
 
 
 def _is_decayed(name: str) -> bool:
-    """Weight decay pulls the MLPs alone, and so the model towards its linear start."""
+    """Whether weight decay pulls it: the MLPs alone, and so the model towards its linear start."""
     return ".mlp." in name and name.endswith("weight")
 
 
 def _padded(size: int) -> int:
-    """So that each parameter begins at a cache line: products of odd addresses are slow."""
+    """Fill up to a cache line, where the next parameter begins: odd addresses are slow."""
     return -(-size // 16) * 16

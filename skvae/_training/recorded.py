@@ -1,4 +1,4 @@
-"""A step of training that a GPU records once and repeats: one launch in place of some hundred."""
+"""A step of training that a GPU records once and repeats: one launch instead of a hundred."""
 
 import threading
 from collections.abc import Callable
@@ -43,12 +43,12 @@ def can_record(device: torch.device) -> bool:
 
 
 def record(launch: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
-    """What repeats the GPU's part of ``launch``; recording does none of it."""
+    """Return what repeats the GPU's part of ``launch``; recording does none of it."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device), _one_at_a_time:
         stream = torch.cuda.current_stream()
         try:
-            # Other threads may go on with theirs.
+            # Other threads may go on with their own work.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 result = launch()
         finally:

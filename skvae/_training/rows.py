@@ -49,7 +49,7 @@ class DenseCells:
 
 
 def _gathered(rows: Tensor, index: Tensor | slice) -> Tensor:
-    # A third of the time of rows[index].
+    # index_select takes a third of the time of rows[index].
     return rows[index] if isinstance(index, slice) else rows.index_select(0, index)
 
 
@@ -110,11 +110,11 @@ class Rows:
         return Rows(self.cells.take(index), weight / weight.mean())
 
     def every(self, step: int) -> "Rows":
-        """Each ``step``-th row."""
+        """Take each ``step``-th row."""
         return self if step == 1 else self.take(torch.arange(0, len(self), step))
 
     def chunks(self, width: int) -> Iterator[Batch]:
-        """All rows in order, a cache-sized part at a time."""
+        """Yield all rows in order, a cache-sized part at a time."""
         for chunk in row_chunks(len(self), width):
             yield self[chunk]
 
@@ -142,14 +142,14 @@ def encode_rows(
 
 
 def hold_out(n_rows: int, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Random (training, held-out) row numbers; at least one row in each."""
+    """Draw (training, held-out) row numbers; at least one row in each."""
     order = torch.randperm(n_rows, generator=generator, device=generator.device)
     n_held_out = min(max(round(fraction * n_rows), 1), n_rows - 1)
     return order[n_held_out:], order[:n_held_out]
 
 
 def folds(n_rows: int, n_folds: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """The (training, held-out) row numbers of each of ``n_folds`` folds."""
+    """Yield the (training, held-out) row numbers of each of ``n_folds`` folds."""
     order = torch.randperm(n_rows, generator=generator, device=generator.device)
     position = torch.arange(n_rows, device=order.device)
     for fold in range(n_folds):
@@ -158,7 +158,7 @@ def folds(n_rows: int, n_folds: int, generator: torch.Generator) -> Iterator[tup
 
 
 def epoch_order(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Row numbers of one epoch in random order; a row stands there ``weight`` times on average."""
+    """Draw the row numbers of one epoch; a row stands there ``weight`` times on average."""
     n_rows = len(weight)
     if bool((weight == weight[0]).all()):
         return torch.randperm(n_rows, generator=generator, device=generator.device)
@@ -172,7 +172,7 @@ def epoch_order(weight: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def batches(rows: Rows, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """One epoch. All rows at once where they fit into one batch, weighted; else drawn by weight."""
+    """Yield one epoch: all rows at once where they fit into one batch, else drawn by weight."""
     if len(rows) <= batch_size:
         yield rows[:]
         return

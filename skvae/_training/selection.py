@@ -90,7 +90,7 @@ def climb(
 
 
 def _consume(epochs: Iterator[Epoch], stop: Watch) -> tuple[Epoch, list[float]]:
-    """Run until told to stop; the last epoch and the objective of each."""
+    """Run until told to stop; return the last epoch and the objective of each."""
     bounds = []
     for epoch in epochs:
         bounds.append(epoch.bound)
@@ -153,7 +153,7 @@ class EarlyStopping:
 def split_with_tail(
     vae: VAE, rows: Rows, fraction: float, generator: torch.Generator
 ) -> tuple[Rows, Rows]:
-    """Training and held-out rows; half of the wildest rows are held out, and weighted down.
+    """Split training and held-out rows; half of the wildest are held out, weighted down.
 
     A mean bound can hang on a few rows tens of standard deviations off. A plain tenth of the rows
     would hardly hold one of them, and training, with clipped gradients, takes little notice.

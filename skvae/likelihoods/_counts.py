@@ -53,7 +53,7 @@ class Poisson(Likelihood):
     def feature_mean(self, raw: Tensor) -> Tensor:
         return torch.log1p(self.mean(raw))
 
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         return _count_start(x, weight, fit)[0]
 
 
@@ -117,7 +117,7 @@ class NegativeBinomial(Likelihood):
         return torch.log1p(self.mean(raw))
 
     @torch.no_grad()
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         start, inverse_r = _count_start(x, weight, fit)
         own = {"log_dispersion": -torch.log(inverse_r.clamp(1e-4, 20.0))}
         return start._replace(values=own)

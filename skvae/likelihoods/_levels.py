@@ -59,7 +59,7 @@ class Bernoulli(Likelihood):
         p = torch.sigmoid(raw)
         return p * (1.0 - p)
 
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         # One Newton step in the natural parameter from the marginal: b = logit(mean), W / Var(x).
         # A column that never varies gets a finite logit and no loadings.
         p = fit.mean.clamp(1e-3, 1.0 - 1e-3)
@@ -188,7 +188,7 @@ class Categorical(Likelihood):
     def columns_of_features(self, n_columns: int) -> Tensor:
         return self.column
 
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         # As for Bernoulli: the pseudo-inverse of diag(p) - p p^T is diag(1 / p), as the loadings of
         # a column's indicators add up to 0.
         p = fit.mean.clamp(min=1e-4)
@@ -300,7 +300,7 @@ class Ordinal(Likelihood):
         return -(above.diff(dim=-1) * score.square()).sum(-1)
 
     @torch.no_grad()
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         # The thresholds are such that raw = 0 is the marginal; the slope is one Newton step's.
         count = x.new_zeros((self.inner.shape[1] + 1, x.shape[1]))  # (L, D)
         count.scatter_add_(0, x.nan_to_num().long(), weight.to(x.dtype)[:, None] * ~x.isnan())

@@ -114,7 +114,7 @@ class Likelihood(Specification, ABC):
 
     # -- how it starts, climbs and is curved ------------------------------------------------------
 
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         """Take over a linear-Gaussian fit of the features, and say how the decoder begins as it.
 
         ``x`` (N, D) are training rows, nan where a value is missing, and ``weight`` (N,) says how

@@ -47,8 +47,8 @@ class Block(Part[Likelihood]):
         """Return its columns of (..., D) cells."""
         return cells if len(self.columns) == cells.shape[-1] else cells[..., self.columns]
 
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
-        start = self.now.start(x, weight, fit)
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+        start = self.now.from_linear_fit(x, weight, fit)
         self.assign(start.values)
         return start._replace(values={})
 
@@ -162,11 +162,11 @@ class ColumnLikelihoods(nn.Module):
             total = total + now.curvature(j, own, seen)
         return total
 
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         """Take over a linear fit, and say how the decoder begins as it."""
         fits = zip(*(value.split(self.n_raw) for value in fit), strict=True)
         starts = [
-            part.start(part.own(x), weight, LinearFit(*own))
+            part.from_linear_fit(part.own(x), weight, LinearFit(*own))
             for part, own in zip(self.parts, fits, strict=True)
         ]
         return LinearStart(

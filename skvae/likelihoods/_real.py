@@ -105,7 +105,7 @@ class Gaussian(Likelihood):
     def information(self, raw: Tensor) -> Tensor:
         return torch.exp(-2.0 * self.log_scale).expand_as(raw)
 
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         noise = fit.noise.clamp(min=_floor(self))
         log_scale = torch.log(noise if self.noise == "per_column" else noise[:1])
         own = {"log_scale": log_scale}
@@ -195,7 +195,7 @@ class StudentT(Likelihood):
         return ((df + 1.0) / (df + 3.0) * torch.exp(-2.0 * self.log_scale)).expand_as(raw)
 
     @torch.no_grad()
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         # The fit's noise has the wild values in it: only its share of the spread is taken over.
         share = (fit.noise / fit.scale.clamp(min=_floor(self))).clamp(max=1.0)
         degrees = DEGREES if self.df is None else (self.df,)
@@ -318,8 +318,8 @@ class LogNormal(Likelihood):
     def feature_mean(self, raw: Tensor) -> Tensor:
         return raw
 
-    def start(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
-        return self.of_log.start(x, weight, fit)
+    def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+        return self.of_log.from_linear_fit(x, weight, fit)
 
     def noise_values(self, variance: Tensor, count: Tensor) -> dict[str, Tensor]:
         return self.of_log.noise_values(variance, count)

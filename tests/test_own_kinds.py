@@ -1,0 +1,380 @@
+"""A likelihood and a prior of the user's own are one class each, from outside the package."""
+
+import copy
+import math
+import pickle
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy import stats
+from scipy.integrate import trapezoid
+from sklearn.base import clone
+from torch import Tensor
+
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
+from skvae._gaussian import normal_log_prob
+from skvae._training.hand_gradient import gradient_of
+from skvae.likelihoods import Gaussian, Likelihood, LinearFit, LogNormal, StudentT, Support
+from skvae.priors import Prior
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:.*components are inactive:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The noise scale of column:UserWarning"),
+]
+N = 400
+rng = np.random.default_rng(0)
+Z = rng.normal(size=(N, 1))
+WAITING = rng.exponential(np.exp(Z @ [[0.6, -0.4, 0.5]] + [0.0, 2.0, -1.0]))  # times
+MIXED = np.hstack([WAITING[:, :1], Z + 0.3 * rng.normal(size=(N, 2))])
+CLUSTERS = rng.normal(size=(N, 3)) * 0.3 + np.where(rng.random((N, 1)) < 0.3, 3.0, -1.5)
+
+
+class Exponential(Likelihood):
+    """x_d ~ Exponential with mean e^raw_d: no parameters, and every default."""
+
+    support = Support(1e-30, math.inf, "positive numbers", "scale")
+
+    def log_prob(self, x, raw):
+        return -raw - x * torch.exp(-raw)
+
+    def mean(self, raw):
+        return torch.exp(raw)
+
+    def sample(self, raw, generator):
+        uniform = torch.rand(raw.shape, generator=generator, dtype=raw.dtype, device=raw.device)
+        return -torch.exp(raw) * torch.log1p(-uniform)
+
+    def information(self, raw):
+        return torch.ones_like(raw)
+
+
+@dataclass(frozen=True)
+class Laplace(Likelihood):
+    """x_d ~ Laplace(raw_d, scale_d): a setting of its own, and scales that it learns."""
+
+    smallest: float = 0.01
+
+    support = Support(-math.inf, math.inf, "finite numbers", "location_scale")
+    log_scale: ClassVar[Tensor] = torch.zeros(1)
+
+    def parameters(self, n_columns):
+        return {"log_scale": torch.zeros(n_columns)}
+
+    @property
+    def limits(self):
+        return {"log_scale": (math.log(self.smallest), math.inf)}
+
+    def log_prob(self, x, raw):
+        return -(x - raw).abs() * torch.exp(-self.log_scale) - self.log_scale - math.log(2.0)
+
+    def mean(self, raw):
+        return raw
+
+    def sample(self, raw, generator):
+        uniform = torch.rand(raw.shape, generator=generator, dtype=raw.dtype, device=raw.device)
+        centred = uniform - 0.5
+        return raw - torch.exp(self.log_scale) * centred.sign() * torch.log1p(-2 * centred.abs())
+
+    def information(self, raw):
+        return torch.exp(-2.0 * self.log_scale).expand_as(raw)
+
+
+@dataclass(frozen=True)
+class TwoGaussians(Prior):
+    """p(z) is a mixture of two Gaussians, whose parameters are learned."""
+
+    component_axis: ClassVar = {"means": 1, "log_scales": 1}
+    means: ClassVar[Tensor] = torch.zeros(2, 1)
+    log_scales: ClassVar[Tensor] = torch.zeros(2, 1)
+    logits: ClassVar[Tensor] = torch.zeros(2)
+
+    def parameters(self, n_components):
+        means = torch.stack([-torch.ones(n_components), torch.ones(n_components)])
+        return {"means": means, "log_scales": torch.zeros_like(means), "logits": torch.zeros(2)}
+
+    def from_codes(self, codes, weight):
+        above = codes[:, 0] > codes[:, 0].mean()
+        parts = [codes[~above], codes[above]]
+        return {
+            "means": torch.stack([part.mean(0) for part in parts]),
+            "log_scales": torch.stack([part.std(0).clamp(min=0.1) for part in parts]).log(),
+            "logits": codes.new_tensor([len(part) for part in parts]).log(),
+        }
+
+    def _log_parts(self, z):  # (..., K) -> (..., 2)
+        log_p = normal_log_prob(z[..., None, :], self.means, self.log_scales).sum(-1)
+        return log_p + torch.log_softmax(self.logits, 0)
+
+    def log_prob(self, z):
+        return torch.logsumexp(self._log_parts(z), -1)
+
+    def sample(self, n_samples, n_components, generator):
+        share = torch.softmax(self.logits.double(), 0).expand(n_samples, -1)
+        part = torch.multinomial(share, 1, generator=generator)[:, 0]
+        size, like = (n_samples, n_components), {"dtype": torch.float64, "device": part.device}
+        eps = torch.randn(size, generator=generator, **like)
+        return (self.means[part] + torch.exp(self.log_scales[part]) * eps).double()
+
+    def precision(self, z):
+        share = torch.softmax(self._log_parts(z), -1)
+        return torch.diag_embed(share @ torch.exp(-2.0 * self.log_scales))
+
+
+def _vae(likelihood="auto", **parameters):
+    defaults = {"hidden_layer_sizes": (16,), "max_iter": 15, "random_state": 0}
+    return VAETransformer(1, likelihood=likelihood, **defaults | parameters)
+
+
+@pytest.fixture(scope="module", params=["all columns", "one of several", "with a scale"])
+def own(request):
+    """A model with a likelihood of one's own, and its rows."""
+    if request.param == "all columns":
+        return _vae(Exponential()).fit(WAITING), WAITING
+    likelihood = {0: Exponential()} if request.param == "one of several" else {1: Laplace(0.02)}
+    return _vae(likelihood).fit(MIXED), MIXED
+
+
+@pytest.fixture(scope="module")
+def two_gaussians():
+    return _vae(prior=TwoGaussians(), noise="per_column").fit(CLUSTERS)
+
+
+def _integrated(vae, X, n=4001, width=12.0):
+    """log p(x) by numerical integration over the one component."""
+    model = vae.model_
+    module, (x, _) = model.module(), model.columns.encode(X)
+    z = torch.linspace(-width, width, n, dtype=torch.float64)
+    points = z[:, None, None].expand(-1, len(x), -1)
+    log_joint = module.log_joint(torch.from_numpy(x), None, points).numpy()
+    top = log_joint.max(0)
+    log_p = top + np.log(trapezoid(np.exp(log_joint - top), z.numpy(), axis=0))
+    return log_p + model.columns.log_jacobian.sum()
+
+
+# -- a likelihood ---------------------------------------------------------------------------------
+
+
+def test_an_own_likelihood_is_scored_right(own):
+    vae, X = own
+    assert_allclose(vae.score_samples(X[:50]), _integrated(vae, X[:50]), atol=0.02)
+
+
+def test_training_an_own_likelihood_gains_on_its_start(own):
+    vae, X = own
+    start = clone(vae).set_params(max_iter=0).fit(X)
+    assert vae.score(X) > start.score(X) - 1e-9
+
+
+def test_an_own_likelihood_is_named_and_decoded(own):
+    vae, X = own
+    assert {"exponential", "laplace"} & set(vae.likelihood_)
+    assert vae.inverse_transform(vae.transform(X)).shape == X.shape
+    assert np.isfinite(vae.score_features(X)).all()
+
+
+def test_an_own_likelihood_draws_rows_like_those_of_the_fit(own):
+    vae, X = own
+    drawn = vae.sample(4000, random_state=0)
+    for column in np.flatnonzero(np.isin(vae.likelihood_, ["exponential", "laplace"])):
+        assert stats.ks_2samp(drawn[:, column], X[:, column]).statistic < 0.1
+
+
+def test_an_own_likelihood_fills_what_is_missing(own):
+    vae, X = own
+    holed = X.copy()
+    holed[::3, 0] = np.nan
+    filled = VAEImputer(clone(vae)).fit_transform(holed)
+    assert np.isfinite(filled).all()
+    error = np.abs(filled[::3, 0] - X[::3, 0]).mean()
+    assert error < np.abs(np.nanmean(holed[:, 0]) - X[::3, 0]).mean()
+
+
+def test_an_own_likelihood_ranks_outliers(own):
+    vae, X = own
+    detector = VAEOutlierDetector(clone(vae), random_state=0).fit(X)
+    wild = X[:5].copy()
+    wild[:, -1] += 50.0 * X[:, -1].std()
+    assert detector.score_samples(wild).max() < np.quantile(detector.score_samples(X), 0.05)
+
+
+def test_an_own_likelihood_is_pickled_and_cloned(own):
+    vae, X = own
+    other = pickle.loads(pickle.dumps(vae))
+    assert_array_equal(other.score_samples(X[:9]), vae.score_samples(X[:9]))
+    assert_array_equal(other.transform(X), vae.transform(X))
+    assert_array_equal(clone(vae).fit(X).transform(X), vae.transform(X))
+
+
+def test_own_parameters_are_learned_within_their_limits():
+    vae = _vae({1: Laplace(0.9)}, max_iter=30).fit(MIXED)
+    (log_scale,) = (v for k, v in vae.weights_.items() if k == "likelihood.parts.1.log_scale")
+    assert log_scale[0] >= math.log(0.9) - 1e-6
+
+
+def test_the_default_start_is_the_maximum_likelihood_of_the_marginal():
+    x = torch.from_numpy(WAITING)
+    fit = LinearFit(x.mean(0), x.std(0), 0.9 * x.std(0))
+    start = Exponential().from_linear_fit(x, torch.ones(len(x)), fit)
+    assert_allclose(start.bias, np.log(WAITING.mean(0)), rtol=1e-6)
+    # One step of Fisher scoring: score x / mean - 1, information 1, so the slope is 1 / mean.
+    assert_allclose(start.weight_per_loading, 1.0 / WAITING.mean(0), rtol=1e-6)
+
+
+def test_who_inherits_a_likelihood_does_not_inherit_its_gradient_by_hand():
+    class Twice(Gaussian):
+        def log_prob(self, x, raw):
+            return 2.0 * super().log_prob(x, raw)
+
+    vae = _vae(Twice("shared"), max_iter=0).fit(CLUSTERS)
+    module = vae.model_.fresh_module(torch.device("cpu")).requires_grad_(True)
+    x, _ = vae.model_.columns.encode(CLUSTERS[:20])
+    x, eps, weight = torch.from_numpy(x), torch.ones(1, 20, 1).double(), torch.ones(20).double()
+    gradient_of(module, "elbo", 0.0)(x, None, weight, eps, 1.0)
+    by_hand = module.decoder.linear.weight.grad.clone()
+    module.zero_grad()
+    terms = module(x, None, eps)
+    (-(terms.log_px_z.mean(0) - terms.kl.sum(-1)).mean()).backward()
+    torch.testing.assert_close(by_hand, module.decoder.linear.weight.grad)
+
+
+# -- what the user said is kept -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("likelihood", [Gaussian(floor=0.5), Gaussian("shared", floor=0.5)])
+def test_a_floor_of_the_users_is_the_floor(likelihood):
+    X = np.repeat(rng.normal(size=(N, 1)), 3, axis=1)  # one component reproduces it exactly
+    vae = _vae(likelihood).fit(X)
+    assert (vae.noise_variance_ >= 0.999 * 0.25 * X.var(0)).all()
+    assert (_vae().fit(X).noise_variance_ < 0.01 * X.var(0)).all()
+
+
+def test_a_floor_of_the_users_is_in_units_of_the_scaled_columns():
+    X = np.repeat(rng.normal(size=(N, 1)), 3, axis=1) * [1.0, 1e3, 1e-3]
+    vae = _vae(Gaussian(floor=0.5)).fit(X)
+    assert_allclose(np.sqrt(vae.noise_variance_), 0.5 * X.std(0), rtol=1e-3)
+
+
+def test_degrees_of_freedom_of_the_users_are_kept():
+    X = rng.standard_t(2.0, size=(N, 3))
+    vae = _vae(StudentT(df=30.0), max_iter=0, hidden_layer_sizes=()).fit(X)
+    assert not [name for name in vae.weights_ if name.endswith("log_excess")]
+    block = vae.model_.module().likelihood.parts[0]
+    x = torch.linspace(-9.0, 9.0, 7, dtype=torch.float64)[:, None].expand(-1, 3)
+    scale = block.log_scale.exp().numpy()
+    expected = stats.t(30.0, 0.0, scale).logpdf(x)
+    assert_allclose(block.now.log_prob(x, torch.zeros_like(x)), expected, rtol=1e-10)
+
+
+def test_noise_shared_reaches_log_normal_columns():
+    X = np.exp(rng.normal(size=(N, 4)) * [0.1, 0.5, 1.0, 2.0])
+    shared, own, instance = (
+        _vae(likelihood, noise=noise, max_iter=0).fit(X).score_samples(X)
+        for likelihood, noise in [
+            ("log_normal", "shared"),
+            ("log_normal", "per_column"),
+            (LogNormal("shared"), "auto"),
+        ]
+    )
+    assert_allclose(shared, instance, rtol=1e-10)
+    assert np.abs(shared - own).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Gaussian("common"), "'noise' parameter of Gaussian must be one of"),
+        (lambda: Gaussian(floor=0.0), "'floor' parameter of Gaussian must be None or a number > 0"),
+        (lambda: LogNormal(floor=-1), "'floor' parameter of LogNormal must be None"),
+        (lambda: StudentT(df=1.0), "'df' parameter of StudentT must be None or a number > 1"),
+    ],
+)
+def test_a_likelihood_refuses_what_it_cannot_be(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_likelihoods_are_plain_frozen_values():
+    one = Gaussian(floor=0.1)
+    assert one == Gaussian(floor=0.1) != Gaussian(floor=0.2)
+    assert hash(one) == hash(Gaussian(floor=0.1))
+    assert b"torch" not in pickle.dumps(one)
+    with pytest.raises(AttributeError):
+        one.floor = 0.2
+
+
+# -- a prior --------------------------------------------------------------------------------------
+
+
+def test_an_own_prior_is_trained_and_has_its_own_parameters(two_gaussians):
+    weights = two_gaussians.weights_
+    assert weights["prior.means"].shape == (2, 1)
+    share = np.exp(weights["prior.logits"]) / np.exp(weights["prior.logits"]).sum()
+    assert_allclose(np.sort(share), [0.3, 0.7], atol=0.1)  # as many rows as in each cluster
+    plain = _vae(noise="per_column").fit(CLUSTERS)
+    assert two_gaussians.score(CLUSTERS) > plain.score(CLUSTERS) - 0.02
+
+
+def test_scores_under_an_own_prior_are_those_of_numerical_integration(two_gaussians):
+    X = np.vstack([CLUSTERS[:40], CLUSTERS[:5] + np.array([4.0, -4.0, 0.0])])
+    scores = two_gaussians.score_samples(X)
+    assert_allclose(scores, _integrated(two_gaussians, X), atol=0.05)
+
+
+def test_the_bound_under_an_own_prior_is_below_the_likelihood(two_gaussians):
+    elbo = two_gaussians.score_samples(CLUSTERS, method="elbo")
+    assert (elbo <= _integrated(two_gaussians, CLUSTERS) + 0.02).all()
+    kl = two_gaussians.score_samples(CLUSTERS, method="kl")
+    reconstruction = two_gaussians.score_samples(CLUSTERS, method="reconstruction")
+    assert_allclose(reconstruction + kl, elbo, atol=1e-9)
+
+
+def test_draws_come_from_an_own_prior(two_gaussians):
+    drawn = two_gaussians.sample(3000, random_state=0)
+    assert stats.ks_2samp(drawn[:, 0], CLUSTERS[:, 0]).statistic < 0.08
+
+
+def test_renumbering_the_components_moves_the_parameters_of_an_own_prior():
+    vae = _vae(prior=TwoGaussians(), max_iter=2).set_params(n_components=3).fit(MIXED)
+    module, generator = vae.model_.fresh_module(torch.device("cpu")), torch.Generator()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0.0, 0.4, generator=generator.manual_seed(parameter.numel()))
+    x = torch.from_numpy(vae.model_.columns.encode(MIXED[:20])[0])
+    eps = torch.randn((4, 20, 3), generator=generator, dtype=torch.float64)
+    before, other = module(x, None, eps), copy.deepcopy(module)
+    order = torch.tensor([2, 0, 1])
+    other.load_state_dict(module.reordered(module.state_dict(), order))
+    after = other(x, None, eps[..., order])
+    torch.testing.assert_close(other.prior.means, module.prior.means[:, order])
+    for name in ("log_px_z", "log_pz", "log_qz_x", "kl"):
+        torch.testing.assert_close(getattr(after, name), getattr(before, name))
+
+
+def test_components_under_an_own_prior_are_ordered_and_idle_ones_are_zero():
+    vae = _vae(prior=TwoGaussians(), noise="per_column").set_params(n_components=3)
+    vae.fit(np.hstack([CLUSTERS[:, :1], CLUSTERS[:, :1] + 0.1, rng.normal(size=(N, 1))]))
+    assert (np.diff(vae.kl_per_component_) <= 0).all()
+    idle = vae.kl_per_component_ < 0.01
+    assert (vae.transform(CLUSTERS)[:, idle] == 0.0).all()
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae"])
+def test_an_own_prior_is_trained_further(objective):
+    vae = _vae(prior=TwoGaussians(), objective=objective, n_train_samples=2, warm_start=True)
+    vae.fit(CLUSTERS)
+    before = vae.score(CLUSTERS)
+    assert vae.partial_fit(CLUSTERS).score(CLUSTERS) > before - 0.5
+    assert vae.fit(CLUSTERS).score(CLUSTERS) > before - 0.5
+    assert_array_equal(pickle.loads(pickle.dumps(vae)).transform(CLUSTERS), vae.transform(CLUSTERS))
+
+
+def test_free_bits_need_a_divergence_of_each_component():
+    with pytest.raises(
+        ValueError, match=r"free_bits is an allowance .*Use free_bits=0 \(now 0.1\)"
+    ):
+        _vae(prior=TwoGaussians(), free_bits=0.1).fit(CLUSTERS)
