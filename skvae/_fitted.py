@@ -119,17 +119,17 @@ class Fitted:
 
         Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
         """
-        template = self.schema.template
-        if library_of(X) == library_of(template) == "pandas":
-            names, now = list(template.columns), list(X.columns)
+        schema = self.schema
+        if schema.library == "pandas" and library_of(X) == "pandas":
+            names, now = list(schema.template.columns), list(X.columns)
             if names != now:
                 raise ValueError(f"The columns of X are {now}; fit had {names}.")
-        table = self.schema.read(X, unknown)
+        table = schema.read(X, unknown)
         limits, kinds = self.columns.limits, self.columns.kinds
         if limits.none:
             return table
         lenient = kinds.automatic & (unknown == "ignore")
-        names = [column.name for column in self.schema.columns]
+        names = [column.name for column in schema.columns]
         needs = [support.description for support in kinds.supports]
         return check_support(table, limits, lenient, Said(names, kinds.names, needs))
 

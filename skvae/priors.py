@@ -42,7 +42,9 @@ class Prior(Specification, ABC):
     def kl(self, loc: Tensor, log_scale: Tensor) -> Tensor | None:
         """Return KL(N(loc, exp(log_scale)^2) || p) per component in nats, (N, K).
 
-        None where it has no closed form; it is then estimated from samples of z.
+        None where it has no closed form. The bound then estimates it from samples of z, and
+        components are ordered by their divergence from the Gaussian that has the moments of all
+        codes together.
         """
         return None
 

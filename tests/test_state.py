@@ -705,7 +705,7 @@ def test_a_reader_sees_the_old_model_or_the_new_one_never_a_mixture(reader):
     estimator.fit(tables[0])
 
     def refit():
-        for _ in range(6):
+        for _ in range(3):
             for table in reversed(tables):
                 estimator.fit(table)
 
@@ -725,7 +725,7 @@ def test_a_fit_in_another_thread_to_other_columns_is_a_clear_error_or_nothing():
     expected = vae.transform(X)
 
     def refit():
-        for _ in range(6):
+        for _ in range(3):
             vae.fit(X[:, :3])
             vae.fit(X)
 

@@ -6,6 +6,7 @@ category's level, or nan where the value is missing. pandas and polars are recog
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ class Schema:
     def n_levels(self) -> list[int]:
         return [column.n_levels for column in self.columns]
 
-    @property
+    @cached_property  # read by each call that sees rows
     def numeric(self) -> bool:
         """Whether an array of numbers holds all."""
         return self.library is None and all(column.kind != "category" for column in self.columns)

@@ -1,6 +1,8 @@
 """Which values a likelihood gives a density to. NumPy only."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -38,15 +40,17 @@ class Kinds(NamedTuple):
         return np.array([support.units == units for support in self.supports])
 
 
-class Limits(NamedTuple):
+@dataclass(frozen=True)
+class Limits:
     """The values that the columns' likelihoods give a density to, as arrays."""
 
     lower: Array  # (D,)
     upper: Array  # (D,)
     whole: NDArray[np.bool_]  # (D,)
 
-    @property
+    @cached_property  # read by each call that sees rows
     def none(self) -> bool:
+        """Whether all values are admissible."""
         return bool(np.isinf(self.lower).all() and np.isinf(self.upper).all())
 
     def outside(self, cells: Any) -> NDArray[np.bool_]:
