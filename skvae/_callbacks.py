@@ -15,7 +15,7 @@ except ImportError:
         return method
 
 
-class Audience:
+class Listeners:
     """Who is told of the epochs of a fit: scikit-learn's callbacks, and the screen if ``verbose``.
 
     To callbacks the fit is a task with a subtask for each epoch.

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import _check_feature_names_in, check_is_fitted
+from sklearn.utils.validation import _check_feature_names_in
 
-from ._inputs import become, given, snapshot, validated
+from ._inputs import become, fitted_now, given, validated
 from ._parameters import (
     COUNT,
     IMPUTER_RULES,
@@ -159,7 +159,7 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         X_imputed : ndarray or frame of shape (n_samples, n_features_out)
             X with its missing values replaced, as the kind of frame or array that X is.
         """
-        now = _fitted_now(self)
+        now = fitted_now(self)
         X = validated(now, _not_sparse(X), reset=False)
         seed = seed_of(self.random_state) if self.sample_posterior else None
         return _filled(now, X, seed)
@@ -183,7 +183,7 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         tables : list of n_imputations tables
             Each as ``transform`` returns it, with values drawn from p(x_mis | x_obs).
         """
-        now = _fitted_now(self)
+        now = fitted_now(self)
         X = validated(now, _not_sparse(X), reset=False)
         if not COUNT.admits(n_imputations):
             raise ValueError(f"n_imputations must be {COUNT}. Got {n_imputations!r} instead.")
@@ -203,7 +203,7 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         feature_names_out : ndarray of str
             Names of the kept columns, then ``missingindicator_<name>`` of those with an indicator.
         """
-        now = _fitted_now(self)
+        now = fitted_now(self)
         names = _check_feature_names_in(now, input_features)
         kept = names if now.keep_empty_features else names[~now._empty]
         if not now.add_indicator:
@@ -217,12 +217,6 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = False
         return tags
-
-
-def _fitted_now(imputer: VAEImputer) -> VAEImputer:
-    """Return the state of a fitted imputer, which other threads may replace meanwhile."""
-    check_is_fitted(imputer)
-    return snapshot(imputer)
 
 
 def _filled(now: VAEImputer, X: Any, seed: int | None) -> Any:

@@ -4,7 +4,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.sparse import issparse
-from sklearn.utils.validation import _check_sample_weight, check_array, validate_data
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    check_is_fitted,
+    validate_data,
+)
 
 from ._table.column import Array
 from ._table.frames import library_of, take_rows
@@ -43,6 +48,12 @@ def snapshot(estimator: E) -> E:
     copy: Any = object.__new__(type(estimator))
     copy.__dict__.update(estimator.__dict__)
     return copy
+
+
+def fitted_now(estimator: E) -> E:
+    """Return the state of a fitted estimator, which other threads may replace meanwhile."""
+    check_is_fitted(estimator)
+    return snapshot(estimator)
 
 
 def become(estimator: Any, fitted: dict[str, Any]) -> None:

@@ -6,11 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import check_is_fitted
 
 from ._fitted import Fitted
 from ._health import warn_about_estimates
-from ._inputs import Given, become, given, snapshot, validated
+from ._inputs import Given, become, fitted_now, given, validated
 from ._parameters import (
     DETECTOR_RULES,
     automatic_batch_size,
@@ -276,7 +275,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
             Log-densities in original units (``"kl"``: minus a divergence). The same in every call,
             whatever the other rows are.
         """
-        return _fitted_now(self, X)[1]
+        return _scored(self, X)[1]
 
     def decision_function(self, X: ArrayLike) -> Array:
         """Return how far each row's score lies above the threshold.
@@ -291,7 +290,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         decision : ndarray of shape (n_samples,)
             ``score_samples(X) - offset_``, in nats: negative for outliers.
         """
-        now, scores = _fitted_now(self, X)
+        now, scores = _scored(self, X)
         return scores - now.offset_
 
     def predict(self, X: ArrayLike) -> NDArray[np.int_]:
@@ -340,7 +339,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         .. [2] Bates, Candes, Lei, Romano & Sesia (2023), Testing for outliers with conformal
                p-values, theorem 2.
         """
-        now, scores = _fitted_now(self, X)
+        now, scores = _scored(self, X)
         n_held_out = len(now.calibration_scores_)
         if n_held_out == 0:
             raise ValueError(
@@ -368,8 +367,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
             odder. Columns differ in what is usual for them: compare with the training rows'
             medians. A row's sum is its ``"reconstruction"`` score.
         """
-        check_is_fitted(self)
-        now = snapshot(self)
+        now = fitted_now(self)
         return now.vae_.score_features(validated(now, X, reset=False))
 
     # -- scikit-learn's conventions ---------------------------------------------------------------
@@ -399,10 +397,9 @@ class _Score(NamedTuple):
         return scores
 
 
-def _fitted_now(detector: VAEOutlierDetector, X: Any) -> tuple[VAEOutlierDetector, Array]:
-    """Return the state of a fitted detector, which may be replaced meanwhile, and X's scores."""
-    check_is_fitted(detector)
-    now = snapshot(detector)
+def _scored(detector: VAEOutlierDetector, X: Any) -> tuple[VAEOutlierDetector, Array]:
+    """Return a detector's state as it is now, and the scores of X."""
+    now = fitted_now(detector)
     X = validated(now, X, reset=False)
     return now, now._score.of(now.vae_, X, now.vae_.handle_unknown)
 

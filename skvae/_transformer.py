@@ -6,12 +6,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_array
 
-from ._callbacks import Audience, CallbackSupportMixin, with_callbacks
+from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
 from ._fitted import Fitted, History
 from ._health import warn_about_estimates, warn_about_fit
-from ._inputs import Given, become, given, snapshot, validated
+from ._inputs import Given, become, fitted_now, given, validated
 from ._parameters import (
     COUNT,
     TRANSFORMER_RULES,
@@ -294,18 +294,18 @@ class VAETransformer(
         """
         from ._fitting import fit
 
-        audience = Audience(self, X, y)
+        listeners = Listeners(self, X, y)
         with own_gradients():
             check_transformer(self)
             going_on = self.warm_start and self.__sklearn_is_fitted__()
             rows, attributes = given(self, X, sample_weight, reset=not going_on)
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             before = self.model_ if going_on else None
-            audience.attributes_of = lambda model: attributes | model_attributes(model)
-            fitted, history = fit(parameters, rows, seed, before, audience)
+            listeners.attributes_of = lambda model: attributes | model_attributes(model)
+            fitted, history = fit(parameters, rows, seed, before, listeners)
             warn_about_fit(self.n_components, fitted, history, rows.names)
         become(self, attributes | attributes_of(fitted, history))
-        audience.end()
+        listeners.end()
         return self
 
     def partial_fit(
@@ -363,7 +363,7 @@ class VAETransformer(
             (scaled) columns, or with unit prior variance if ``whiten=True``. float32 for float32
             rows, otherwise float64.
         """
-        now = _fitted_now(self)
+        now = fitted_now(self)
         X = validated(now, X, reset=False)
         table = now.model_.read(X, now.handle_unknown)
         return now.model_.encode(table, now.whiten, float_dtype(X), now.device)
@@ -381,7 +381,7 @@ class VAETransformer(
         X_original : ndarray of shape (n_samples, n_features)
             The decoder's mean, in original units. float32 for float32 codes, otherwise float64.
         """
-        now = _fitted_now(self)
+        now = fitted_now(self)
         codes = check_array(X, dtype=[np.float64, np.float32])
         if codes.shape[1] != now.n_components_:
             raise ValueError(
@@ -407,7 +407,7 @@ class VAETransformer(
         X : ndarray of shape (n_samples, n_features)
             Rows in original units.
         """
-        fitted = _fitted_now(self).model_
+        fitted = fitted_now(self).model_
         if not COUNT.admits(n_samples):
             raise ValueError(f"n_samples must be {COUNT}. Got {n_samples!r} instead.")
         seed = seed_of(random_state)
@@ -460,7 +460,7 @@ class VAETransformer(
                reconstruction probability.
         .. [3] Vehtari et al. (2024), Pareto Smoothed Importance Sampling.
         """
-        now = _fitted_now(self)
+        now = fitted_now(self)
         table = _table_of(now, X)
         check_score(method, return_diagnostics)
         scores, diagnostics = now.model_.score(
@@ -483,7 +483,7 @@ class VAETransformer(
             Expected log p(x_d | z) under the encoder, in nats and original units; a row's sum is
             ``score_samples(X, method="reconstruction")``. Lower is odder.
         """
-        now = _fitted_now(self)
+        now = fitted_now(self)
         return now.model_.score_features(_table_of(now, X), now.n_importance_samples, now.device)
 
     def score(self, X: ArrayLike, y: None = None) -> float:
@@ -514,12 +514,6 @@ class VAETransformer(
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = True
         return tags
-
-
-def _fitted_now(vae: VAETransformer) -> VAETransformer:
-    """Return the state of a fitted estimator, which other threads may replace meanwhile."""
-    check_is_fitted(vae)
-    return snapshot(vae)
 
 
 def _table_of(now: VAETransformer, X: Any) -> Any:

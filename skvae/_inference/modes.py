@@ -82,7 +82,7 @@ def laplace_approximations(
             values[:, new] = of_found
     pairs = zip(home, others, strict=True)
     modes = Mixture(*(torch.cat([a, b.reshape(n_others, *a.shape[1:])]) for a, b in pairs))
-    return _shared(modes)
+    return _mixed(modes)
 
 
 def _approximation(vae: VAE, x: Tensor, observed: Tensor | None, loc: Tensor) -> Mixture:
@@ -92,7 +92,7 @@ def _approximation(vae: VAE, x: Tensor, observed: Tensor | None, loc: Tensor) ->
     return Mixture(loc[None], factor[None], log_mass[None])
 
 
-def _shared(modes: Mixture) -> tuple[Mixture, Mixture, Tensor]:
+def _mixed(modes: Mixture) -> tuple[Mixture, Mixture, Tensor]:
     """Return shares from masses, the heaviest mode, and where no other one counts."""
     log_mass, rows = modes.log_share, torch.arange(modes.loc.shape[1], device=modes.loc.device)
     counts = log_mass >= log_mass.amax(0) - NEGLIGIBLE
