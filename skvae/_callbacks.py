@@ -28,6 +28,11 @@ class Listeners:
         has_callbacks = hasattr(estimator, "_init_callback_context")
         self.context = estimator._init_callback_context() if has_callbacks else None
 
+    @property
+    def any(self) -> bool:
+        """Whether callbacks look on."""
+        return self.context is not None and bool(vars(self.estimator).get("_skl_callbacks"))
+
     def begin(self, max_epochs: int) -> None:
         """Hear how many epochs there may be."""
         self.max_epochs = max_epochs

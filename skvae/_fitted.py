@@ -1,7 +1,7 @@
-"""Fitted: the fitted model as one immutable object of plain values, without an estimator.
+"""Fitted: the fitted model as one frozen object of plain values, without an estimator.
 
-Estimators hold one and set their attributes from it. No torch object is part of it; torch is
-imported when a method needs it.
+Estimators hold one and set their attributes from it. None of its fields is a torch object, and none
+is pickled or copied with it; torch is imported when a method needs it.
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,7 @@ class History:
     cut_short: bool = False  # the cap came while the held-out bound was still rising
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fitted:
     """A fitted model.
 
@@ -73,6 +73,10 @@ class Fitted:
     component_scale: Array
     noise_variance: Array
     memory: Weights | None = None
+
+    def __repr__(self) -> str:
+        kinds = ", ".join(dict.fromkeys(self.columns.kinds.names))
+        return f"Fitted({self.n_components} components of {len(self.columns)} columns: {kinds})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_module"}
@@ -184,7 +188,7 @@ class Fitted:
         vae = self.module()
         generator = torch.Generator().manual_seed(seed)
         with own_gradients():
-            z = vae.prior.now.sample(n_samples, vae.n_components, generator).numpy()
+            z = vae.prior.now.sample(n_samples, vae.n_components, generator).double().numpy()
         draw = vae.likelihood.mode if mode else partial(vae.likelihood.sample, generator=generator)
         return self._decoded(vae, z, draw, np.float64)
 

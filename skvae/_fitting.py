@@ -184,7 +184,7 @@ def prepare(
 ) -> Prepared:
     """Merge equal rows, encode them, and build the module at its start, in float64."""
     if before is not None:
-        check_same_architecture("VAETransformer", before.architecture, parameters)
+        check_same_architecture(before.architecture, parameters)
         table = before.read(rows.X, parameters["handle_unknown"])
         table, weight = merged(table, rows.weight)
         schema, columns = before.schema, before.columns
@@ -305,7 +305,7 @@ def _information(vae: VAE, rows: Rows) -> torch.Tensor:  # (K,)
         pairs = zip(values, codes, strict=True)
         return sum((v * code[2][:, None].double()).sum(0) for v, code in pairs) / count
 
-    divergences = [vae.prior.now.kl(loc, log_scale) for loc, log_scale, _ in codes]
+    divergences = [vae.prior.now.closed_kl(loc, log_scale) for loc, log_scale, _ in codes]
     if divergences[0] is not None:
         return mean(divergences)
     second = mean([loc.square() + torch.exp(2.0 * log_scale) for loc, log_scale, _ in codes])

@@ -19,6 +19,11 @@ def normal_sample(loc: Tensor, log_scale: Tensor, eps: Tensor) -> Tensor:
     return loc + torch.exp(log_scale) * eps
 
 
+def standard_normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw N(0, 1) of this shape, precision and device."""
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+
+
 def standard_normal_log_prob(x: Tensor) -> Tensor:
     """Return log N(x; 0, 1) of each element."""
     return -0.5 * x.square() - HALF_LOG_2PI

@@ -58,10 +58,11 @@ def warn_about_fit(
     if len(at_floor):
         named = ", ".join(names[column] for column in at_floor[:5])
         more = " and others" if len(at_floor) > 5 else ""
+        fewer = "Use fewer n_components, or drop" if n_components > 1 else "Drop"
         _warn(
             f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "
             "column's standard deviation: the components reproduce it exactly, so its density "
-            "has no natural limit. Use fewer n_components, or drop columns that repeat others.",
+            f"has no natural limit. {fewer} columns that repeat others.",
         )
 
 

@@ -129,7 +129,8 @@ class VAEImputer(TransformerMixin, BaseEstimator):
                 f"Got {self.missing_values!r} instead."
             )
         check_model("VAEImputer", self.vae, VAETransformer)
-        (X, weight, *_), attributes = given(self, _not_sparse(X), sample_weight)
+        rows, attributes = given(self, _not_sparse(X), sample_weight)
+        X = rows.X
         missing = where_missing(X, self.missing_values)
         vae = own_model(
             self.vae,
@@ -139,7 +140,7 @@ class VAEImputer(TransformerMixin, BaseEstimator):
             n_train_samples=8,
         )
         learned = {
-            "vae_": vae.fit(_marked(X, missing), sample_weight=weight),
+            "vae_": vae.fit(_marked(X, missing), sample_weight=rows.weight),
             "_empty": missing.all(axis=0),
             "_indicated": np.flatnonzero(missing.any(axis=0)),
         }
@@ -161,7 +162,7 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         """
         now = fitted_now(self)
         X = validated(now, _not_sparse(X), reset=False)
-        seed = seed_of(self.random_state) if self.sample_posterior else None
+        seed = seed_of(now.random_state) if now.sample_posterior else None
         return _filled(now, X, seed)
 
     def sample_imputations(
@@ -181,7 +182,8 @@ class VAEImputer(TransformerMixin, BaseEstimator):
         Returns
         -------
         tables : list of n_imputations tables
-            Each as ``transform`` returns it, with values drawn from p(x_mis | x_obs).
+            Each as the kind of frame or array that X is, with values drawn from
+            p(x_mis | x_obs).
         """
         now = fitted_now(self)
         X = validated(now, _not_sparse(X), reset=False)

@@ -1,5 +1,7 @@
 """What comes into an estimator: validated by scikit-learn; and what a fit leaves in it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -34,12 +36,11 @@ def given(estimator: Any, X: Any, sample_weight: Any = None, reset: bool = True)
     known = ("n_features_in_", "feature_names_in_")
     attributes = {name: vars(own)[name] for name in known if name in vars(own)}
     labels = attributes.get("feature_names_in_")
-    if labels is None:
-        names = [str(number) for number in range(X.shape[1])]
-        labels = X.columns if library_of(X) == "pandas" else None
-    else:
-        names = [repr(str(label)) for label in labels]
+    if labels is None and library_of(X) == "pandas":
+        labels = X.columns
     labels = None if labels is None else list(labels)
+    shown = range(X.shape[1]) if labels is None else labels
+    names = [repr(str(one)) if isinstance(one, str) else str(one) for one in shown]
     return Given(LabelledRows(X, weight, labels, names), attributes)
 
 
@@ -59,7 +60,7 @@ def fitted_now(estimator: E) -> E:
 def become(estimator: Any, fitted: dict[str, Any]) -> None:
     """Give an estimator its fitted attributes, all in one statement.
 
-    A reader in another thread sees the old model or the new one, never a mixture.
+    A method that began in another thread sees the old model or the new one, never a mixture.
     """
     kept = {name: value for name, value in vars(estimator).items() if name != "feature_names_in_"}
     estimator.__dict__ = kept | fitted
@@ -69,6 +70,8 @@ def validated(estimator: Any, X: Any, reset: bool) -> Any:
     """Return a frame as it is, CSR rows, or an array; check names and number of columns."""
     if type(X).__name__ == "LazyFrame":
         raise TypeError("X is a polars LazyFrame, which holds no rows yet. Use X.collect().")
+    if isinstance(X, np.ma.MaskedArray):
+        X = _unmasked(X)
     if library_of(X) is not None:
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         for what, size in zip(["sample", "feature"], X.shape, strict=True):
@@ -95,6 +98,16 @@ def validated(estimator: Any, X: Any, reset: bool) -> Any:
             "columns into numbers first, for example dates into days since the first."
         )
     return check_array(found, dtype=None, ensure_all_finite="allow-nan", input_name="X")
+
+
+def _unmasked(X: Any) -> Any:
+    """Return a masked array's cells: what is masked is missing."""
+    hidden = np.ma.getmaskarray(X)
+    if X.dtype.kind in "buif":
+        return np.where(hidden, np.nan, X.data) if hidden.any() else np.asarray(X.data)
+    cells = np.array(X.data, dtype=object)
+    cells[hidden] = None
+    return cells
 
 
 def _is_plain(estimator: Any, X: Any) -> bool:
@@ -139,3 +152,20 @@ def counted(X: Any, weight: Array) -> tuple[Any, Array]:
     """Keep the rows that count: a row of weight 0 is as if it were not there."""
     rows = np.flatnonzero(weight > 0.0)
     return (X, weight) if len(rows) == len(weight) else (take_rows(X, rows), weight[rows])
+
+
+@contextmanager
+def columns_shown(estimator: Any, attributes: dict[str, Any], to_somebody: bool) -> Iterator[None]:
+    """Let callbacks see an estimator with the columns of the fit that they watch.
+
+    A fit that fails leaves the estimator as it was.
+    """
+    before = estimator.__dict__
+    if to_somebody:
+        become(estimator, attributes)
+    try:
+        yield
+    except BaseException:
+        if to_somebody:
+            estimator.__dict__ = before
+        raise

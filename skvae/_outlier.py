@@ -24,7 +24,6 @@ from ._table.frames import take_rows
 from ._table.schema import LabelledRows
 from ._transformer import VAETransformer, check_transformer, own_model, quietly_fitted
 
-WITHOUT_DISTANCES = ("categorical", "ordinal")
 ROUNDING = 1e-9  # of a score, relative
 CONCENTRATION_STEPS = 3
 CONCENTRATION_ROWS = 1000  # that a linear model is fitted to in each of them
@@ -174,6 +173,8 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
 
     def _learned(self, data: Given, seed: int) -> dict[str, Any]:
         """Fit the model, the threshold and the calibration: every fitted attribute."""
+        from ._fitting import fit_table
+
         rows, generator = data.rows.X, np.random.default_rng(seed)
         n_rows = rows.shape[0]
         order = generator.permutation(n_rows)
@@ -181,6 +182,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
         held_out, fitted = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
         model = self._model(len(fitted), rows.shape[1], seed)
         check_transformer(model)
+        fit_table(model.get_params(deep=False), data.rows)  # errors that name rows as X has them
         typical = fitted[self._typical(model, _some_of(data.rows, fitted), generator)]
         vae = self._fitted_model(model, take_rows(rows, typical))
         method = self._method(vae)
@@ -248,7 +250,7 @@ class VAEOutlierDetector(OutlierMixin, BaseEstimator):
     def _method(self, vae: VAETransformer) -> str:
         if self.score_method != "auto":
             return self.score_method
-        categories = np.isin(vae.likelihood_, WITHOUT_DISTANCES).any()
+        categories = any(vae.model_.columns.kinds.n_levels)  # distances mean little between levels
         return "elbo" if categories else "aggregate"
 
     def _threshold(self, calibration: Array, of_fit: Callable[[], Array]) -> float:

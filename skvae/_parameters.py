@@ -1,5 +1,6 @@
 """What the estimators' parameters may be and stand for, and messages that say so. No torch."""
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -192,16 +193,20 @@ def automatic_batch_size(n_rows: int) -> int:
 
 
 def architecture_of(parameters: Parameters) -> dict[str, Any]:
-    """Pick the parameters that give the network its shape."""
-    return {name: parameters[name] for name in ARCHITECTURE}
+    """Pick the parameters that give the network its shape, safe from later changes of a list."""
+    return {name: _unshared(parameters[name]) for name in ARCHITECTURE}
 
 
-def check_same_architecture(owner: str, before: Parameters, now: Parameters) -> None:
+def _unshared(value: Any) -> Any:
+    return copy.copy(value) if isinstance(value, list | dict | np.ndarray) else value
+
+
+def check_same_architecture(before: Parameters, now: Parameters) -> None:
     """Raise a ValueError where weights would have to fit another network than their own."""
     for name, value in before.items():
         if not _same(now[name], value):
             raise ValueError(
-                f"The {name!r} parameter was {value!r} when this {owner} was "
+                f"The {name!r} parameter was {value!r} when this estimator was "
                 f"fitted and is {now[name]!r} now, so its weights cannot be trained further. Set "
                 "it back, or fit anew (a clone, or warm_start=False)."
             )

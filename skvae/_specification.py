@@ -1,7 +1,7 @@
 """Frozen specifications, and the torch modules that hold what they learn."""
 
 from collections.abc import Mapping
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ class Specification:
     A subclass is a frozen dataclass. Beside its fields it may have attributes that are learned or
     follow from the columns; their values at class level serve where it is evaluated on its own.
     """
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if not isinstance(v, Tensor)}
 
     def with_values(self, values: Mapping[str, Tensor | None]) -> Self:
         """Return a copy that computes with these values of what is learned."""

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_array
 from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
 from ._fitted import Fitted, History
 from ._health import warn_about_estimates, warn_about_fit
-from ._inputs import Given, become, fitted_now, given, validated
+from ._inputs import Given, become, columns_shown, fitted_now, given, snapshot, validated
 from ._parameters import (
     COUNT,
     TRANSFORMER_RULES,
@@ -52,6 +52,7 @@ class VAETransformer(
         Distribution p(x | z) of the columns: "gaussian", "student_t", "log_normal", "bernoulli",
         "categorical", "ordinal", "poisson", "negative_binomial", an instance (see
         :mod:`skvae.likelihoods`), or ``{column: one of these}`` with names or numbers of columns.
+        Columns of equal likelihoods are evaluated together, and share what they share.
         ``"auto"``, also for columns that a dict leaves out, is categorical for categories,
         Bernoulli for booleans and for numbers that are only ever 0 and 1, Student-t for numbers
         with heavy tails (0.5 to 10% of the cells lie more than ten robust standard deviations from
@@ -153,7 +154,8 @@ class VAETransformer(
     component_scale_ : ndarray of shape (n_components_,)
         How far the (scaled) reconstruction moves with a step along a component, root mean square.
     noise_variance_ : ndarray of shape (n_features_in_,)
-        Variance of the Gaussian noise of each column, in original units squared; nan for others.
+        Variance of the noise of Gaussian and Student-t columns, in original units squared; nan for
+        others, and where it is infinite.
     likelihood_ : ndarray of shape (n_features_in_,)
         Name of each column's likelihood.
     scaling_ : {"columns", "common", "none"}
@@ -161,8 +163,10 @@ class VAETransformer(
     weights_ : dict of str to ndarray
         The whole fitted network.
     model_ : Fitted
-        The fitted model as one immutable object, without the estimator: columns, network,
-        component scale. All other attributes are set from it.
+        The fitted model as one frozen object, without the estimator: columns, network, component
+        scale. What the estimator computes, it computes with this object; the attributes that
+        describe the model are set from it. To change a model use
+        ``dataclasses.replace(vae.model_, ...)``.
 
     See Also
     --------
@@ -302,8 +306,9 @@ class VAETransformer(
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             before = self.model_ if going_on else None
             listeners.attributes_of = lambda model: attributes | model_attributes(model)
-            fitted, history = fit(parameters, rows, seed, before, listeners)
-            warn_about_fit(self.n_components, fitted, history, rows.names)
+            with columns_shown(self, attributes, listeners.any):
+                fitted, history = fit(parameters, rows, seed, before, listeners)
+                warn_about_fit(self.n_components, fitted, history, rows.names)
         become(self, attributes | attributes_of(fitted, history))
         listeners.end()
         return self
@@ -339,7 +344,8 @@ class VAETransformer(
 
         with own_gradients():
             check_transformer(self)
-            before = (self.model_, self._history) if self.__sklearn_is_fitted__() else None
+            now = snapshot(self)
+            before = (now.model_, now._history) if now.__sklearn_is_fitted__() else None
             rows, attributes = given(self, X, sample_weight, reset=before is None)
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             fitted, history = fit_one_epoch(parameters, rows, seed, before)
@@ -368,7 +374,7 @@ class VAETransformer(
         table = now.model_.read(X, now.handle_unknown)
         return now.model_.encode(table, now.whiten, float_dtype(X), now.device)
 
-    def inverse_transform(self, X: ArrayLike) -> Array:
+    def inverse_transform(self, X: ArrayLike) -> Any:
         """Decode components to the mean of the rows that they stand for.
 
         Parameters
@@ -378,8 +384,9 @@ class VAETransformer(
 
         Returns
         -------
-        X_original : ndarray of shape (n_samples, n_features)
-            The decoder's mean, in original units. float32 for float32 codes, otherwise float64.
+        X_original : ndarray or frame of shape (n_samples, n_features)
+            The decoder's mean, in original units, as the kind of table that was fitted. An array
+            is float32 for float32 codes, otherwise float64.
         """
         now = fitted_now(self)
         codes = check_array(X, dtype=[np.float64, np.float32])
@@ -390,7 +397,7 @@ class VAETransformer(
             )
         return now.model_.write(now.model_.decode(codes, now.whiten, codes.dtype, now.device))
 
-    def sample(self, n_samples: int = 1, random_state: Any = None, *, mode: bool = False) -> Array:
+    def sample(self, n_samples: int = 1, random_state: Any = None, *, mode: bool = False) -> Any:
         """Draw rows from the model: prior, decoder, likelihood.
 
         Parameters
@@ -404,8 +411,8 @@ class VAETransformer(
 
         Returns
         -------
-        X : ndarray of shape (n_samples, n_features)
-            Rows in original units.
+        X : ndarray or frame of shape (n_samples, n_features)
+            Rows in original units, as the kind of table that was fitted.
         """
         fitted = fitted_now(self).model_
         if not COUNT.admits(n_samples):
@@ -506,7 +513,7 @@ class VAETransformer(
     # -- scikit-learn's conventions ---------------------------------------------------------------
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "weights_")
+        return hasattr(self, "model_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -524,7 +531,8 @@ def check_transformer(vae: VAETransformer) -> None:
     """Raise a ValueError that names the first parameter that is not admissible."""
     from ._fitted import device_of
     from .likelihoods import LIKELIHOODS, Likelihood
-    from .priors import PRIORS, Prior
+    from .likelihoods._likelihood import check_kind, check_shapes
+    from .priors import PRIORS, Prior, check_prior
 
     name, parameters = type(vae).__name__, vae.get_params(deep=False)
     check_parameters(name, parameters, TRANSFORMER_RULES)
@@ -532,7 +540,12 @@ def check_transformer(vae: VAETransformer) -> None:
     asked = vae.likelihood
     for one in asked.values() if isinstance(asked, Mapping) else [asked]:
         check_choice(name, "likelihood", one, LIKELIHOODS, Likelihood, extra_names=("auto",))
+        if isinstance(one, Likelihood):
+            check_kind(one)
+            check_shapes(one)
     check_choice(name, "prior", vae.prior, PRIORS, Prior)
+    if isinstance(vae.prior, Prior):
+        check_prior(vae.prior)
     if vae.free_bits > 0.0 and isinstance(vae.prior, Prior) and not vae.prior.has_kl:
         raise ValueError(
             "free_bits is an allowance for the KL divergence of each component, and "

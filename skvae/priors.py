@@ -19,9 +19,14 @@ class Prior(Specification, ABC):
     by ``parameters`` and read as attributes of the same names: a model makes a torch module of it
     for its K components. A prior of one's own implements ``log_prob``, ``sample`` and
     ``precision``; the rest has defaults.
+
+    Attributes
+    ----------
+    component_axis : dict of str to int
+        The axis of each parameter along which the components stand, ``{"means": 1}``. After
+        training the components are renumbered, and these parameters with them.
     """
 
-    # Where the components stand in each parameter: they are renumbered with them.
     component_axis: ClassVar[Mapping[str, int]] = {}
 
     @abstractmethod
@@ -50,8 +55,20 @@ class Prior(Specification, ABC):
 
     @property
     def has_kl(self) -> bool:
-        """Whether the KL divergence has a closed form."""
-        return type(self).kl is not Prior.kl
+        """Whether the KL divergence has a closed form, and it is that of the density.
+
+        A subclass with another ``log_prob`` does not inherit the formula.
+        """
+        order = type(self).__mro__
+        of_kl, of_density = (
+            next(n for n, kind in enumerate(order) if name in vars(kind))
+            for name in ("kl", "log_prob")
+        )
+        return order[of_kl] is not Prior and of_kl <= of_density
+
+    def closed_kl(self, loc: Tensor, log_scale: Tensor) -> Tensor | None:
+        """Return ``kl`` where there is one."""
+        return self.kl(loc, log_scale) if self.has_kl else None
 
     def centre(self, n_components: int) -> Tensor:  # (K,)
         """Return a point of high density, where searches for modes of p(x, z) may begin."""
@@ -96,3 +113,30 @@ class StandardNormal(Prior):
 
 
 PRIORS: dict[str, type[Prior]] = {"normal": StandardNormal}
+
+
+def check_prior(prior: Prior) -> None:
+    """Raise a TypeError that says what is wrong with a prior of the user's own."""
+    name, two, three = type(prior).__name__, prior.parameters(2), prior.parameters(3)
+    for parameter, value in two.items():
+        sizes = zip(value.shape, three[parameter].shape, strict=True)
+        axes = [axis for axis, (n, m) in enumerate(sizes) if n != m]
+        if axes and axes != [prior.component_axis.get(parameter)]:
+            raise TypeError(
+                f"The parameter {parameter!r} of the prior {name} has a place for each component "
+                f"along axis {axes[0]}. Declare component_axis = {{{parameter!r}: {axes[0]}}}, so "
+                "that it is renumbered with the components."
+            )
+    now, generator = prior.with_values(three), torch.Generator().manual_seed(0)
+    z = torch.zeros(2, 3)
+    shapes: dict[str, tuple[Tensor, list[tuple[int, ...]]]] = {
+        "log_prob(z)": (now.log_prob(z), [(2,)]),
+        "precision(z)": (now.precision(z), [(2, 3, 3), (3, 3)]),
+        "sample(2, 3, generator)": (now.sample(2, 3, generator), [(2, 3)]),
+    }
+    for call, (found, expected) in shapes.items():
+        if tuple(found.shape) not in expected:
+            raise TypeError(
+                f"{name}.{call} must have the shape {' or '.join(map(str, expected))} for z of "
+                f"shape (2, 3); it has {tuple(found.shape)}."
+            )

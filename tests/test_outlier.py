@@ -943,3 +943,14 @@ def test_a_second_fit_leaves_nothing_of_the_first(first):
     expected = clone(detector).fit(X)
     assert vars(detector.fit(X)).keys() == vars(expected).keys()
     assert_array_equal(detector.score_samples(NEW), expected.score_samples(NEW))
+
+
+@pytest.mark.parametrize("random_state", range(3))
+def test_an_error_in_a_row_of_fit_names_the_row_as_it_was_given(random_state):
+    frame = pandas.DataFrame({"n": np.arange(200) % 7, "x": np.linspace(0, 1, 200)})
+    frame.loc[100, "n"] = -3
+    detector = VAEOutlierDetector(
+        VAETransformer(1, likelihood={"n": "poisson"}), random_state=random_state
+    )
+    with pytest.raises(ValueError, match=r"Column 'n' .*; row 100 holds -3"):
+        detector.fit(frame)

@@ -19,7 +19,7 @@ from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
 from skvae._gaussian import normal_log_prob
 from skvae._training.hand_gradient import gradient_of
 from skvae.likelihoods import Gaussian, Likelihood, LinearFit, LogNormal, StudentT, Support
-from skvae.priors import Prior
+from skvae.priors import Prior, StandardNormal
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -98,12 +98,15 @@ class TwoGaussians(Prior):
         return {"means": means, "log_scales": torch.zeros_like(means), "logits": torch.zeros(2)}
 
     def from_codes(self, codes, weight):
-        above = codes[:, 0] > codes[:, 0].mean()
-        parts = [codes[~above], codes[above]]
+        weight = weight.to(codes)[:, None]
+        above = codes[:, :1] > (weight * codes).sum(0)[:1] / weight.sum()
+        share = weight * torch.cat([~above, above], 1)  # (N, 2)
+        means = share.T @ codes / share.sum(0)[:, None]
+        squares = share.T @ codes.square() / share.sum(0)[:, None] - means.square()
         return {
-            "means": torch.stack([part.mean(0) for part in parts]),
-            "log_scales": torch.stack([part.std(0).clamp(min=0.1) for part in parts]).log(),
-            "logits": codes.new_tensor([len(part) for part in parts]).log(),
+            "means": means,
+            "log_scales": 0.5 * torch.log(squares.clamp(min=0.01)),
+            "logits": torch.log(share.sum(0)),
         }
 
     def _log_parts(self, z):  # (..., K) -> (..., 2)
@@ -378,3 +381,260 @@ def test_free_bits_need_a_divergence_of_each_component():
         ValueError, match=r"free_bits is an allowance .*Use free_bits=0 \(now 0.1\)"
     ):
         _vae(prior=TwoGaussians(), free_bits=0.1).fit(CLUSTERS)
+
+
+# -- what own kinds may be, and what they may not -------------------------------------------------
+
+
+class Beta(Likelihood):
+    """x_d ~ Beta with mean sigmoid(raw_d), of concentration 10: no density at 0 and 1."""
+
+    support = Support(1e-6, 1.0 - 1e-6, "numbers between 0 and 1")
+
+    def _of(self, raw):
+        mean = torch.sigmoid(raw).clamp(1e-4, 1.0 - 1e-4)
+        return torch.distributions.Beta(10.0 * mean, 10.0 * (1.0 - mean), validate_args=False)
+
+    def log_prob(self, x, raw):
+        return self._of(raw).log_prob(x)
+
+    def mean(self, raw):
+        return torch.sigmoid(raw)
+
+    def sample(self, raw, generator):
+        mean = 10.0 * torch.sigmoid(raw)
+        one, other = (torch._standard_gamma(a, generator=generator) for a in (mean, 10.0 - mean))
+        return one / (one + other)
+
+    def information(self, raw):
+        p = torch.sigmoid(raw)
+        return 10.0 * p * (1.0 - p) + 0.1
+
+
+class SoftplusPoisson(Likelihood):
+    """x_d ~ Poisson(log(1 + e^raw_d)): a link that is far from 0 for large counts."""
+
+    support = Support(0.0, math.inf, "non-negative integers", whole=True)
+
+    def mean(self, raw):
+        return torch.nn.functional.softplus(raw) + 1e-6
+
+    def log_prob(self, x, raw):
+        rate = self.mean(raw)
+        return x * torch.log(rate) - rate - torch.lgamma(x + 1.0)
+
+    def sample(self, raw, generator):
+        return torch.poisson(self.mean(raw), generator=generator)
+
+    def information(self, raw):
+        return torch.sigmoid(raw).square() / self.mean(raw)
+
+
+class MyCategory(Likelihood):
+    """Levels with equal chances but for the last: one raw parameter a column."""
+
+    support = Support(0.0, math.inf, "the number of a level", whole=True)
+    takes_levels = True
+
+    def log_prob(self, x, raw):
+        return torch.where(x > 1.5, torch.nn.functional.logsigmoid(raw), -raw.exp().log1p()) - (
+            x < 1.5
+        ) * math.log(2.0)
+
+    def mean(self, raw):
+        return torch.where(raw > 0.0, 2.0, 0.0).to(raw)
+
+    def sample(self, raw, generator):
+        last = torch.bernoulli(torch.sigmoid(raw), generator=generator)
+        return torch.where(last > 0, 2.0, torch.bernoulli(0.5 * torch.ones_like(raw))).to(raw)
+
+    def information(self, raw):
+        return torch.sigmoid(raw) * torch.sigmoid(-raw)
+
+
+def _shares(n=N, seed=1):
+    shape = np.random.default_rng(seed)
+    mean = 1.0 / (1.0 + np.exp(-(shape.normal(size=(n, 1)) @ [[1.0, -1.0, 0.7]])))
+    return shape.beta(10.0 * mean, 10.0 * (1.0 - mean)).clip(1e-5, 1 - 1e-5)
+
+
+def test_what_is_missing_is_filled_with_what_the_support_admits():
+    X = _shares()
+    holed = np.where(np.random.default_rng(2).random(X.shape) < 0.15, np.nan, X)
+    vae = _vae(Beta()).fit(holed)
+    assert np.isfinite(vae.score_samples(holed)).all()
+    assert_allclose(vae.score_samples(X[:20]), _integrated(vae, X[:20]), atol=0.02)
+    filled = VAEImputer(_vae(Beta())).fit_transform(holed)
+    assert (filled > 0.0).all() and (filled < 1.0).all()
+
+
+def test_an_empty_column_of_an_own_likelihood_is_no_nan():
+    X = _shares()
+    X[:, 1] = np.nan
+    vae = _vae(Beta(), max_iter=0).fit(X)
+    assert all(np.isfinite(weight).all() for weight in vae.weights_.values())
+
+
+@pytest.mark.parametrize("mean", [3.0, 30.0, 300.0])
+def test_the_default_start_finds_its_way_to_large_values(mean):
+    counts = np.random.default_rng(3)
+    X = counts.poisson(mean * np.exp(0.1 * counts.normal(size=(N, 1)) @ [[1.0, -1.0, 0.5]]))
+    own, ours = (_vae(kind, max_iter=0).fit(X).score(X) for kind in (SoftplusPoisson(), "poisson"))
+    assert own > ours - 1.0
+
+
+@pytest.mark.parametrize("scaling", ["columns", None])
+def test_the_default_start_finds_the_scale_of_its_own_parameters(scaling):
+    X = 1e4 * np.random.default_rng(4).laplace(size=(N, 3)) + 1e5
+    vae = _vae(Laplace(), scaling=scaling, max_iter=0, hidden_layer_sizes=()).fit(X)
+    expected = stats.laplace(np.median(X, 0), np.abs(X - np.median(X, 0)).mean(0)).logpdf(X).sum(1)
+    assert vae.score(X) > expected.mean() - 0.5
+
+
+def test_an_own_likelihood_of_levels_is_one_of_categories():
+    letters = np.random.default_rng(5).choice(list("abc"), size=(200, 2), p=[0.25, 0.25, 0.5])
+    vae = _vae(MyCategory()).fit(letters)
+    assert set(vae.sample(20, random_state=0).ravel()) <= set("abc")
+    assert VAEOutlierDetector(clone(vae), random_state=0).fit(letters).score_method_ == "elbo"
+
+
+class NoSupport(Exponential):
+    support = None
+
+
+@dataclass(frozen=True)
+class WithList(Exponential):
+    powers: list = ()
+
+
+class TakenName(Exponential):
+    def parameters(self, n_columns):
+        return {"columns": torch.zeros(n_columns)}
+
+
+class NoSuchUnits(Exponential):
+    support = Support(0.0, math.inf, "positive numbers", "scaled")
+
+
+class Summed(Exponential):
+    def log_prob(self, x, raw):
+        return super().log_prob(x, raw).sum(-1)
+
+
+class Negative(Exponential):
+    def information(self, raw):
+        return -torch.ones_like(raw)
+
+
+class Failing(Exponential):
+    def mean(self, raw):
+        return raw * (1 // 0)
+
+
+class NoSuchParameter(Exponential):
+    limits: ClassVar = {"rate": (0.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "message"),
+    [
+        (NoSupport(), "NoSupport needs an attribute 'support'"),
+        (WithList([1]), "WithList must be hashable"),
+        (TakenName(), "TakenName needs another name for its parameter 'columns'"),
+        (NoSuchParameter(), "NoSuchParameter has limits of 'rate', but no such parameter"),
+        (NoSuchUnits(), "NoSuchUnits has units 'scaled'; they must be one of 'location_scale'"),
+        (Summed(), r"Summed.log_prob\(x, raw\) must have a value for each cell, .* shape \(2,\)"),
+        (Negative(), r"Negative.information\(raw\) must not be negative"),
+        (Failing(), r"Failing fails in mean\(raw\): ZeroDivisionError"),
+    ],
+)
+def test_a_likelihood_that_cannot_work_is_refused_with_what_it_lacks(likelihood, message):
+    with pytest.raises(TypeError, match=message):
+        _vae({0: likelihood}).fit(WAITING)
+
+
+def test_whole_numbers_are_asked_for_on_a_line_without_ends():
+    class Integers(Gaussian):
+        support = Support(-math.inf, math.inf, "integers", whole=True)
+
+    with pytest.raises(ValueError, match=r"needs integers; row 0 holds"):
+        _vae(Integers()).fit(CLUSTERS)
+
+
+def test_equal_likelihoods_are_one_and_others_are_not():
+    one = {0: Gaussian("shared"), 1: "gaussian", 2: Gaussian("shared", floor=0.01)}
+    vae = _vae(one, noise="shared", max_iter=0).fit(CLUSTERS)
+    assert [part.columns for part in vae.model_.module().likelihood.parts] == [[0, 1], [2]]
+
+
+def test_the_floor_of_log_normal_columns_has_no_unit():
+    X = np.hstack([1e3 * Z, np.exp(0.05 * rng.normal(size=(N, 3)) + Z)])
+    vae = _vae(dict.fromkeys((1, 2, 3), "log_normal"), scaling=None, max_iter=40).fit(X)
+    (floor,) = (
+        part.specification.floor
+        for part in vae.model_.module().likelihood.parts
+        if isinstance(part.specification, LogNormal)
+    )
+    assert floor == pytest.approx(1e-3)
+
+
+class Wider(StandardNormal):
+    """Another density; the formula of the divergence is not its own."""
+
+    def log_prob(self, z):
+        return super().log_prob(0.5 * z) - z.shape[-1] * math.log(2.0)
+
+    def sample(self, n_samples, n_components, generator):
+        return 2.0 * super().sample(n_samples, n_components, generator).float()
+
+    def precision(self, z):
+        return 0.25 * super().precision(z)
+
+
+def test_a_prior_with_another_density_does_not_inherit_the_divergence():
+    vae = _vae(prior=Wider(), noise="per_column").fit(CLUSTERS)
+    parts = [vae.score_samples(CLUSTERS, method=m) for m in ("reconstruction", "kl", "elbo")]
+    assert_allclose(parts[0] + parts[1], parts[2], atol=1e-9)
+    assert_allclose(vae.score_samples(CLUSTERS[:20]), _integrated(vae, CLUSTERS[:20]), atol=0.02)
+    assert vae.sample(3, random_state=0).shape == (3, 3)
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3])
+def test_a_prior_that_finds_too_few_codes_says_so(n_rows):
+    vae = _vae(prior=TwoGaussians(), max_iter=0)
+    if n_rows == 1:
+        with pytest.warns(UserWarning, match="from_codes of the prior .* 1 rows"):
+            vae.fit(CLUSTERS[:1])
+    else:
+        vae.fit(CLUSTERS[:n_rows])
+    assert all(np.isfinite(weight).all() for weight in vae.weights_.values())
+
+
+class Undeclared(TwoGaussians):
+    component_axis: ClassVar = {"means": 1}
+
+
+class OneNumber(StandardNormal):
+    def log_prob(self, z):
+        return super().log_prob(z).sum()
+
+
+class Diagonal(TwoGaussians):
+    def precision(self, z):
+        return torch.ones_like(z)
+
+
+@pytest.mark.parametrize(
+    ("prior", "message"),
+    [
+        (
+            Undeclared(),
+            r"'log_scales' of the prior Undeclared .* component_axis = {'log_scales': 1}",
+        ),
+        (OneNumber(), r"OneNumber.log_prob\(z\) must have the shape \(2,\)"),
+        (Diagonal(), r"Diagonal.precision\(z\) must have the shape \(2, 3, 3\) or \(3, 3\)"),
+    ],
+)
+def test_a_prior_that_cannot_work_is_refused_with_what_it_lacks(prior, message):
+    with pytest.raises(TypeError, match=message):
+        _vae(prior=prior).fit(CLUSTERS)

@@ -3,11 +3,16 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
+
+from skvae import VAETransformer
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+BLOCKS = PYTHON.findall(README)
 PAGES = [
     p for p in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")] if p.exists()
 ]
@@ -39,3 +44,17 @@ def test_links_lead_to_files(page):
 def test_the_files_that_commands_name_are_there(page):
     named = re.findall(r"\b((?:benchmarks|examples|tests)/\w+\.py)\b", page.read_text())
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_the_likelihood_that_contributing_shows_works():
+    page = ROOT / "CONTRIBUTING.md"
+    if not page.exists():
+        pytest.skip("CONTRIBUTING.md is in the repository, not in the package.")
+    names = {"__name__": "contributing"}
+    (block,) = PYTHON.findall(page.read_text())
+    exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    X = np.random.default_rng(0).laplace(size=(300, 3)) + np.array([0.0, 5.0, -5.0])
+    vae = VAETransformer(1, likelihood=names["Laplace"](), random_state=0, max_iter=10).fit(X)
+    assert vae.score(X) > stats.norm(X.mean(0), X.std(0)).logpdf(X).sum(1).mean()
+    assert vae.sample(4, random_state=0).shape == (4, 3)

@@ -248,6 +248,37 @@ def test_a_callback_sees_a_usable_estimator_after_each_epoch(callback, selection
     assert len(set(witness.scores)) == 4
 
 
+class Names(Witness):
+    """Collects what the estimators that it sees say of their columns."""
+
+    def on_fit_task_begin(self, estimator, context):
+        self._note(estimator)
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        self._note(estimator)
+        if context.parent is not None:
+            self._note(fitted_estimator)
+            fitted_estimator.transform(self.X)
+
+    def _note(self, estimator):
+        names = getattr(estimator, "feature_names_in_", None)
+        self.scores.append((estimator.n_features_in_, None if names is None else list(names)))
+
+
+@pytest.mark.filterwarnings("error:X .* have valid feature names")
+@pytest.mark.parametrize("times", [1, 2])
+def test_callbacks_see_the_columns_of_the_fit_that_they_watch(callback, times):
+    pandas = pytest.importorskip("pandas")
+    rows = _surface(60)
+    frame = pandas.DataFrame(rows[:, :5], columns=list("abcde"))
+    vae, _ = _observed("the last epoch", max_iter=2)
+    tables = [(frame, list("abcde")), (rows[:, :3], None)]
+    for X, names in tables[-times:]:
+        witness = Names(X)
+        vae.set_callbacks(witness).fit(X)
+        assert {repr(seen) for seen in witness.scores} == {repr((X.shape[1], names))}
+
+
 @pytest.mark.parametrize("selection", SELECTIONS)
 def test_a_callback_can_stop_the_fit(callback, selection):
     vae, X = _observed(selection, max_iter=20)

@@ -737,3 +737,24 @@ def test_a_fit_in_another_thread_to_other_columns_is_a_clear_error_or_nothing():
             except ValueError as error:
                 assert "has 6 features, but VAETransformer is expecting 3" in str(error)
         fits.result()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("make", [_vae, *dict.fromkeys(REFITTED.values())])
+def test_reading_changes_nothing_that_is_stored(make):
+    estimator = make().fit(HOLED)
+    before = joblib.hash(estimator), pickle.dumps(estimator)
+    for method in ("transform", "score_samples", "predict", "score_features", "sample"):
+        if hasattr(estimator, method):
+            getattr(estimator, method)(*([3] if method == "sample" else [HOLED]))
+    assert (joblib.hash(estimator), pickle.dumps(estimator)) == before
+
+
+def test_a_list_of_sizes_may_be_changed_after_the_fit():
+    sizes = [8]
+    vae = _vae(hidden_layer_sizes=sizes).fit(X)
+    expected = vae.score_samples(X[:5])
+    sizes.append(4)
+    assert_array_equal(vae.score_samples(X[:5]), expected)
+    with pytest.raises(ValueError, match="'hidden_layer_sizes' parameter was"):
+        vae.partial_fit(X)

@@ -140,7 +140,7 @@ def sampled_elbo(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> 
 
 def negative_kl(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> tuple[Tensor]:
     """Return minus KL(q(z | x) || p(z)): in closed form where there is one, else by sampling."""
-    kl = vae.prior.now.kl(*vae.encode(x, observed))
+    kl = vae.prior.now.closed_kl(*vae.encode(x, observed))
     if kl is not None:
         return (-kl.sum(-1),)
     draws = [vae(x, observed, eps.expand(1, len(x), -1)).kl.sum(-1) for eps in bank]

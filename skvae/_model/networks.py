@@ -1,4 +1,13 @@
-"""Tables to standardised columns, and back to the user's units. NumPy only."""
+"""Encoder and decoder: each a linear map plus an MLP whose last layer starts at zero.
+
+    loc(x) = A x + a + s f(x)        log_scale(x) = c + g(x)        raw(z) = W z + b + u h(z)
+
+f, g and h are 0 at the start, so a network begins as the linear-Gaussian model that it is given.
+They are in units of that model's standard deviations, s of a component given the row and u of a
+feature given z: steps of training are of one size for all weights, and would else be tens of noise
+scales long where a column is determined sharply. All random numbers come from the generator that
+is passed in.
+"""
 
 import itertools
 import math

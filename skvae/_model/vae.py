@@ -89,7 +89,7 @@ class VAE(nn.Module):
         z = normal_sample(loc, log_scale, eps)  # (S, N, K)
         log_px_z, log_pz = self.joint(x, observed, z)
         log_qz_x = normal_log_prob(z, loc, log_scale).sum(-1)
-        kl = self.prior.now.kl(loc, log_scale)
+        kl = self.prior.now.closed_kl(loc, log_scale)
         if kl is None:  # no closed form: the mean over the samples, of all components together
             kl = (log_qz_x - log_pz).mean(0)[:, None]
         return LogTerms(log_px_z, log_pz, log_qz_x, kl)

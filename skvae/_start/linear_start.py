@@ -1,5 +1,6 @@
 """From a table to a module at its linear start: features, their moments, the fit to them."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +161,15 @@ def _start_prior(vae: VAE, x: Array, observed: Seen | None, weight: Array) -> No
         return
     seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
     loc, _ = vae.encode(torch.from_numpy(x).to(vae.device), seen)
-    vae.prior.assign(vae.prior.now.from_codes(loc, torch.from_numpy(weight).to(vae.device)))
+    values = vae.prior.now.from_codes(loc, torch.from_numpy(weight).to(vae.device))
+    if all(bool(torch.isfinite(value).all()) for value in values.values()):
+        vae.prior.assign(values)
+        return
+    warnings.warn(
+        f"from_codes of the prior {vae.prior.specification!r} gave values that are not finite for "
+        f"{len(loc)} rows, so it begins as its parameters() say. More rows may help.",
+        stacklevel=2,
+    )
 
 
 def _feature_scale(features: _Features, moments: Moments) -> Array:

@@ -106,15 +106,14 @@ def no_dates(name: str, dtype: Any) -> ValueError:
 def raw_objects(values: list[Any], name: str) -> Raw:
     """Read Python objects: numbers if all are, else levels. None, nan and pd.NA are missing."""
     missing = [is_missing(value) for value in values]
-    for value in values:
+    present = [value for value, gone in zip(values, missing, strict=True) if not gone]
+    for value in present:
         if isinstance(value, date | time | timedelta):
             raise no_dates(name, type(value).__name__)
-    present = [value for value, gone in zip(values, missing, strict=True) if not gone]
     booleans = all(isinstance(value, bool | np.bool_) for value in present)
     if all(isinstance(value, Real | Decimal) for value in present) or booleans:
-        numbers = [np.nan if gone else float(v) for v, gone in zip(values, missing, strict=True)]
         kind: Any = "boolean" if present and booleans else "number"
-        return Raw(kind, np.array(numbers, dtype=np.float64))
+        return Raw(kind, _object_numbers(values, missing, name))
     place_of: dict[Any, int] = {}
     places = np.empty(len(values), dtype=np.intp)
     for row, (value, gone) in enumerate(zip(values, missing, strict=True)):
@@ -128,7 +127,21 @@ def raw_objects(values: list[Any], name: str) -> Raw:
     return Raw("category", None, places, list(place_of))
 
 
+def _object_numbers(values: list[Any], missing: list[bool], name: str) -> Array:
+    numbers = np.full(len(values), np.nan)
+    for row, (value, gone) in enumerate(zip(values, missing, strict=True)):
+        try:
+            numbers[row] = np.nan if gone else float(value)
+        except OverflowError:
+            raise ValueError(
+                f"Column {name} needs numbers below 1.8e308; row {row} holds an integer of "
+                f"{len(str(abs(int(value))))} digits. Use another unit, or make it missing."
+            ) from None
+    return numbers
+
+
 def is_missing(value: Any) -> bool:
+    """Whether a cell is None, nan, NA or NaT."""
     if value is None:
         return True
     if isinstance(value, float):
@@ -180,8 +193,20 @@ def _some(levels: Sequence[Any], most: int = 5) -> str:
     return shown + (f" and {len(levels) - most} more" if len(levels) > most else "")
 
 
-def whole(values: Array, lower: float, upper: float) -> Array:
-    return np.clip(np.rint(values), lower, upper)
+def whole(values: Array, lower: int, upper: int) -> Array:
+    """Turn values into whole numbers that integers between these bounds can hold.
+
+    The largest 64-bit integers are no floats: rounding them up would make a cast wrap around.
+    """
+    top = float(upper)
+    top = top if int(top) <= upper else float(np.nextafter(top, 0.0))
+    return np.clip(np.rint(values), float(lower), top)
+
+
+def within(values: Array, dtype: Any) -> Array:
+    """Keep numbers within what a shorter float dtype can hold: a cast would make them infinite."""
+    limits = np.finfo(dtype)
+    return values if limits.bits >= 64 else np.clip(values, limits.min, limits.max)
 
 
 def nearest(values: Array, levels: Any) -> NDArray[np.intp]:

@@ -109,7 +109,7 @@ def fit_columns(X: Any, look: Look, kinds: Kinds, scaling: str | None) -> Column
         # Sparse rows stay sparse: the decoder's bias can hold a mean as well.
         shift=np.zeros(len(moved)) if issparse(X) else np.where(moved, moments.mean, 0.0),
         scale=scale,
-        fill=np.where(ratio, 1.0, 0.0),
+        fill=np.array([support.filling for support in kinds.supports]),
         varies=varies,
         constant=moved & ~varies & (not issparse(X)),
         may_miss=moments.n_missing > 0,
@@ -120,6 +120,6 @@ def fit_columns(X: Any, look: Look, kinds: Kinds, scaling: str | None) -> Column
 
 
 def _chosen_scaling(scaling: str | None, one_unit: bool) -> Scaling:
-    if scaling == "auto":
-        return "common" if one_unit else "columns"
-    return "columns" if scaling == "columns" else "common" if scaling == "common" else "none"
+    automatic: Scaling = "common" if one_unit else "columns"
+    asked: dict[str | None, Scaling] = {"columns": "columns", "common": "common", None: "none"}
+    return asked.get(scaling, automatic)

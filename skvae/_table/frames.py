@@ -126,6 +126,8 @@ def completed(
         columns = filled_polars(X, missing, place, filling.values)
         return indicated_polars([columns[column] for column in kept], X, missing, indicated)
     result = X.copy() if X.dtype.kind in "fO" else X.astype(np.float64)
+    if filling.values is not None and filling.values.dtype.kind == "O":
+        result = result.astype(object)  # levels, though X holds nothing but holes
     row, column = np.nonzero(missing)
     if len(row):
         result[row, column] = filling.values[place[row], column]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .column import Column, Raw, nearest, no_dates, or_empty_category, raw_objects, whole
+from .column import Column, Raw, nearest, no_dates, or_empty_category, raw_objects, whole, within
 
 
 def raw_pandas(series: Any, name: str) -> Raw:
@@ -57,13 +57,31 @@ def _pandas_series(values: Any, column: Column, dtype: Any) -> Any:
         series = pd.Series(values > 0.5, dtype=object).where(~missing, None)
         return series.astype(dtype)
     if pd.api.types.is_integer_dtype(dtype):
-        plain = dtype.subtype if isinstance(dtype, pd.SparseDtype) else dtype
-        bounds = np.iinfo(np.dtype(getattr(plain, "numpy_dtype", plain)))
-        series = pd.Series(whole(values, float(bounds.min), float(bounds.max)))
-        if not missing.any():
-            return series.astype(dtype)
-        return series.astype(dtype if pd.api.types.is_extension_array_dtype(dtype) else float)
+        return _integers(values, missing, dtype)
+    if pd.api.types.is_float_dtype(dtype):
+        series = pd.Series(within(values, _plain(dtype)))
     return series.astype(dtype)
+
+
+def _plain(dtype: Any) -> np.dtype:
+    """Return NumPy's dtype behind a nullable, Arrow-backed or sparse one."""
+    inner = getattr(dtype, "subtype", dtype)
+    return np.dtype(getattr(inner, "numpy_dtype", inner))
+
+
+def _integers(values: Any, missing: NDArray[np.bool_], dtype: Any) -> Any:
+    import pandas as pd
+
+    plain = _plain(dtype)
+    bounds = np.iinfo(plain)
+    rounded = whole(values, int(bounds.min), int(bounds.max))
+    if not missing.any():
+        return pd.Series(rounded.astype(plain)).astype(dtype)
+    if not pd.api.types.is_extension_array_dtype(dtype) or isinstance(dtype, pd.SparseDtype):
+        return pd.Series(rounded)  # these have no missing integers
+    series = pd.Series(np.where(missing, 0.0, rounded).astype(plain)).astype(dtype)
+    series[missing] = pd.NA
+    return series
 
 
 def filled_pandas(X: Any, missing: NDArray[np.bool_], place: Any, values: Any) -> Any:
@@ -81,6 +99,10 @@ def _filled_series(series: Any, row: NDArray[np.intp], cells: Any) -> Any:
     import pandas as pd
 
     dtype = series.dtype
+    if isinstance(dtype, pd.SparseDtype):  # its cells cannot be set
+        series = series.sparse.to_dense()
+        series.iloc[row] = cells.astype(series.dtype).array
+        return series.astype(dtype)
     if dtype.kind in "iu":
         cells = cells.round()
     if isinstance(dtype, pd.CategoricalDtype):

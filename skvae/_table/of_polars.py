@@ -1,12 +1,13 @@
 """What is polars' own: series to raw columns, columns to frames, cells in place."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .column import Column, Raw, nearest, no_dates, or_empty_category, raw_objects
+from .column import Column, Raw, nearest, no_dates, or_empty_category, raw_objects, whole, within
 
 
 def raw_polars(series: Any, name: str) -> Raw:
@@ -18,6 +19,11 @@ def raw_polars(series: Any, name: str) -> Raw:
         return Raw("boolean" if dtype == pl.Boolean else "number", numbers)
     if dtype.is_temporal():
         raise no_dates(name, dtype)
+    if dtype == pl.Object:
+        raise ValueError(
+            f"Column {name} is a polars Object, which polars cannot write back. Cast it to "
+            "numbers, String, Categorical or Enum."
+        )
     if dtype == pl.Enum:
         raw = raw_objects(series.to_list(), name)
         return _relevelled(raw, dtype.categories.to_list())
@@ -47,16 +53,22 @@ def to_polars(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any
             near = [column.levels[place] for place in nearest(values, column.levels)]
             series.append(pl.Series(name, near, dtype=pl.String).cast(dtype))
             continue
-        cells: list[float | None] = [None if value != value else value for value in values]
-        made = pl.Series(name, cells, dtype=pl.Float64)
-        if column.kind == "boolean":
-            made = made > 0.5
-        elif dtype.is_integer():
-            lower, upper = dtype.min(), dtype.max()
-            made = made.round()
-            made = made.clip(pl.select(lower).item(), pl.select(upper).item())
-        series.append(made.cast(dtype))
+        series.append(_polars_numbers(name, values, column.kind == "boolean", dtype))
     return pl.DataFrame(series)
+
+
+def _polars_numbers(name: str, values: Any, boolean: bool, dtype: Any) -> Any:
+    import polars as pl
+
+    if dtype.is_integer():
+        lower, upper = pl.select(dtype.min()).item(), pl.select(dtype.max()).item()
+        rounded = whole(values, lower, upper)
+        cells: list[Any] = [None if value != value else int(value) for value in rounded]
+        return pl.Series(name, cells, dtype=dtype)
+    if dtype == pl.Float32:
+        values = within(values, np.float32)
+    made = pl.Series(name, [None if value != value else value for value in values], pl.Float64)
+    return (made > 0.5 if boolean else made).cast(dtype)
 
 
 def polars_missing(series: Any, marker: Any) -> NDArray[np.bool_]:
@@ -67,7 +79,8 @@ def polars_missing(series: Any, marker: Any) -> NDArray[np.bool_]:
     if isinstance(marker, str) and is_text:
         gone = gone | (series.cast(str) == marker).fill_null(False)
     elif marker is not None and not isinstance(marker, str) and series.dtype.is_numeric():
-        gone = gone | (series == marker).fill_null(False)
+        with suppress(OverflowError):  # no cell of this dtype can be the marker
+            gone = gone | (series == marker).fill_null(False)
     return np.asarray(gone.to_numpy())
 
 
@@ -108,4 +121,5 @@ def indicated_polars(
         pl.Series(f"missingindicator_{X.columns[column]}", missing[:, column])
         for column in indicated
     ]
-    return pl.DataFrame([*columns, *indicators])
+    # Without any column polars would forget how many rows there are.
+    return pl.DataFrame([*columns, *indicators]) if columns or indicators else X.drop(X.columns)

@@ -5,8 +5,7 @@ category's level, or nan where the value is missing. pandas and polars are recog
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,20 +37,22 @@ class Schema:
         What kind of frame was fitted; None for arrays.
     template : frame or None
         The fitted frame without its rows: names and dtypes.
+    numeric : bool
+        Whether an array of numbers holds all.
     """
 
     columns: tuple[Column, ...]
     library: Library | None = None
     template: Any = None
+    numeric: bool = field(init=False)
 
     @property
     def n_levels(self) -> list[int]:
         return [column.n_levels for column in self.columns]
 
-    @cached_property  # read by each call that sees rows
-    def numeric(self) -> bool:
-        """Whether an array of numbers holds all."""
-        return self.library is None and all(column.kind != "category" for column in self.columns)
+    def __post_init__(self) -> None:
+        numbers = all(column.kind != "category" for column in self.columns)
+        object.__setattr__(self, "numeric", self.library is None and numbers)
 
     def read(self, X: Any, unknown: Unknown) -> Any:
         """Return the table of X: float64, or X itself where that already is one of numbers."""

@@ -1,8 +1,7 @@
 """Which values a likelihood gives a density to. NumPy only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,15 +13,41 @@ from .column import Array
 Nature = Literal["levels", "two_valued", "heavy_tailed", "number"]
 
 
+UNITS = ("location_scale", "scale", "none")
+
+
 class Support(NamedTuple):
-    """The values that a likelihood gives a density to."""
+    """The values that a likelihood gives a density to.
+
+    Parameters
+    ----------
+    lower, upper : float
+        The smallest and the largest value, both included.
+    description : str
+        The values in words, for messages: "non-negative integers".
+    units : {"location_scale", "scale", "none"}, default="none"
+        What may be done to a column before it is modelled. "location_scale": it is moved and
+        divided, so any shift and unit of x is as good. "scale": it is divided by its geometric
+        mean, so all values must be positive and any unit is as good. "none": nothing is done.
+    whole : bool, default=False
+        Whether only integers have a density.
+    """
 
     lower: float
     upper: float
     description: str
-    # What may be done to a column before it is modelled: moved and scaled, only scaled, nothing.
     units: Literal["location_scale", "scale", "none"] = "none"
-    whole: bool = False  # integers only
+    whole: bool = False
+
+    @property
+    def filling(self) -> float:
+        """A value that stands where one is missing, and never counts."""
+        usual = 1.0 if self.units == "scale" else 0.0
+        if self.lower <= usual <= self.upper:
+            return usual
+        ends = [end for end in (self.lower, self.upper) if np.isfinite(end)]
+        inside = sum(ends) / 2 if len(ends) == 2 else ends[0] + np.sign(usual - ends[0]) * -1.0
+        return float(np.rint(inside) if self.whole else inside)
 
 
 class Kinds(NamedTuple):
@@ -47,11 +72,11 @@ class Limits:
     lower: Array  # (D,)
     upper: Array  # (D,)
     whole: NDArray[np.bool_]  # (D,)
+    none: bool = field(init=False)  # all values are admissible; each call with rows asks
 
-    @cached_property  # read by each call that sees rows
-    def none(self) -> bool:
-        """Whether all values are admissible."""
-        return bool(np.isinf(self.lower).all() and np.isinf(self.upper).all())
+    def __post_init__(self) -> None:
+        infinite = np.isinf(self.lower).all() and np.isinf(self.upper).all()
+        object.__setattr__(self, "none", bool(infinite and not self.whole.any()))
 
     def outside(self, cells: Any) -> NDArray[np.bool_]:
         """Tell the cells (N, D) that are not between the limits, or not whole; nan is inside."""

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from .._table.support import Support
 from ._likelihood import Likelihood, LinearFit, LinearStart
 
+FAR = 1e4  # a threshold that no raw parameter passes
+
 
 @dataclass(frozen=True)
 class Bernoulli(Likelihood):
@@ -264,8 +266,8 @@ class Ordinal(Likelihood):
         return torch.arange(1, self._most) < torch.tensor(self.n_levels)[:, None]
 
     def _edges(self) -> Tensor:  # (D, L + 1)
-        """Return tau_{-1} to tau_{L-1}: 1e4 instead of infinity, whose gradients would be nan."""
-        far = torch.full_like(self.first, 1e4)[:, None]
+        """Return tau_{-1} to tau_{L-1}: FAR instead of infinity, whose gradients would be nan."""
+        far = torch.full_like(self.first, FAR)[:, None]
         tau = torch.cat([self.first[:, None], torch.exp(self.log_gap)], 1).cumsum(1)
         return torch.cat(
             [-far, torch.where(self.inner, tau[:, : self.inner.shape[1]], far), far], 1
@@ -273,7 +275,9 @@ class Ordinal(Likelihood):
 
     def _above(self, raw: Tensor) -> Tensor:  # (..., D, L + 1)
         """Return P(x > k) for k from -1 to L - 1."""
-        return torch.sigmoid(raw[..., None] - self._edges())
+        # Beyond half of what stands for infinity, no level would be left.
+        near = raw.clamp(-0.5 * FAR, 0.5 * FAR)[..., None]
+        return torch.sigmoid(near - self._edges())
 
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         # sigmoid(b) - sigmoid(a) = sigmoid(b) sigmoid(-a) (1 - e^(a - b)) has digits in both tails.

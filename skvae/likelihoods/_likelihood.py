@@ -2,17 +2,19 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._specification import Specification
-from .._table.support import Nature, Support
+from .._table.support import UNITS, Nature, Support
 
 Noise = Literal["per_column", "shared"]
-MARGINAL_STEPS = 50  # of Fisher scoring
+MARGINAL_STEPS = 100  # of Fisher scoring, and then of L-BFGS
+TAKEN = {"columns", "own", "now", "assign", "specification", "project", "n_raw", "has_scale"}
+TAKEN |= {"of_features", "from_linear_fit"}
 
 
 class LinearFit(NamedTuple):
@@ -39,6 +41,9 @@ class Likelihood(Specification, ABC):
     the decoder is declared by ``parameters`` and read as attributes of the same names: a model
     makes a torch module of it when it knows the columns. All but ``Categorical`` have one raw
     parameter a column and are elementwise.
+
+    The link should keep raw of the order of one: the linear start draws a decoder's weights to 0 as
+    if they had a standard normal prior.
 
     A likelihood of one's own implements ``support``, ``log_prob``, ``mean``, ``sample`` and
     ``information``; the rest has defaults.
@@ -119,27 +124,27 @@ class Likelihood(Specification, ABC):
 
         ``x`` (N, D) are training rows, nan where a value is missing, and ``weight`` (N,) says how
         often each counts: for what the fit does not tell, such as a dispersion. Unless a likelihood
-        knows better, the bias maximises the marginal likelihood of its column, and the slope is one
-        step of Fisher scoring from there (McCullagh & Nelder 1989, section 2.5).
+        knows better, the bias and its own parameters maximise the marginal likelihood of its
+        column, and the slope is one step of Fisher scoring from there (McCullagh & Nelder 1989,
+        section 2.5).
         """
         share = torch.where(x.isnan(), 0.0, weight.to(x.dtype)[:, None])
-        highest = x.nan_to_num(-math.inf).amax(0)
-        x = torch.where(x.isnan(), highest.nan_to_num(neginf=1.0), x)  # admissible, and not counted
-        bias = torch.zeros_like(fit.mean)
-        for _ in range(MARGINAL_STEPS):
-            step = (share * self._working_response(x, bias)).sum(0) / share.sum(0).clamp(min=1e-9)
-            bias = bias + step.clamp(-1.0, 1.0)
-        centred = share * (self.features(x) - fit.mean)
-        squares = (centred * (self.features(x) - fit.mean)).sum(0).clamp(min=1e-9)
-        slope = (centred * self._working_response(x, bias)).sum(0) / squares
-        return LinearStart(slope, bias, fit.scale.square().clamp(min=1e-3))
+        share = share / share.sum(0).clamp(min=1e-9)
+        x = self._filled(x)
+        own = {k: v.to(x) for k, v in self.parameters(x.shape[1]).items()}
+        bias = _marginal_bias(self.with_values(own), x, share)
+        bias, own = _marginal_fit(self, x, share, bias, own)
+        fitted = self.with_values(own)
+        centred = self.features(x) - fit.mean
+        response = share * centred * _working_response(fitted, x, bias)
+        slope = response.sum(0) / (share * centred.square()).sum(0).clamp(min=1e-9)
+        return LinearStart(slope, bias, fit.scale.square().clamp(min=1e-3), own)
 
-    def _working_response(self, x: Tensor, raw: Tensor) -> Tensor:
-        """Return the score of each x over its information: the step that it asks of raw."""
-        with torch.enable_grad():
-            raw = raw.detach().expand(x.shape).clone().requires_grad_()
-            (score,) = torch.autograd.grad(self.log_prob(x, raw).sum(), raw)
-        return score / self.information(raw.detach()).clamp(min=1e-9)
+    def _filled(self, x: Tensor) -> Tensor:
+        """Put an admissible value, which never counts, where one is missing."""
+        highest = x.nan_to_num(-math.inf).amax(0)
+        filling = torch.where(highest.isinf(), self.support.filling, highest)
+        return torch.where(x.isnan(), filling, x)
 
     def gradient(
         self, x: Tensor, raw: Tensor, count: Tensor, g: Tensor, places: Mapping[str, Tensor]
@@ -178,6 +183,121 @@ class Likelihood(Specification, ABC):
     def noise_variance(self, n_columns: int) -> Tensor:  # (D,)
         """Return the variance of each column's Gaussian noise; nan where there is none."""
         return torch.full((n_columns,), math.nan)
+
+
+def _working_response(likelihood: Likelihood, x: Tensor, raw: Tensor) -> Tensor:
+    """Return the score of each x over its information: the step that it asks of raw."""
+    with torch.enable_grad():
+        raw = raw.detach().expand(x.shape).clone().requires_grad_()
+        (score,) = torch.autograd.grad(likelihood.log_prob(x, raw).sum(), raw)
+    return score / likelihood.information(raw.detach()).clamp(min=1e-9)
+
+
+@torch.no_grad()
+def _marginal_bias(likelihood: Likelihood, x: Tensor, share: Tensor) -> Tensor:
+    """Climb each column's marginal likelihood by Fisher scoring; a step too far is halved."""
+
+    def value(bias: Tensor) -> Tensor:
+        return (share * likelihood.log_prob(x, bias.expand(x.shape))).sum(0)
+
+    bias = torch.zeros_like(x[0])
+    best, scale = value(bias), torch.ones_like(bias)
+    for _ in range(MARGINAL_STEPS):
+        step = (share * _working_response(likelihood, x, bias)).sum(0)
+        trial = value(bias + scale * step)
+        better = trial > best
+        bias = torch.where(better, bias + scale * step, bias)
+        best = torch.where(better, trial, best)
+        scale = torch.where(better, (2.0 * scale).clamp(max=1.0), 0.5 * scale)
+    return bias
+
+
+def _marginal_fit(
+    likelihood: Likelihood, x: Tensor, share: Tensor, bias: Tensor, own: dict[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Climb on, by the parameters of its own, too."""
+    if not own:
+        return bias, own
+    moved = [value.clone().requires_grad_() for value in (bias, *own.values())]
+    optimizer = torch.optim.LBFGS(moved, max_iter=MARGINAL_STEPS, line_search_fn="strong_wolfe")
+
+    def bound(values: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        named = dict(zip(own, values[1:], strict=True))
+        clamped = {name: named[name].clamp(*ends) for name, ends in likelihood.limits.items()}
+        return values[0], named | clamped
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        loc, values = bound(moved)
+        log_p = likelihood.with_values(values).log_prob(x, loc.expand(x.shape))
+        (-(share * log_p).sum()).backward()
+        return -float((share * log_p).sum().detach())
+
+    with torch.enable_grad():
+        optimizer.step(closure)
+    found = bound([value.detach() for value in moved])
+    finite = all(bool(v.isfinite().all()) for v in (found[0], *found[1].values()))
+    return found if finite else (bias, own)
+
+
+def check_kind(likelihood: Likelihood) -> None:
+    """Raise a TypeError that says what a likelihood of the user's own lacks."""
+    name = type(likelihood).__name__
+    if not isinstance(getattr(likelihood, "support", None), Support):
+        raise TypeError(
+            f"The likelihood {name} needs an attribute 'support', a skvae.likelihoods.Support: "
+            "which values it gives a density to."
+        )
+    if not hasattr(likelihood, "__dict__") or "__slots__" in vars(type(likelihood)):
+        raise TypeError(f"The likelihood {name} cannot have slots: models make copies with values.")
+    try:
+        hash(likelihood)
+    except TypeError:
+        raise TypeError(
+            f"The likelihood {name} must be hashable, so that equal ones are one: a frozen "
+            "dataclass whose fields are hashable, tuples instead of lists."
+        ) from None
+    if likelihood.support.units not in UNITS:
+        raise TypeError(
+            f"The support of the likelihood {name} has units {likelihood.support.units!r}; they "
+            f"must be one of {', '.join(map(repr, UNITS))}."
+        )
+    learned = set(likelihood.parameters(1)) | set(likelihood.constants())
+    reserved = {*dir(nn.Module), *dir(Likelihood), *TAKEN}
+    if taken := sorted(learned & reserved):
+        raise TypeError(f"The likelihood {name} needs another name for its parameter {taken[0]!r}.")
+    if unknown := sorted(set(likelihood.limits) - set(likelihood.parameters(1))):
+        raise TypeError(
+            f"The likelihood {name} has limits of {unknown[0]!r}, but no such parameter."
+        )
+
+
+def check_shapes(likelihood: Likelihood) -> None:
+    """Raise a TypeError that names a method whose result has another shape than it should."""
+    if type(likelihood).columns_of_features is not Likelihood.columns_of_features:
+        return
+    name, generator = type(likelihood).__name__, torch.Generator().manual_seed(0)
+    now = likelihood.with_values(likelihood.parameters(3))
+    x, raw = torch.full((2, 3), likelihood.support.filling), torch.zeros(2, 3)
+    calls: dict[str, Callable[[], Tensor]] = {
+        "log_prob(x, raw)": lambda: now.log_prob(x, raw),
+        "mean(raw)": lambda: now.mean(raw),
+        "sample(raw, generator)": lambda: now.sample(raw, generator),
+        "information(raw)": lambda: now.information(raw),
+        "features(x)": lambda: now.features(x),
+    }
+    for call, function in calls.items():
+        try:
+            found = function()
+        except Exception as error:
+            raise TypeError(f"The likelihood {name} fails in {call}: {error!r}") from error
+        if found.shape != (2, 3):
+            raise TypeError(
+                f"{name}.{call} must have a value for each cell, of shape (2, 3) for x and raw of "
+                f"that shape; it has the shape {tuple(found.shape)}."
+            )
+    if bool((now.information(raw) < 0.0).any()):
+        raise TypeError(f"{name}.information(raw) must not be negative.")
 
 
 def gradient_by_hand(likelihood: Likelihood) -> bool:

@@ -72,7 +72,8 @@ def kinds_of(
 def supports_of(likelihoods: Sequence[Any]) -> list[Support]:
     """Return what each column's likelihood gives a density to; "auto", undecided, asks nothing."""
     known: dict[Any, Support] = {"auto": Gaussian.support}
-    known |= {one: kind_of(one).support for one in set(likelihoods) - {"auto"}}
+    for one in set(likelihoods) - {"auto"}:
+        known[one] = (one if isinstance(one, Likelihood) else LIKELIHOODS[one]).support
     return [known[one] for one in likelihoods]
 
 

@@ -9,7 +9,7 @@ from typing import ClassVar, Self, TypeVar
 import torch
 from torch import Tensor
 
-from .._gaussian import HALF_LOG_2PI, normal_log_prob
+from .._gaussian import HALF_LOG_2PI, normal_log_prob, standard_normal_like
 from .._parameters import NOISE_FLOOR, Rule
 from .._table.support import Support
 from ._likelihood import Likelihood, LinearFit, LinearStart, Noise
@@ -100,7 +100,7 @@ class Gaussian(Likelihood):
         return raw
 
     def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
-        return raw + torch.exp(self.log_scale) * standard_normal(raw, generator)
+        return raw + torch.exp(self.log_scale) * standard_normal_like(raw, generator)
 
     def information(self, raw: Tensor) -> Tensor:
         return torch.exp(-2.0 * self.log_scale).expand_as(raw)
@@ -185,7 +185,7 @@ class StudentT(Likelihood):
         return raw
 
     def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
-        eps = standard_normal(raw, generator)
+        eps = standard_normal_like(raw, generator)
         half = (0.5 * self._df()).to(raw.dtype).expand_as(raw)
         precision = torch._standard_gamma(half, generator=generator) / half
         return raw + torch.exp(self.log_scale) * eps * precision.rsqrt()
@@ -282,7 +282,7 @@ class LogNormal(Likelihood):
         return cls("shared" if noise == "shared" else "per_column")
 
     def for_columns(self, n_levels: Sequence[int], rms: float) -> Self:
-        return _floored(self, rms)
+        return _floored(self, 1.0)  # a logarithm has no unit
 
     @property
     def of_log(self) -> Gaussian:
@@ -334,11 +334,6 @@ def _floored(likelihood: L, rms: float) -> L:
     if likelihood.floor is not None:
         return likelihood
     return replace(likelihood, floor=NOISE_FLOOR * rms)
-
-
-def standard_normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw N(0, 1) of this shape, precision and device."""
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 def check_field(likelihood: Likelihood, name: str, rule: Rule) -> None:
