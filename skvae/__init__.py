@@ -25,9 +25,9 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version  # loads the email package: only when asked for
+        from ._parameters import VERSION
 
-        return version("skvae")
+        return VERSION
     if name in _HOME:
         return getattr(import_module(_HOME[name], __name__), name)
     if name in __all__:

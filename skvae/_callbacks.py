@@ -43,11 +43,12 @@ class Listeners:
     def hear(self, epoch: Any, fitted: Callable[[], Any]) -> bool:
         """Tell of one epoch, and what the model would be now; True if a callback asks to stop."""
         if self.estimator.verbose:
-            print(
-                f"[{type(self.estimator).__name__}] epoch {epoch.number} of at most "
-                f"{self.max_epochs}: bound {epoch.bound:.3f}, held out {epoch.held_out:.3f} nats "
-                "a row"
-            )
+            bounds = {"bound": epoch.bound, "held out": epoch.held_out}
+            known = [f"{name} {value:.3f} nats" for name, value in bounds.items() if value == value]
+            which = f"epoch {epoch.number} of at most {self.max_epochs}"
+            which = "linear start" if epoch.number == 0 else which
+            if known:
+                print(f"[{type(self.estimator).__name__}] {which}: {', '.join(known)} a row")
         if self.context is None or epoch.number == 0:
             return False
         task = self.context.subcontext(task_name="epoch")

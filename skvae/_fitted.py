@@ -5,7 +5,7 @@ is pickled or copied with it; torch is imported when a method needs it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,15 @@ class Fitted:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_module"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        known = {one.name for one in fields(self) if one.default is MISSING}
+        if missing := sorted(known - set(state)):
+            raise ValueError(
+                f"This model was stored by another version of skvae, without {missing[0]!r}. "
+                "Read it with that version, or fit it anew."
+            )
+        self.__dict__.update(state)
 
     @property
     def n_components(self) -> int:

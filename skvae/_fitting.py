@@ -114,14 +114,20 @@ def fit(
     plan = plan_for(parameters, len(prepared.rows))
     audience.begin(plan.max_epochs)
 
+    log_jacobian = _mean_log_jacobian(prepared.columns, prepared.rows)
+
     def watch(epoch: Epoch) -> bool:
-        return audience.hear(epoch, lambda: describe(prepared, epoch.snapshot()))
+        told = replace(
+            epoch, bound=epoch.bound + log_jacobian, held_out=epoch.held_out + log_jacobian
+        )
+        return audience.hear(told, lambda: describe(prepared, epoch.snapshot()))
 
     work = plan.work_per_step(prepared.vae, len(prepared.rows))
     with enough_threads(work):
         with training_resources(work, parameters["precision"]):
             outcome = _climbed(prepared, plan, seed, watch)
-        return describe(prepared, outcome.state), _history(outcome, prepared)
+        fitted = _checked(describe(prepared, outcome.state), prepared, outcome.best)
+        return fitted, _history(outcome, prepared)
 
 
 def fit_one_epoch(
@@ -147,7 +153,7 @@ def fit_one_epoch(
         if not (np.isfinite(bound) and run.is_finite()):
             column = worst_column(prepared.vae, prepared.rows)
             raise _not_finite(NonFiniteBoundError(number, column), prepared)
-        fitted = describe(prepared, run.snapshot(), run.memory())
+        fitted = _checked(describe(prepared, run.snapshot(), run.memory()), prepared, number)
     outcome = Outcome(None, [bound], [], number, number, False)
     history = _history(outcome, prepared)
     return fitted, replace(history, losses=[*past.losses, *history.losses])
@@ -169,11 +175,26 @@ def _climbed(prepared: Prepared, plan: Plan, seed: int, watch: Callable[[Epoch],
 
 
 def _not_finite(error: NonFiniteBoundError, prepared: Prepared) -> ValueError:
+    column = prepared.names[error.column]
+    if error.epoch == 0:
+        return ValueError(
+            "The linear model of the rows is not finite in the precision of training; the wildest "
+            f"values stand in column {column}. Use another unit there, or scaling='columns'."
+        )
     return ValueError(
         f"The bound became infinite or nan in epoch {error.epoch}; the wildest values stand in "
-        f"column {prepared.names[error.column]}. Use a smaller learning_rate_init (now "
+        f"column {column}. Use a smaller learning_rate_init (now "
         f"{prepared.parameters['learning_rate_init']}), or look for errors in that column."
     )
+
+
+def _checked(fitted: Fitted, prepared: Prepared, epoch: int) -> Fitted:
+    """Return a model that can be used: the last step comes after the last bound was seen."""
+    numbers = [fitted.kl_per_component, fitted.component_scale, *fitted.weights.values()]
+    if all(np.isfinite(each).all() for each in numbers):
+        return fitted
+    column = worst_column(prepared.vae, prepared.rows)
+    raise _not_finite(NonFiniteBoundError(epoch, column), prepared)
 
 
 # -- before training --------------------------------------------------------------------------

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import _check_feature_names_in
 
+from ._composed import own_model
 from ._inputs import become, fitted_now, given, validated
 from ._parameters import (
     COUNT,
@@ -21,10 +23,11 @@ from ._parameters import (
 from ._table.column import Array
 from ._table.frames import Filling, completed, library_of, take_rows, where_missing, with_missing
 from ._table.schema import Schema
-from ._transformer import VAETransformer, own_model
+from ._transformer import VAETransformer
+from ._versions import Versioned
 
 
-class VAEImputer(TransformerMixin, BaseEstimator):
+class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
     """Impute missing values by a variational autoencoder, in tables of any columns.
 
     A missing value is replaced by its expectation given the observed values of its row,
@@ -54,6 +57,8 @@ class VAEImputer(TransformerMixin, BaseEstimator):
     ----------
     vae_ : VAETransformer
         The fitted model.
+    indicator_ : sklearn.impute.MissingIndicator or None
+        Which columns have an indicator; None without ``add_indicator``.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : ndarray of shape (n_features_in_,)
@@ -143,7 +148,11 @@ class VAEImputer(TransformerMixin, BaseEstimator):
             "vae_": vae.fit(_marked(X, missing), sample_weight=rows.weight),
             "_empty": missing.all(axis=0),
             "_indicated": np.flatnonzero(missing.any(axis=0)),
+            "indicator_": None,
         }
+        if self.add_indicator:
+            holes = np.where(missing, np.nan, 0.0)
+            learned["indicator_"] = MissingIndicator(error_on_new=False).fit(holes)
         become(self, attributes | learned)
         return self
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 
+from ._composed import own_model, quietly_fitted
 from ._fitted import Fitted
 from ._health import warn_about_estimates
 from ._inputs import Given, become, fitted_now, given, validated
@@ -22,7 +23,8 @@ from ._resources import own_gradients
 from ._table.column import Array, Unknown
 from ._table.frames import take_rows
 from ._table.schema import LabelledRows
-from ._transformer import VAETransformer, check_transformer, own_model, quietly_fitted
+from ._transformer import VAETransformer, check_transformer
+from ._versions import Versioned
 
 ROUNDING = 1e-9  # of a score, relative
 CONCENTRATION_STEPS = 3
@@ -34,7 +36,7 @@ LINEAR_BELOW = 500  # rows, where training hardly ever left the linear model
 ENOUGH_CALIBRATION = 20  # rows for quartiles
 
 
-class VAEOutlierDetector(OutlierMixin, BaseEstimator):
+class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
     """Outlier and novelty detection by a variational autoencoder, in tables of any columns.
 
     The model is fitted to the most typical 90% of the rows. Which ones is found by concentration

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+VERSION = "0.1.0"
 NOISE_FLOOR = 1e-3  # of a column's noise scale, relative to the columns' standard deviation
 CELL_LIMIT = 3.0  # robust standard deviations of a column: no MLP sees values further out
 MAX_COLUMNS_FOR_COVARIANCE = 1500  # up to here it is formed (D^2 numbers) and decomposed exactly

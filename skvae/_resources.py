@@ -47,26 +47,66 @@ def enough_threads(work: float) -> AbstractContextManager[object]:
     return _one_thread_each()
 
 
+@cache
+def _openmp() -> ThreadpoolController:
+    return _controller().select(user_api="openmp")
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    return _controller().select(user_api="blas")
+
+
+class _ProcessLimit:
+    """One thread for BLAS, whose number is the process's: the first in sets it, the last restores.
+
+    Else a thread that leaves later would restore the limit of one that is long gone.
+    """
+
+    lock = threading.Lock()
+    users = 0
+    limiter: Any = None
+    n_threads = 1  # of MKL, as torch.set_num_threads set it
+
+    @classmethod
+    def enter(cls) -> None:
+        import torch
+
+        with cls.lock:
+            cls.users += 1
+            if cls.users > 1:
+                return
+            # After torch.set_num_threads MKL's number no longer follows OpenMP's. MKL is linked
+            # into torch, where threadpoolctl does not reach it.
+            with _openmp().limit(limits=1):
+                info = torch.__config__.parallel_info()
+            pinned = re.search(r"mkl_get_max_threads\(\) : (\d+)", info)
+            cls.n_threads = int(pinned[1]) if pinned else 1
+            cls.limiter = _blas().limit(limits=1)
+            if cls.n_threads > 1:
+                torch.set_num_threads(1)
+
+    @classmethod
+    def leave(cls) -> None:
+        import torch
+
+        with cls.lock:
+            cls.users -= 1
+            if cls.users == 0:
+                cls.limiter.restore_original_limits()
+                if cls.n_threads > 1:
+                    torch.set_num_threads(cls.n_threads)
+
+
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Hold to one thread, also where ``torch.set_num_threads`` was called.
-
-    After that call MKL's number of threads no longer follows OpenMP's. MKL is linked into torch,
-    where threadpoolctl does not reach it.
-    """
-    import torch
-
-    with _controller().limit(limits=1):
-        pinned = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
-        n_threads = int(pinned[1]) if pinned else 1
-        if n_threads == 1:
+    """Hold to one thread, also where ``torch.set_num_threads`` was called."""
+    _ProcessLimit.enter()
+    try:
+        with _openmp().limit(limits=1):  # OpenMP's number is each thread's own
             yield
-            return
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(n_threads)
+    finally:
+        _ProcessLimit.leave()
 
 
 def for_each(function: Callable[[T], None], items: Iterable[T], work: float) -> None:

@@ -5,13 +5,13 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, clone
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array
 
 from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
 from ._fitted import Fitted, History
 from ._health import warn_about_estimates, warn_about_fit
-from ._inputs import Given, become, columns_shown, fitted_now, given, snapshot, validated
+from ._inputs import become, columns_shown, fitted_now, given, snapshot, validated
 from ._parameters import (
     COUNT,
     TRANSFORMER_RULES,
@@ -24,10 +24,15 @@ from ._parameters import (
 from ._resources import own_gradients
 from ._table.column import Array
 from ._table.frames import float_dtype
+from ._versions import Versioned
 
 
 class VAETransformer(
-    CallbackSupportMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    Versioned,
+    CallbackSupportMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
 ):
     """Dimensionality reduction, density and generation by a variational autoencoder.
 
@@ -579,22 +584,3 @@ def attributes_of(fitted: Fitted, history: History) -> dict[str, Any]:
         "validation_scores_": history.held_out,
         "_history": history,
     }
-
-
-def own_model(vae: VAETransformer | None, random_state: Any, **defaults: Any) -> VAETransformer:
-    """Clone the model that a user gave an estimator, or make one with these parameters.
-
-    Without a random state of its own it gets the estimator's.
-    """
-    model: VAETransformer = VAETransformer(**defaults) if vae is None else clone(vae)
-    return model if model.random_state is not None else model.set_params(random_state=random_state)
-
-
-def quietly_fitted(vae: VAETransformer, data: Given) -> VAETransformer:
-    """Fit a model whose parameters the user did not choose: no advice, no callbacks."""
-    from ._fitting import fit
-
-    parameters, seed = vae.get_params(deep=False), seed_of(vae.random_state)
-    fitted, history = fit(parameters, data.rows, seed)
-    become(vae, data.attributes | attributes_of(fitted, history))
-    return vae

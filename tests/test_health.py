@@ -288,3 +288,63 @@ def test_a_warning_of_the_mean_score_points_at_the_users_call(trained):
 def test_a_warning_in_a_pipeline_is_not_lost():
     warning = _only(lambda: make_pipeline(_vae(4, max_iter=2)).fit(DIGITS))
     assert warning.category is ConvergenceWarning
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_a_diverged_last_step_is_refused_and_leaves_the_estimator_as_it_was(method):
+    X = np.random.default_rng(0).normal(size=(12, 1))
+    vae = VAETransformer(
+        2,
+        hidden_layer_sizes=(4,),
+        activation="silu",
+        learning_rate_init=1e8,
+        max_iter=1,
+        early_stopping=False,
+        random_state=0,
+    )
+    before = dict(vars(vae))
+    with pytest.raises(ValueError, match=r"infinite or nan in epoch \d; .* column 0\. Use a"):
+        for _ in range(3):  # partial_fit warms its rate up
+            getattr(vae, method)(X)
+            before = dict(vars(vae))
+    assert vars(vae) == before
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_values_beyond_the_precision_of_training_are_refused_with_what_to_do():
+    X = 1e39 * np.random.default_rng(0).normal(size=(40, 3))
+    with pytest.raises(ValueError, match=r"not finite in the precision of training; .* unit"):
+        VAETransformer(1, scaling=None, max_iter=0).fit(X)
+    assert np.isfinite(VAETransformer(1, max_iter=0).fit(X).kl_per_component_).all()
+
+
+@pytest.mark.parametrize("likelihood", ["log_normal", "gaussian", "poisson"])
+def test_wild_codes_decode_to_finite_values(likelihood):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(80, 1))
+    X = np.hstack([z + 0.1 * rng.normal(size=(80, 1)), np.rint(np.exp(z) * 3.0) + 1.0])
+    vae = VAETransformer(1, likelihood={1: likelihood}, max_iter=0, random_state=0).fit(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for code in (1e3, -1e3, 1e100, 1e300):
+            for dtype in (np.float32, np.float64):
+                with np.errstate(over="ignore"):
+                    codes = np.clip([[code]], np.finfo(dtype).min, np.finfo(dtype).max)
+                assert np.isfinite(vae.inverse_transform(codes.astype(dtype))).all()
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_verbose_prints_the_units_of_the_fitted_curves(early_stopping, capsys):
+    X = np.random.default_rng(0).normal(size=(60, 3)) * [1.0, 1e3, 1e-3]
+    vae = VAETransformer(
+        1, max_iter=2, verbose=1, random_state=0, early_stopping=early_stopping
+    ).fit(X)
+    printed = capsys.readouterr().out
+    assert "nan" not in printed
+    held_out = [float(value) for value in re.findall(r"held out (\S+) nats", printed)]
+    bounds = [float(value) for value in re.findall(r"bound (\S+) nats", printed)]
+    assert held_out == pytest.approx(vae.validation_scores_, abs=1e-3)
+    assert len(bounds) == 2
+    if not early_stopping:
+        assert bounds == pytest.approx([-loss for loss in vae.loss_curve_], abs=1e-3)

@@ -29,8 +29,9 @@ FLOORS = [
     ["_model/"],
     ["_start/", "_training/", "_inference/"],
     ["_fitted"],
-    ["_fitting", "_health", "_inputs"],
+    ["_fitting", "_health", "_inputs", "_versions"],
     ["_transformer"],
+    ["_composed"],
     ["_imputer", "_outlier"],
     ["__init__"],
 ]
@@ -39,7 +40,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Usable with torch alone; needed before torch is loaded; tables, which no torch ever touches.
 CORE = ["_gaussian", "_specification", "likelihoods/", "priors", "_model/"]
 BEFORE_TORCH = ["_fitted", "_health", "_inputs", "_transformer", "_inference/codes"]
-TORCHLESS = ["_table/", "_parameters", "_callbacks", "_health", "_inputs"]
+TORCHLESS = ["_table/", "_parameters", "_callbacks", "_versions", "_health", "_inputs"]
 FRAMES = {"_table/of_pandas": {"pandas"}, "_table/of_polars": {"polars"}}
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
 ROUTINES = {
@@ -47,8 +48,9 @@ ROUTINES = {
     "_table/statistics": {"sklearn.preprocessing"},
     "_health": {"sklearn.exceptions"},
     "_callbacks": {"sklearn.callback"},
+    "_versions": {"sklearn.exceptions"},
 }
-WITH_CONVENTIONS = {"_inputs", "_transformer", "_imputer", "_outlier"}
+WITH_CONVENTIONS = {"_inputs", "_transformer", "_composed", "_imputer", "_outlier"}
 
 ESTIMATORS = [VAETransformer, VAEImputer, VAEOutlierDetector]
 FILES = {str(p.relative_to(PACKAGE).with_suffix("")): p for p in sorted(PACKAGE.rglob("*.py"))}

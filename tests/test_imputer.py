@@ -746,3 +746,11 @@ def test_a_failed_fit_leaves_the_imputer_as_it_was(bad):
     with pytest.raises(ValueError):
         imputer.fit(X[:, :3])
     assert_array_equal(imputer.transform(X), expected)
+
+
+def test_the_indicator_is_there_as_in_scikit_learns_imputers():
+    X = np.array([[np.nan, 1, 5.0], [2, np.nan, 1], [6, 3, 2], [1, 2, 9]])
+    imputer = VAEImputer(_vae(max_iter=0), add_indicator=True).fit(X)
+    assert imputer.indicator_.features_.tolist() == [0, 1]
+    assert_array_equal(imputer.transform(X)[:, 3:], imputer.indicator_.transform(X))
+    assert VAEImputer(_vae(max_iter=0)).fit(X).indicator_ is None

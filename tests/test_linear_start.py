@@ -1,7 +1,10 @@
 """At max_iter=0 the model is probabilistic PCA or factor analysis, to the last digits."""
 
+import warnings
+
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.linalg import subspace_angles
 from sklearn.datasets import (
     load_breast_cancer,
@@ -14,6 +17,7 @@ from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
+from skvae._start.linear_gaussian import symmetric_eigenpairs
 
 SCALES = 10.0 ** np.linspace(-8, 8, 12)
 
@@ -165,3 +169,55 @@ def test_a_change_of_units_shifts_the_scores_by_the_jacobian_only(method):
     before = linear(X).score_samples(X, method=method)
     after = linear(X * factors).score_samples(X * factors, method=method)
     np.testing.assert_allclose(after, before - np.log(factors).sum(), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("n", [30, 105, 115, 120, 145])
+def test_repeated_eigenvalues_are_no_obstacle(n):
+    vae = VAETransformer(max_iter=0, random_state=0)
+    assert np.isfinite(vae.fit(np.eye(n)).transform(np.eye(n))).all()
+
+
+@pytest.mark.parametrize("n", [57, 101, 134, 178])
+def test_a_column_of_ids_is_no_obstacle(n):
+    ids = np.array([[f"id{i}", i % 7.0] for i in range(n)], dtype=object)
+    vae = VAETransformer(17, max_iter=0, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.isfinite(vae.fit(ids).transform(ids)).all()
+
+
+@pytest.mark.parametrize("n_kept", [None, 1, 7])
+@pytest.mark.parametrize("kind", ["random", "identity", "zero", "one", "blocks"])
+def test_eigenpairs_are_eigenpairs(kind, n_kept):
+    rng = np.random.default_rng(0)
+    A = rng.normal(size=(20, 12))
+    matrix = {
+        "random": A.T @ A,
+        "identity": np.eye(12),
+        "zero": np.zeros((12, 12)),
+        "one": np.ones((12, 12)),
+        "blocks": np.kron(np.eye(3), np.ones((4, 4))),
+    }[kind]
+    values, vectors = symmetric_eigenpairs(matrix, n_kept)
+    assert vectors.shape == (12, n_kept or 12)
+    assert_allclose(matrix @ vectors, vectors * values, atol=1e-10)
+    assert_allclose(vectors.T @ vectors, np.eye(n_kept or 12), atol=1e-10)
+    assert_allclose(values, np.linalg.eigvalsh(matrix)[-(n_kept or 12) :], atol=1e-10)
+
+
+def test_a_driver_that_fails_is_followed_by_another(monkeypatch):
+    from skvae._start import linear_gaussian
+
+    A = np.random.default_rng(0).normal(size=(20, 12))
+    matrix, eigh, tried = A.T @ A, linear_gaussian.eigh, []
+
+    def failing(matrix, driver=None, **more):
+        tried.append(driver)
+        if driver != "ev":
+            raise linear_gaussian.LinAlgError("Internal Error.")
+        return eigh(matrix, driver=driver, **more)
+
+    monkeypatch.setattr(linear_gaussian, "eigh", failing)
+    values, vectors = symmetric_eigenpairs(matrix, 3)
+    assert tried == [None, "evd", "ev"]
+    assert_allclose(matrix @ vectors, vectors * values, rtol=1e-9)

@@ -280,3 +280,37 @@ def test_only_a_process_forked_after_torch_was_imported_is_kept_to_one_thread(tm
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [2, 1, 2]
+
+
+def test_threads_that_leave_in_any_order_restore_the_pools():
+    import threading
+
+    import threadpoolctl
+
+    from skvae._resources import enough_threads
+
+    def pools():
+        return [(pool["user_api"], pool["num_threads"]) for pool in threadpoolctl.threadpool_info()]
+
+    with threadpoolctl.threadpool_limits(2):
+        before = pools()
+        first_in, second_in, first_out = threading.Event(), threading.Event(), threading.Event()
+
+        def first():
+            with enough_threads(1.0):
+                first_in.set()
+                second_in.wait(20)
+            first_out.set()
+
+        def second():
+            first_in.wait(20)
+            with enough_threads(1.0):
+                second_in.set()
+                first_out.wait(20)
+
+        threads = [threading.Thread(target=target) for target in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert pools() == before

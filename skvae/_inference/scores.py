@@ -18,7 +18,7 @@ from .._gaussian import normal_sample
 from .._model.bounds import importance_weighted_bound, log_weights
 from .._model.networks import CELL_LIMIT, tame
 from .._model.vae import VAE
-from .._table.column import Array
+from .._table.column import Array, within
 from .._table.columns import Columns, EncodedChunk
 from .._table.statistics import row_chunks
 from .diagnostics import effective_sample_size, pareto_k
@@ -180,7 +180,7 @@ def decoded(
     for rows in row_chunks(len(z), vae.widest):
         with torch.no_grad():
             x = of_raw(vae.decoder(torch.from_numpy(z[rows]).to(vae.device)))
-        result[rows] = columns.decode(x.cpu().numpy())
+        result[rows] = within(columns.decode(x.cpu().numpy()), result.dtype)
     return result
 
 

@@ -7,11 +7,12 @@ levels of those that hold categories.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
+from scipy.linalg import LinAlgError, eigh
 from scipy.sparse.linalg import LinearOperator, svds
 from sklearn import config_context
 from sklearn.decomposition import FactorAnalysis
@@ -114,7 +115,7 @@ def factor_analysis(moments: Moments, n_components: int, floor: float) -> Linear
             "Use noise='shared'."
         )
     n_columns = len(moments.mean)
-    eigenvalues, vectors = eigh(moments.covariance)
+    eigenvalues, vectors = symmetric_eigenpairs(moments.covariance)
     half = vectors * np.sqrt(np.maximum(eigenvalues, 0.0) * n_columns)  # (D, D)
     rows = np.concatenate([half.T, -half.T])
     tol = 1e-2 * len(rows) / moments.n_samples
@@ -135,7 +136,7 @@ def diagonalise(loadings: Array, noise_variance: Array) -> tuple[Array, Array]:
     Returns the rotated loadings (D, K) and g (K,). Signs: the largest loading is positive.
     """
     gram = (loadings / noise_variance[:, None]).T @ loadings
-    information, rotation = eigh(gram)
+    information, rotation = symmetric_eigenpairs(gram)
     order = np.argsort(-information, kind="stable")
     rotated = loadings @ rotation[:, order]
     largest = np.take_along_axis(rotated, np.abs(rotated).argmax(0)[None], axis=0)
@@ -158,15 +159,34 @@ def centred_rows(rows: Any, weight: Array, mean: Array) -> LinearOperator:
     return LinearOperator(rows.shape, times, transposed_times, times, np.float64, transposed_times)
 
 
+def symmetric_eigenpairs(matrix: Array, n_kept: int | None = None) -> tuple[Array, Array]:
+    """Return the largest eigenvalues of a symmetric matrix, rising, and their vectors.
+
+    LAPACK's fastest driver fails, or finds fewer, where eigenvalues repeat: a slower one follows,
+    and then one for the matrix with a jitter of the size of rounding.
+    """
+    size = len(matrix)
+    wanted = size if n_kept is None else n_kept
+    subset = None if n_kept is None else (size - n_kept, size - 1)
+    with suppress(LinAlgError):
+        values, vectors = eigh(matrix, subset_by_index=subset)
+        if len(values) == wanted and np.isfinite(vectors).all():
+            return values, vectors
+    try:
+        values, vectors = eigh(matrix, driver="evd")
+    except LinAlgError:
+        jitter = np.finfo(float).eps * np.abs(matrix).max() * np.arange(size)
+        values, vectors = eigh(matrix + np.diag(jitter), driver="ev")
+    return values[size - wanted :], vectors[:, size - wanted :]
+
+
 def _leading_eigenpairs(
     moments: Moments, wide: LinearOperator | None, n_kept: int
 ) -> tuple[Array, Array]:
     """Return the largest eigenvalues (K,) of the biased covariance, falling; vectors (D, K)."""
     n_columns = len(moments.mean)
     if moments.covariance is not None:
-        values, vectors = eigh(
-            moments.covariance, subset_by_index=(n_columns - n_kept, n_columns - 1)
-        )
+        values, vectors = symmetric_eigenpairs(moments.covariance, n_kept)
         return values[::-1], vectors[:, ::-1]
     assert wide is not None
     n_found = min(n_kept, min(wide.shape) - 1)

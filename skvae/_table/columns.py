@@ -76,7 +76,11 @@ class Columns:
             yield EncodedChunk(rows, *self.encode(table[rows]))
 
     def decode(self, x: Array) -> Array:
-        return np.where(self.constant, 0.0, x) * self.scale + self.shift
+        """Turn x into the user's units; what is beyond all floats becomes the last of them."""
+        limits = np.finfo(np.float64)
+        with np.errstate(over="ignore"):
+            cells = np.where(self.constant, 0.0, x) * self.scale + self.shift
+        return np.clip(cells, limits.min, limits.max)
 
     @property
     def log_jacobian(self) -> Array:
