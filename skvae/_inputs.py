@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from scipy.sparse import issparse
@@ -15,7 +15,9 @@ from sklearn.utils.validation import (
 
 from ._table.column import Array
 from ._table.frames import library_of, take_rows
-from ._table.schema import LabelledRows
+
+if TYPE_CHECKING:
+    from ._table.schema import LabelledRows
 
 E = TypeVar("E")
 PLAIN = (np.dtype(np.float64), np.dtype(np.float32))
@@ -24,12 +26,14 @@ PLAIN = (np.dtype(np.float64), np.dtype(np.float32))
 class Given(NamedTuple):
     """What a fit was given, validated."""
 
-    rows: LabelledRows
+    rows: "LabelledRows"
     attributes: dict[str, Any]  # scikit-learn's: n_features_in_, feature_names_in_
 
 
 def given(estimator: Any, X: Any, sample_weight: Any = None, reset: bool = True) -> Given:
     """Validate what a fit was given; the estimator is not touched."""
+    from ._table.schema import LabelledRows  # what only fits need is loaded by the first one
+
     own = snapshot(estimator)  # scikit-learn writes names and number of columns to it
     X = validated(own, X, reset)
     X, weight = counted(X, training_weight(sample_weight, X))

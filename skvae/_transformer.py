@@ -1,7 +1,7 @@
 """VAETransformer: the estimator. scikit-learn's conventions live here; torch is imported inside."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,7 +9,6 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array
 
 from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
-from ._fitted import Fitted, History
 from ._health import warn_about_estimates, warn_about_fit
 from ._inputs import become, columns_shown, fitted_now, given, snapshot, validated
 from ._parameters import (
@@ -25,6 +24,9 @@ from ._resources import own_gradients
 from ._table.column import Array
 from ._table.frames import float_dtype
 from ._versions import Versioned
+
+if TYPE_CHECKING:
+    from ._fitted import Fitted, History
 
 
 class VAETransformer(
@@ -559,7 +561,7 @@ def check_transformer(vae: VAETransformer) -> None:
     device_of(vae.device)
 
 
-def model_attributes(fitted: Fitted) -> dict[str, Any]:
+def model_attributes(fitted: "Fitted") -> dict[str, Any]:
     """Return the fitted attributes that follow from the model alone."""
     return {
         "n_components_": fitted.n_components,
@@ -575,7 +577,7 @@ def model_attributes(fitted: Fitted) -> dict[str, Any]:
     }
 
 
-def attributes_of(fitted: Fitted, history: History) -> dict[str, Any]:
+def attributes_of(fitted: "Fitted", history: "History") -> dict[str, Any]:
     """Return all fitted attributes, but for scikit-learn's own."""
     return model_attributes(fitted) | {
         "n_iter_": history.n_epochs,

@@ -22,7 +22,7 @@ class EncodedChunk(NamedTuple):
     observed: NDArray[np.bool_] | None  # (N, D)  None: everything
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Columns:
     """How the columns of a table become the model's: x = (X - shift) / scale.
 

@@ -26,7 +26,7 @@ class LabelledRows(NamedTuple):
     names: list[str]  # of the columns, for messages
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schema:
     """The columns of a table, and what it came as.
 

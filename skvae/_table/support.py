@@ -65,7 +65,7 @@ class Kinds(NamedTuple):
         return np.array([support.units == units for support in self.supports])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Limits:
     """The values that the columns' likelihoods give a density to, as arrays."""
 
