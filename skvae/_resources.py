@@ -78,8 +78,7 @@ class _ProcessLimit:
                 return
             # After torch.set_num_threads MKL's number no longer follows OpenMP's. MKL is linked
             # into torch, where threadpoolctl does not reach it.
-            with _openmp().limit(limits=1):
-                info = torch.__config__.parallel_info()
+            info = torch.__config__.parallel_info()
             pinned = re.search(r"mkl_get_max_threads\(\) : (\d+)", info)
             cls.n_threads = int(pinned[1]) if pinned else 1
             cls.limiter = _blas().limit(limits=1)
@@ -101,12 +100,14 @@ class _ProcessLimit:
 @contextmanager
 def _one_thread_each() -> Iterator[None]:
     """Hold to one thread, also where ``torch.set_num_threads`` was called."""
-    _ProcessLimit.enter()
-    try:
-        with _openmp().limit(limits=1):  # OpenMP's number is each thread's own
+    import torch  # noqa: F401  its OpenMP is limited, too
+
+    with _openmp().limit(limits=1):  # OpenMP's number is each thread's own
+        _ProcessLimit.enter()
+        try:
             yield
-    finally:
-        _ProcessLimit.leave()
+        finally:
+            _ProcessLimit.leave()
 
 
 def for_each(function: Callable[[T], None], items: Iterable[T], work: float) -> None:
