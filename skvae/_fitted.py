@@ -5,7 +5,7 @@ is pickled or copied with it; torch is imported when a method needs it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -149,6 +149,14 @@ class Fitted:
     def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
         """Turn a table into what was fitted: kind of frame, names, order and dtypes."""
         return self.schema.write(table, generator)
+
+    def with_strays(self, schema: Schema) -> "Fitted":
+        """Return the model with what ``schema``, of more rows, says of texts among numbers."""
+        if not any(column.remark for column in schema.columns):
+            return self
+        pairs = zip(self.schema.columns, schema.columns, strict=True)
+        columns = [replace(own, strays=all_.strays, remark=all_.remark) for own, all_ in pairs]
+        return replace(self, schema=replace(self.schema, columns=tuple(columns)))
 
     # -- codes ------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from ._parameters import INACTIVE_KL, NOISE_FLOOR
 if TYPE_CHECKING:
     from ._fitted import Fitted, History
     from ._table.column import Array
+    from ._table.schema import Schema
 
 MANY = 0.1  # share of the rows
 
@@ -64,6 +65,13 @@ def warn_about_fit(
             "column's standard deviation: the components reproduce it exactly, so its density "
             f"has no natural limit. {fewer} columns that repeat others.",
         )
+
+
+def warn_about_columns(schema: "Schema") -> None:
+    """Say what was decided about columns whose dtype does not tell what they hold."""
+    for column in schema.columns:
+        if column.remark:
+            _warn(f"Column {column.name} {column.remark}")
 
 
 def unreliable(diagnostics: dict[str, "Array"]) -> NDArray[np.bool_]:

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 
 from ._composed import own_model, quietly_fitted
 from ._fitted import Fitted
-from ._health import warn_about_estimates
+from ._health import warn_about_columns, warn_about_estimates
 from ._inputs import Given, become, fitted_now, given, validated
 from ._parameters import (
     DETECTOR_RULES,
@@ -22,7 +22,7 @@ from ._parameters import (
 from ._resources import own_gradients
 from ._table.column import Array, Unknown
 from ._table.frames import take_rows
-from ._table.schema import LabelledRows
+from ._table.schema import LabelledRows, without_strays
 from ._transformer import VAETransformer, check_transformer
 from ._versions import Versioned
 
@@ -184,9 +184,14 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         held_out, fitted = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
         model = self._model(len(fitted), rows.shape[1], seed)
         check_transformer(model)
-        fit_table(model.get_params(deep=False), data.rows)  # errors that name rows as X has them
-        typical = fitted[self._typical(model, _some_of(data.rows, fitted), generator)]
+        # Of all rows, so that errors name them as X has them, and columns are what all rows say.
+        schema, *_ = fit_table(model.get_params(deep=False), data.rows)
+        rows = without_strays(rows, schema)
+        of_fit = _some_of(data.rows._replace(X=rows), fitted)
+        typical = fitted[self._typical(model, of_fit, generator)]
         vae = self._fitted_model(model, take_rows(rows, typical))
+        become(vae, {"model_": vae.model_.with_strays(schema)})
+        warn_about_columns(vae.model_.schema)
         method = self._method(vae)
         kernels = None
         if method == "aggregate":

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array
 
 from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
-from ._health import warn_about_estimates, warn_about_fit
+from ._health import warn_about_columns, warn_about_estimates, warn_about_fit
 from ._inputs import become, columns_shown, fitted_now, given, snapshot, validated
 from ._parameters import (
     COUNT,
@@ -316,6 +316,8 @@ class VAETransformer(
             with columns_shown(self, attributes, listeners.any):
                 fitted, history = fit(parameters, rows, seed, before, listeners)
                 warn_about_fit(self.n_components, fitted, history, rows.names)
+                if not going_on:
+                    warn_about_columns(fitted.schema)
         become(self, attributes | attributes_of(fitted, history))
         listeners.end()
         return self
@@ -356,6 +358,8 @@ class VAETransformer(
             rows, attributes = given(self, X, sample_weight, reset=before is None)
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             fitted, history = fit_one_epoch(parameters, rows, seed, before)
+            if before is None:
+                warn_about_columns(fitted.schema)
         become(self, attributes | attributes_of(fitted, history))
         return self
 

@@ -2,6 +2,7 @@
 
 import datetime
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -587,3 +588,78 @@ def test_any_frame_with_a_bad_column_is_refused_by_name(seed, kind):
         X.loc[0, "visits"] = 1e250
     with pytest.raises((ValueError, TypeError), match=rf"'visits'(.|\n)*{held}|{held}.*'visits'"):
         _vae().fit(X)
+
+
+# -- what is made of columns of objects -----------------------------------------------------------
+
+
+def _objects(n_strays=2, n=200, stray="?"):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=n)
+    cells = (100.0 + 10.0 * z).astype(object)
+    cells[:n_strays] = stray
+    return pandas.DataFrame({"amount": cells, "b": z + 0.1 * rng.normal(size=n)})
+
+
+def test_a_few_texts_among_numbers_are_holes_and_named():
+    frame = _objects()
+    with pytest.warns(UserWarning, match=r"'amount' holds numbers, but 2 of its 200 .* \('\?'\)"):
+        vae = _vae(max_iter=0).fit(frame)
+    assert list(vae.likelihood_) == ["gaussian", "gaussian"]
+    holed = frame.assign(amount=pandas.to_numeric(frame["amount"], errors="coerce"))
+    assert_allclose(vae.score_samples(frame), _vae(max_iter=0).fit(holed).score_samples(holed))
+    with pytest.raises(ValueError, match="Column 'amount' needs numbers; row 0 holds 'new'"):
+        vae.transform(frame.assign(amount="new"))
+
+
+def test_many_texts_among_numbers_make_a_category_and_that_is_said():
+    with pytest.warns(UserWarning, match=r"30 of its 200 values are no numbers .* as a category"):
+        vae = _vae(max_iter=0).fit(_objects(n_strays=30))
+    assert vae.likelihood_[0] == "categorical"
+
+
+@pytest.mark.parametrize(
+    "asked", [{"categorical_features": ["amount"]}, {"likelihood": "gaussian"}]
+)
+def test_nothing_is_guessed_where_the_user_has_said_what_it_is(asked):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if "likelihood" in asked:
+            with pytest.raises(ValueError, match=r"needs numbers; row 0 holds '\?'"):
+                _vae(max_iter=0, **asked).fit(_objects())
+            return
+        warnings.filterwarnings("ignore", "The noise scale|.*inactive")
+        assert _vae(max_iter=0, **asked).fit(_objects()).likelihood_[0] == "categorical"
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ([f"{1000 + n:,}.50" for n in range(60)] * 2, "numbers written as text"),
+        ([f"customer {n}" for n in range(120)], "another level in nearly every row"),
+    ],
+)
+def test_numbers_as_text_and_ids_are_said(cells, message):
+    frame = pandas.DataFrame({"t": cells, "x": np.arange(120.0)})
+    with pytest.warns(UserWarning, match=f"Column 't' holds {message}"):
+        _vae(max_iter=0).fit(frame)
+
+
+@pytest.mark.parametrize("cells", [list("abc") * 40, [f"id{n}" for n in range(20)] * 6])
+def test_categories_are_no_news(cells):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Column 't'")
+        _vae(max_iter=0).fit(pandas.DataFrame({"t": cells, "x": np.arange(120.0)}))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("random_state", range(4))
+def test_a_detector_takes_texts_among_numbers_as_holes_whatever_rows_it_holds_out(random_state):
+    from skvae import VAEOutlierDetector
+
+    frame = _objects(n_strays=1)
+    detector = VAEOutlierDetector(random_state=random_state).fit(frame)
+    assert np.isfinite(detector.score_samples(frame)).all()
+    holed = frame.assign(amount=pandas.to_numeric(frame["amount"], errors="coerce"))
+    expected = VAEOutlierDetector(random_state=random_state).fit(holed).score_samples(holed)
+    assert_allclose(detector.score_samples(frame), expected)

@@ -24,6 +24,7 @@ class Raw(NamedTuple):
     places: NDArray[np.intp] | None = None
     levels: Sequence[Any] = ()
     ordered: bool = False
+    guessed: bool = False  # from the cells, as no dtype says it
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,10 @@ class Column:
         How often each rare level came, among them.
     ordered : bool
         Whether the levels have an order of their own.
+    strays : tuple
+        Levels among numbers that are taken as missing.
+    remark : str
+        What was decided about the column that its user should know, for a warning.
     """
 
     name: str
@@ -52,6 +57,8 @@ class Column:
     rare: tuple[Any, ...] = ()
     shares: tuple[float, ...] = ()
     ordered: bool = False
+    strays: tuple[Any, ...] = ()
+    remark: str = ""
 
     @property
     def n_levels(self) -> int:
@@ -60,7 +67,9 @@ class Column:
 
     def encode(self, raw: Raw, unknown: Unknown) -> Array:
         if self.kind != "category":
-            return raw.numbers if raw.numbers is not None else as_numbers(raw, self.name)
+            return (
+                raw.numbers if raw.numbers is not None else as_numbers(raw, self.name, self.strays)
+            )
         raw = as_levels(raw)
         assert raw.places is not None
         place_of = {level: place for place, level in enumerate(self.levels)}
@@ -72,8 +81,8 @@ class Column:
             row = int(new.argmax())
             raise ValueError(
                 f"Column {self.name} holds the level {raw.levels[raw.places[row]]!r} in row {row}, "
-                f"which was not there in fit; its levels were {_some(self.levels)}. Correct it, or "
-                "use handle_unknown='ignore', which treats it as missing."
+                f"which was not there in fit; its levels were {some_of(self.levels)}. Correct it, "
+                "or use handle_unknown='ignore', which treats it as missing."
             )
         return cells
 
@@ -124,7 +133,7 @@ def raw_objects(values: list[Any], name: str) -> Raw:
                 f"Column {name}: argument must be a string or a real number, not a "
                 f"{type(value).__name__}; row {row} holds {value!r}."
             ) from None
-    return Raw("category", None, places, list(place_of))
+    return Raw("category", None, places, list(place_of), guessed=True)
 
 
 def _object_numbers(values: list[Any], missing: list[bool], name: str) -> Array:
@@ -162,11 +171,13 @@ def as_levels(raw: Raw) -> Raw:
     return Raw("category", None, places, [bool(v) if as_bool else v for v in levels.tolist()], True)
 
 
-def as_numbers(raw: Raw, name: str) -> Array:
-    """Take levels as numbers, where that is what they are."""
+def as_numbers(raw: Raw, name: str, strays: tuple[Any, ...] = ()) -> Array:
+    """Take levels as numbers, where that is what they are; ``strays`` are missing."""
     assert raw.places is not None
     values = np.full(len(raw.levels) + 1, np.nan)
     for place, level in enumerate(raw.levels):
+        if level in strays:
+            continue
         try:
             values[place] = float(level)
         except (TypeError, ValueError):
@@ -188,7 +199,7 @@ def check_finite(cells: Array, name: str) -> None:
         )
 
 
-def _some(levels: Sequence[Any], most: int = 5) -> str:
+def some_of(levels: Sequence[Any], most: int = 5) -> str:
     shown = ", ".join(map(repr, levels[:most]))
     return shown + (f" and {len(levels) - most} more" if len(levels) > most else "")
 

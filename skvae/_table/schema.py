@@ -5,14 +5,15 @@ category's level, or nan where the value is missing. pandas and polars are recog
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
 
 from .column import Array, Column, Raw, Unknown, as_levels, as_numbers, check_finite
-from .frames import Library, columns_of, is_numbers, library_of, raw_column
+from .frames import Library, columns_of, is_numbers, library_of, raw_column, with_missing
+from .guesses import Seen, look_among
 from .of_pandas import to_pandas
 from .of_polars import to_polars
 
@@ -111,8 +112,9 @@ def fit_schema(
         return Schema(tuple(Column(name, kind) for name in names)), X
     columns, table = [], np.empty(X.shape, dtype=np.float64)
     for number, values in enumerate(columns_of(X)):
-        raw = _asked_for(raw_column(values, names[number]), categories[number], names[number])
+        raw, seen = _asked_for(raw_column(values, names[number]), categories[number], names[number])
         column = _fit_column(names[number], raw, weight, max_categories)
+        column = replace(column, strays=seen.strays, remark=seen.remark)
         table[:, number] = column.encode(raw, "ignore")
         check_finite(table[:, number], column.name)
         columns.append(column)
@@ -120,11 +122,30 @@ def fit_schema(
     return Schema(tuple(columns), library, template), table
 
 
-def _asked_for(raw: Raw, is_category: bool | None, name: str) -> Raw:
-    """Return the column as numbers or as levels where the user said which it is."""
+def _asked_for(raw: Raw, is_category: bool | None, name: str) -> tuple[Raw, Seen]:
+    """Return the column as numbers or as levels: as the user said, else by what its cells are."""
     if is_category is False and raw.kind == "category":
-        return raw._replace(kind="number", numbers=as_numbers(raw, name))
-    return as_levels(raw) if is_category else raw
+        return raw._replace(kind="number", numbers=as_numbers(raw, name)), Seen()
+    if is_category:
+        return as_levels(raw), Seen()
+    seen = look_among(raw) if raw.guessed else Seen()
+    if seen.strays:
+        raw = Raw("number", as_numbers(raw, name, seen.strays))
+    return raw, seen
+
+
+def without_strays(X: Any, schema: Schema) -> Any:
+    """Return X with cells missing that are strays among numbers."""
+    if not any(column.strays for column in schema.columns):
+        return X
+    missing = np.zeros(X.shape, dtype=bool)
+    for number, (column, values) in enumerate(zip(schema.columns, columns_of(X), strict=True)):
+        if column.strays:
+            raw = as_levels(raw_column(values, column.name))
+            assert raw.places is not None
+            stray = np.array([*(level in column.strays for level in raw.levels), False])
+            missing[:, number] = stray[raw.places]
+    return with_missing(X, missing)
 
 
 def _fit_column(name: str, raw: Raw, weight: Array, max_categories: int | None) -> Column:
