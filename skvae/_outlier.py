@@ -187,8 +187,9 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         # Of all rows, so that errors name them as X has them, and columns are what all rows say.
         schema, *_ = fit_table(model.get_params(deep=False), data.rows)
         rows = without_strays(rows, schema)
-        of_fit = _some_of(data.rows._replace(X=rows), fitted)
-        typical = fitted[self._typical(model, of_fit, generator)]
+        data = data._replace(rows=data.rows._replace(X=rows))
+        # No name for the copy of these rows: it goes when it is done with.
+        typical = fitted[self._typical(model, _some_of(data.rows, fitted), generator)]
         vae = self._fitted_model(model, take_rows(rows, typical))
         become(vae, {"model_": vae.model_.with_strays(schema)})
         warn_about_columns(vae.model_.schema)
