@@ -200,6 +200,17 @@ def test_libraries_of_frames_are_imported_inside_functions(file):
     assert all(id(node) in inside for node in imports)
 
 
+# The linear start's decoder weights maximise log p(x | z) before they are the model's.
+DENSITIES = {"_model/vae": {"prior", "likelihood"}, "_start/linear_start": {"likelihood"}}
+
+
+@pytest.mark.parametrize("file", [f for f in TREES if not f.startswith(("likelihoods/", "priors"))])
+def test_the_joint_density_is_evaluated_in_the_model_alone(file):
+    densities = [n.value for n in _nodes(file, ast.Attribute) if n.attr == "log_prob"]
+    found = {m[0] for n in densities if (m := re.search("prior|likelihood", ast.unparse(n)))}
+    assert found == DENSITIES.get(file, set())
+
+
 @every_file
 def test_no_underscore_of_another_file_is_imported(file):
     relative = [n for n in _nodes(file, ast.ImportFrom) if n.level]
