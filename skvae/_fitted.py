@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ._inference.codes import Weights, complete_codes
 from ._parameters import INACTIVE_KL, Parameters
-from ._resources import enough_threads, for_each, own_gradients
+from ._resources import for_each, own_gradients
 from ._table.checks import Said, check_support
 from ._table.column import Array, Unknown
 from ._table.columns import Columns
@@ -25,9 +25,12 @@ from ._table.schema import Schema
 if TYPE_CHECKING:
     import torch
 
+    from ._inference.codebook import Codebook
     from ._model.vae import VAE, State
 
-DIAGNOSTICS = ("effective_sample_size", "pareto_k", "n_samples")
+DIAGNOSTICS = ("effective_sample_size", "pareto_k", "n_samples", "mode_gap")
+FEWEST_SAMPLES, MOST_SAMPLES = 16, 64  # of z for each row, unless the user asks otherwise
+MODULE, CODEBOOK = "_module", "_codebook"  # what is built at first use, and kept
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class Fitted:
         Variance of each column's Gaussian noise, in original units squared; nan for others.
     memory : dict of str to ndarray or None
         The optimiser's, after ``partial_fit``.
+    codes : ndarray of shape (n_codes, n_components) or None
+        Posterior means of some training rows: where searches for a row's modes may begin.
     """
 
     schema: Schema
@@ -73,13 +78,15 @@ class Fitted:
     component_scale: Array
     noise_variance: Array
     memory: Weights | None = None
+    codes: Array | None = None
 
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(self.columns.kinds.names))
         return f"Fitted({self.n_components} components of {len(self.columns)} columns: {kinds})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_module"}
+        built = (MODULE, CODEBOOK)
+        return {name: value for name, value in self.__dict__.items() if name not in built}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         known = {one.name for one in fields(self) if one.default is MISSING}
@@ -106,15 +113,31 @@ class Fitted:
         On the processor it is built once, on the memory of ``weights``.
         """
         place = device_of(device)
-        known: VAE | None = self.__dict__.get("_module")
+        known: VAE | None = self.__dict__.get(MODULE)
         if known is not None and place.type == "cpu":
             return known
         with own_gradients():
             state = {name: _shared(array) for name, array in self.weights.items()}
             vae = self._built(state).to(place).requires_grad_(False)
         if place.type == "cpu":  # elsewhere the weights are copies
-            object.__setattr__(self, "_module", vae)
+            object.__setattr__(self, MODULE, vae)
         return vae
+
+    def codebook(self, vae: "VAE") -> "Codebook":
+        """Return the points from which a row's modes are searched, built once on the processor."""
+        import torch
+
+        from ._inference.codebook import codebook_of
+
+        known: Codebook | None = self.__dict__.get(CODEBOOK)
+        if known is not None and vae.device.type == "cpu":
+            return known
+        codes = np.empty((0, self.n_components)) if self.codes is None else self.codes
+        with own_gradients():
+            codebook = codebook_of(vae, torch.from_numpy(codes))
+        if vae.device.type == "cpu":
+            object.__setattr__(self, CODEBOOK, codebook)
+        return codebook
 
     def fresh_module(self, device: "torch.device") -> "VAE":
         """Return the torch module to be trained further: nobody else holds it."""
@@ -221,7 +244,7 @@ class Fitted:
         self,
         table: Any,
         method: str = "log_likelihood",
-        n_samples: int = 64,
+        n_samples: int | str = "auto",
         refine: bool = True,
         device: str = "cpu",
     ) -> tuple[Array, dict[str, Array]]:
@@ -231,27 +254,36 @@ class Fitted:
         """
         from ._inference.scores import in_original_units, score_function
 
-        vae = self.module(device)
+        vae, n_samples = self.module(device), self._n_samples(n_samples, method)
+        codebook = self.codebook(vae)
         with own_gradients():
-            function = score_function(vae, method, n_samples, refine)
+            function = score_function(vae, method, n_samples, refine, codebook)
         if method != "kl":
             function = in_original_units(function, self.columns)
-        sampled = method in ("log_likelihood", "elbo")
-        per_row = 2 * max(n_samples, 3 * self.n_components) if sampled else 1
+        per_row = 1 if method == "kl" else n_samples
         scores, *of_estimate = self._by_chunks(function, table, vae, per_row)
         return scores, dict(zip(DIAGNOSTICS, of_estimate, strict=False))
 
-    def score_features(self, table: Any, n_samples: int = 64, device: str = "cpu") -> Array:
+    def _n_samples(self, asked: int | str, method: str) -> int:
+        if not isinstance(asked, str):
+            return asked
+        if method in ("log_likelihood", "conditional"):
+            return MOST_SAMPLES
+        return min(max(2 * self.n_components, FEWEST_SAMPLES), MOST_SAMPLES)
+
+    def score_features(
+        self, table: Any, n_samples: int | str = "auto", device: str = "cpu"
+    ) -> Array:
         """Return each column's share of the reconstruction term, (N, D), in original units."""
         import torch
 
         from ._inference.scores import shares_of_columns
 
-        vae = self.module(device)
+        vae, n_samples = self.module(device), self._n_samples(n_samples, "reconstruction")
         log_jacobian = torch.from_numpy(self.columns.log_jacobian).to(vae.device)
         bank = _noise_bank(n_samples, vae)
         function = partial(shares_of_columns, vae, bank=bank, log_jacobian=log_jacobian)
-        return self._by_chunks(function, table, vae)[0]
+        return self._by_chunks(function, table, vae, n_samples)[0]
 
     def centrality(self, table: Any, device: str = "cpu") -> Array:  # (N,)
         """Return minus the mean square of each row's cells, in robust units."""
@@ -288,26 +320,34 @@ class Fitted:
         vae = self.module(device)
         aggregate = Aggregate(*(torch.from_numpy(part).to(vae.device) for part in kernels))
         function = partial(aggregate_log_density, vae, aggregate=aggregate)
-        per_row = -(-len(aggregate.center) // vae.widest)  # its largest array has a number a kernel
+        per_row = -(-len(aggregate.center) // self.n_components)  # a number for each kernel
         return self._by_chunks(in_original_units(function, self.columns), table, vae, per_row)[0]
 
     # -- missing cells ----------------------------------------------------------------------------
 
     def conditional(
-        self, table: Any, n_samples: int = 64, seed: int | None = None, device: str = "cpu"
+        self,
+        table: Any,
+        n_samples: int | str = "auto",
+        seed: int | None = None,
+        device: str = "cpu",
     ) -> Array:  # (N, D)
         """Return every cell given the observed ones of its row: its expectation, or a draw."""
         import torch
 
         from ._inference.conditional import conditional_draws, conditional_means
 
-        vae = self.module(device)
+        vae, n_samples = self.module(device), self._n_samples(n_samples, "conditional")
+        codebook = self.codebook(vae)
         if seed is None:
-            function = partial(conditional_means, vae, bank=_noise_bank(n_samples, vae))
-        else:
-            generator = torch.Generator(vae.device).manual_seed(seed)
-            function = partial(conditional_draws, vae, n_samples=n_samples, generator=generator)
-        return self.columns.decode(self._by_chunks(function, table, vae, n_samples)[0])
+            bank = _noise_bank(n_samples, vae)
+            function = partial(conditional_means, vae, bank=bank, codebook=codebook)
+            return self.columns.decode(self._by_chunks(function, table, vae, n_samples)[0])
+        generator = torch.Generator(vae.device).manual_seed(seed)
+        draw = partial(
+            conditional_draws, vae, n_samples=n_samples, generator=generator, codebook=codebook
+        )
+        return self.columns.decode(self._by_chunks(draw, table, vae, n_samples, in_order=True)[0])
 
     def _by_chunks(
         self,
@@ -315,17 +355,17 @@ class Fitted:
         table: Any,
         vae: "VAE",
         per_row: int = 1,
+        *,
         dtype: Any = None,
+        in_order: bool = False,
     ) -> tuple[Array, ...]:
-        """Apply ``function``, whose largest array has ``per_row`` network evaluations a row."""
-        from ._inference.scores import CHUNK_NUMBERS, by_chunks
+        """Apply ``function``, which evaluates a network ``per_row`` times for a row."""
+        from ._inference.scores import by_chunks
 
-        numbers = per_row * vae.widest
-        # Many samples mean many small steps: on a busy machine two threads were 15 times slower.
-        cells = min(numbers * table.shape[0], CHUNK_NUMBERS) if per_row == 1 else 0
-        chunks = self.columns.chunks(table, numbers, CHUNK_NUMBERS)
-        with enough_threads(float(cells) * vae.widest), own_gradients():
-            return by_chunks(function, chunks, table.shape[0], vae.device, dtype)
+        with own_gradients():
+            return by_chunks(
+                function, self.columns, table, vae, per_row, dtype=dtype, in_order=in_order
+            )
 
 
 def _noise_bank(n_samples: int, vae: "VAE") -> "torch.Tensor":

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ._fitted import Fitted, History, device_of, module_for, to_arrays, to_tensors
+from ._inference.codebook import AMONG, spread_codes
 from ._inference.scores import component_scales
 from ._model.vae import VAE, State
 from ._parameters import (
@@ -308,6 +309,7 @@ def describe(prepared: Prepared, state: State | None, memory: State | None = Non
         component_scale=_component_scale(vae, prepared.rows),
         noise_variance=_noise_variance(vae, prepared.columns),
         memory=None if memory is None else to_arrays(vae.reordered(memory, order)),
+        codes=_spread_codes(vae, prepared.rows),
     )
 
 
@@ -332,6 +334,14 @@ def _information(vae: VAE, rows: Rows) -> torch.Tensor:  # (K,)
     second = mean([loc.square() + torch.exp(2.0 * log_scale) for loc, log_scale, _ in codes])
     variance = second - mean([loc for loc, *_ in codes]).square()
     return 0.5 * torch.log(variance) - mean([log_scale for _, log_scale, _ in codes])
+
+
+@torch.no_grad()
+def _spread_codes(vae: VAE, rows: Rows) -> Array:  # (M, K)
+    some = rows.every(max(len(rows) // AMONG, 1)).chunks(vae.n_features)
+    return spread_codes(torch.cat([vae.encode(x.double(), seen)[0] for x, seen, _ in some])).numpy(
+        force=True
+    )
 
 
 def _component_scale(vae: VAE, rows: Rows) -> Array:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._table.schema import Schema
 
 MANY = 0.1  # share of the rows
+LARGEST_GAP = 0.1  # nats that the last search for modes may have added
 
 
 # Frames of these packages stand between a warning here and the user's call.
@@ -75,15 +76,17 @@ def warn_about_columns(schema: "Schema") -> None:
 
 
 def unreliable(diagnostics: dict[str, "Array"]) -> NDArray[np.bool_]:
-    """Tell the rows whose importance weights have too heavy a tail, and one that matters.
+    """Tell the rows whose estimate may be wrong: a tail of weights too heavy, or modes to be found.
 
     A mean of S weights needs k < min(1 - 1 / log10(S), 0.7) (Vehtari et al. 2024, section 3.2.4).
     A k from few samples is noisy, so a row passes if a tenth of the samples or more count: then
-    no few of them decide. In fewer than 21 there is no k (nan), and nothing is said.
+    no few of them decide. In fewer than 21 there is no k (nan), and nothing is said. Nor can
+    weights tell of a mode that was never sampled: there the search's own gap does.
     """
     n_samples = np.maximum(diagnostics["n_samples"], 2)
     heavy = diagnostics["pareto_k"] > np.minimum(1.0 - 1.0 / np.log10(n_samples), 0.7)
-    return heavy & (diagnostics["effective_sample_size"] < 0.1 * n_samples)
+    few = diagnostics["effective_sample_size"] < 0.1 * n_samples
+    return (heavy & few) | (diagnostics["mode_gap"] > LARGEST_GAP)
 
 
 def warn_about_estimates(diagnostics: dict[str, "Array"], refine: bool) -> None:

@@ -85,7 +85,7 @@ TRANSFORMER_RULES: Mapping[str, Rule] = {
     "validation_fraction": Rule((), Real, 0, 0.9, open_low=True),
     "n_iter_no_change": Rule((), Integral, 1),
     "tol": Rule((), Real, 0),
-    "n_importance_samples": Rule((), Integral, 1),
+    "n_importance_samples": Rule(("auto",), Integral, 1),
     "warm_start": Rule((True, False)),
     "precision": Rule(("auto", "float32", "float64")),
     "verbose": Rule((True, False), Integral, 0),

@@ -121,8 +121,10 @@ class VAETransformer(
         Epochs without a gain of ``tol`` after which training stops.
     tol : float, default=0.0001
         Gain of the held-out ELBO that counts, in nats per column.
-    n_importance_samples : int, default=64
-        Samples of z for each row in the scores. Rows that need more get up to 15 times as many.
+    n_importance_samples : int or "auto", default="auto"
+        Samples of z for each row in the scores. ``"auto"`` is 64 for the log-likelihood, whose rows
+        get up to 16 times as many where they need them, and for missing values; 2 a component, 16
+        to 64, for the ELBO and the reconstruction: from 2 on the mean of any quadratic is exact.
     warm_start : bool, default=False
         Let ``fit`` go on from the previous fit's weights and scaling.
     precision : {"auto", "float32", "float64"}, default="auto"
@@ -237,7 +239,7 @@ class VAETransformer(
         validation_fraction: float = 0.1,
         n_iter_no_change: int = 10,
         tol: float = 1e-4,
-        n_importance_samples: int = 64,
+        n_importance_samples: int | Literal["auto"] = "auto",
         warm_start: bool = False,
         precision: str = "auto",
         device: str = "auto",

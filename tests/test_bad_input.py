@@ -105,7 +105,7 @@ BAD_PARAMETERS = [
     ("validation_fraction", 1.0, "a number > 0 and <= "),
     ("n_iter_no_change", 0, INTEGER + "1"),
     ("tol", -1.0, "a number >= 0"),
-    ("n_importance_samples", 0, INTEGER + "1"),
+    ("n_importance_samples", 0, "'auto' or an integer >= 1"),
     ("warm_start", 1.5, "True.*False"),
     ("precision", "half", "'auto', 'float32', 'float64'"),
     ("device", "gpu", "'auto' or a torch device that is available here"),

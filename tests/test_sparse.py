@@ -347,7 +347,8 @@ def test_no_more_cells_than_a_chunk_or_a_sample_of_rows_are_ever_dense(
     chunk, largest = 2**14, []
     monkeypatch.setattr(skvae._table.statistics, "CHUNK_CELLS", chunk)
     monkeypatch.setattr(skvae._fitting, "CHUNK_CELLS", chunk)
-    monkeypatch.setattr(skvae._inference.scores, "CHUNK_NUMBERS", 4 * chunk)
+    for numbers in ("CHUNK_NUMBERS", "ONE_PASS"):
+        monkeypatch.setattr(skvae._inference.scores, numbers, 4 * chunk)
     for make in (csr_array, csr_matrix):
         dense = make.toarray
 

@@ -33,6 +33,19 @@ def standard_error(log_w: Tensor, log_control: Tensor) -> Tensor:  # (S, N) -> (
     return torch.linalg.vector_norm(difference, dim=0)
 
 
+def skewness(log_w: Tensor, log_control: Tensor) -> Tensor:  # (S, N) -> (N,)
+    """Return how much the log posterior is odd around its mode: root mean square, in nats.
+
+    It is half of what the two samples of an antithetic pair differ by, in log weight over control.
+    """
+    ratio = log_w - log_control
+    n_pairs = len(ratio) // 2
+    if n_pairs == 0:
+        return torch.zeros_like(ratio[0])
+    odd = 0.5 * (ratio[0 : 2 * n_pairs : 2] - ratio[1 : 2 * n_pairs : 2])
+    return odd.square().mean(0).sqrt()
+
+
 def pareto_k(log_w: Tensor, log_control: Tensor | None = None) -> Tensor:  # (S, N) -> (N,)
     """Return the shape of the generalised Pareto distribution of the largest weights.
 

@@ -1,7 +1,9 @@
 """The search for the modes of each row's posterior p(z | x), and Laplace approximations there.
 
 An encoder has never seen an outlier, so its posterior is wrong exactly there. Here z climbs
-log p(x, z) from several points, each row on its own.
+log p(x, z) from several points, each row on its own: first from where the encoder or the codebook
+is best; then from other points of the codebook that are not seen to lead to the same mode; then,
+while that finds more, and for odd rows, from around the heaviest mode.
 """
 
 import math
@@ -10,188 +12,200 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._gaussian import standard_normal_log_prob
-from .._model.vae import VAE
+from .._model.vae import VAE, Points
+from .climbing import SAME_MODE, SETTLED_NATS, climb, near, rows_of
+from .codebook import Codebook, starts_of, usual_log_prob
+from .mixture import Mixture, log_det
 
-MAX_STEPS = 30
-SETTLED_NATS = 1e-4  # nats that a step promises; its error is much smaller after it is taken
-START_WIDTH = 4.0  # posterior standard deviations around the encoder's mean
-SAME_MODE = 0.5  # posterior standard deviations between two ends of one climb
+LEADS_THERE = 1.5  # posterior standard deviations from a mode: a Newton step that lands nearer
 SMALLEST_SHARE = 1e-3  # of a mode in the mixture
 NEGLIGIBLE = 12.0  # nats: how much lighter a mode may be and still count
-WIDTH = 1.1  # of a proposal, relative to the posterior: its tails must cover the posterior's
-BLOCK = 16  # samples of all rows that are evaluated at once: what fits a processor's cache
-AROUND = 32  # points spread around the encoder's mean; twice as many are the prior's
+N_STARTS = 8  # of each row, and of each further search
+MOST_MODES = 9
+MORE_SEARCHES = 3
+STILL_FINDING = 0.05  # nats that the last search added: another one follows
+ODD = 5.0  # standard deviations of log p(x | z) below that of the model's own rows
+JUMPS = (0.5, 1.5)  # how far further searches begin from the mode, times 1 + its size
 
 
-class Mixture(NamedTuple):
-    """For each row a mixture of C Gaussians N(loc, (L L^T)^-1)."""
+class Search(NamedTuple):
+    """What a search has found in each row's posterior."""
 
-    loc: Tensor  # (C, N, K)
-    factor: Tensor  # (C, N, K, K)     L
-    log_share: Tensor  # (C, N)
-
-    def log_prob(self, z: Tensor) -> Tensor:  # (S, N, K) -> (S, N)
-        log_probs = []
-        for loc, factor, log_share in zip(*self, strict=True):
-            standardised = torch.einsum("snk,nkj->snj", z - loc, factor)
-            log_prob = standard_normal_log_prob(standardised).sum(-1) + log_det(factor)
-            log_probs.append(log_prob + log_share)
-        return torch.logsumexp(torch.stack(log_probs), 0)
-
-    def sample(self, eps: Tensor) -> Tensor:  # (S, 1, K) -> (S, N, K)
-        """Give each Gaussian its share of the noise, in turn: no draw, so always the same."""
-        n_samples, n_rows = len(eps), self.loc.shape[1]
-        position = (torch.arange(n_samples, device=eps.device) + 0.5) / n_samples
-        ends = self.log_share.exp().cumsum(0)  # (C, N)
-        chosen = (position[:, None, None] > ends[:-1].T).sum(-1)  # (S, N)
-        z = torch.zeros((n_samples, n_rows, eps.shape[-1]), dtype=eps.dtype, device=eps.device)
-        identity = torch.eye(eps.shape[-1], dtype=eps.dtype, device=eps.device)
-        for number, (loc, factor) in enumerate(zip(self.loc, self.factor, strict=True)):
-            root = torch.linalg.solve_triangular(factor, identity, upper=False)  # L^-1
-            offset = torch.einsum("sk,nkj->snj", eps[:, 0], root)
-            z = torch.where((chosen == number)[..., None], loc + offset, z)
-        return z
-
-    def rows(self, index: Tensor) -> "Mixture":
-        return Mixture(self.loc[:, index], self.factor[:, index], self.log_share[:, index])
-
-    def widened(self) -> "Mixture":
-        return self._replace(factor=self.factor / WIDTH)
+    modes: Mixture  # Laplace approximations at all modes
+    heaviest: Mixture  # at the heaviest alone
+    only_one: Tensor  # (N,)  whether no other one counts
+    gap: Tensor  # (N,)       nats that the last search added to the mass of all modes
 
 
-def laplace_approximations(
-    vae: VAE, x: Tensor, observed: Tensor | None
-) -> tuple[Mixture, Mixture, Tensor]:  # ..., ..., (N,)
-    """Return the Laplace approximations at all modes, the heaviest, and where there is no other.
+class _Newton(NamedTuple):
+    """A Gauss-Newton step of each row from a point of its own."""
 
-    The encoder's mean leads to the first mode. The other starts are given up where they lead
-    there too.
-    """
-    starts = _search_points(vae, x, observed)  # (C, N, K)
-    home = _approximation(vae, x, observed, posterior_mode(vae, x, observed, starts[0]))
-    n_others, n_rows, n_components = starts[1:].shape
-    rows = torch.arange(n_rows, device=x.device).repeat(n_others)
-    x, observed, others = x[rows], rows_of(observed, rows), home.rows(rows)
-    loc = posterior_mode(vae, x, observed, starts[1:].reshape(-1, n_components), others)
-    others.log_share.fill_(-math.inf)
-    new = torch.nonzero(~_near(loc, others))[:, 0]
-    if len(new):
-        found = _approximation(vae, x[new], rows_of(observed, new), loc[new])
-        for values, of_found in zip(others, found, strict=True):
-            values[:, new] = of_found
-    pairs = zip(home, others, strict=True)
-    modes = Mixture(*(torch.cat([a, b.reshape(n_others, *a.shape[1:])]) for a, b in pairs))
-    return _mixed(modes)
+    z: Tensor  # (N, K)
+    value: Tensor  # (N,)     log p(x, z) there
+    promise: Tensor  # (N,)   at the top of the quadratic approximation
+    landing: Tensor  # (N, K)
+    curvature: Tensor  # (N, K, K)
 
 
-def _approximation(vae: VAE, x: Tensor, observed: Tensor | None, loc: Tensor) -> Mixture:
-    """Return the Laplace approximation at ``loc``; instead of a share, its log mass."""
-    factor = torch.linalg.cholesky(vae.curvature(loc, observed))
-    log_mass = vae.log_joint(x, observed, loc) - log_det(factor)
-    return Mixture(loc[None], factor[None], log_mass[None])
+class _Rows:
+    """Rows, and how their log p(x, z) is climbed."""
+
+    def __init__(self, vae: VAE, x: Tensor, observed: Tensor | None) -> None:
+        self.vae, self.x, self.observed = vae, x, observed
+
+    def of(self, index: Tensor) -> "_Rows":
+        return _Rows(self.vae, self.x[index], rows_of(self.observed, index))
+
+    def newton_from(self, points: Points) -> _Newton:
+        """Return the steps from points whose decoding is known."""
+        value, gradient, curvature = self.vae.log_joint_and_slope(self.x, self.observed, points)
+        step = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(curvature))[..., 0]
+        promise = value + 0.5 * (gradient * step).sum(-1)
+        return _Newton(points.z, value, promise, points.z + step, curvature)
+
+    def climb(
+        self, z: Tensor, known: Mixture | None = None, curvature: Tensor | None = None
+    ) -> Mixture:
+        """Return the Laplace approximation at the mode that z leads to.
+
+        Instead of a share it has its log mass, less a constant.
+        """
+        loc, log_joint, curvature = climb(
+            self.vae, self.x, self.observed, z, known=known, curvature=curvature
+        )
+        factor = torch.linalg.cholesky(curvature)
+        return Mixture(loc[None], factor[None], (log_joint - log_det(factor))[None])
 
 
-def _mixed(modes: Mixture) -> tuple[Mixture, Mixture, Tensor]:
-    """Return shares from masses, the heaviest mode, and where no other one counts."""
-    log_mass, rows = modes.log_share, torch.arange(modes.loc.shape[1], device=modes.loc.device)
-    counts = log_mass >= log_mass.amax(0) - NEGLIGIBLE
-    share = torch.where(counts, torch.softmax(log_mass, 0) + SMALLEST_SHARE, 0.0)
-    best = log_mass.argmax(0)
-    loc, factor = modes.loc[best, rows][None], modes.factor[best, rows][None]
-    heaviest = Mixture(loc, factor, torch.zeros_like(log_mass[:1]))
-    return modes._replace(log_share=torch.log(share / share.sum(0))), heaviest, counts.sum(0) == 1
+class _Found:
+    """The distinct modes that rows have so far, the first of them where the search began."""
+
+    def __init__(self, home: Mixture) -> None:
+        size = (MOST_MODES, -1, -1)
+        self.modes = Mixture(
+            home.loc.expand(*size).clone(),
+            home.factor.expand(*size, -1).clone(),
+            torch.full_like(home.log_share, -math.inf).expand(MOST_MODES, -1).clone(),
+        )
+        self.modes.log_share[0] = home.log_share[0]
+
+    def total(self) -> Tensor:  # (N,)
+        return torch.logsumexp(self.modes.log_share, 0)
+
+    def mode(self, number: int, rows: Tensor) -> Mixture:
+        return Mixture(*(values[number, rows][None] for values in self.modes))
+
+    def heaviest(self, rows: Tensor | None = None) -> Mixture:
+        loc, factor, log_mass = self.modes if rows is None else self.modes.rows(rows)
+        best, each = log_mass.argmax(0), torch.arange(loc.shape[1], device=loc.device)
+        return Mixture(loc[best, each][None], factor[best, each][None], log_mass[best, each][None])
+
+    def add(self, rows: Tensor, new: Mixture) -> None:
+        """Add a mode to some rows unless they have it, in place of their lightest one."""
+        other = torch.ones_like(rows, dtype=torch.bool)
+        for number in range(MOST_MODES):
+            mode = self.mode(number, rows)
+            other &= ~near(new.loc[0], mode, SAME_MODE) | torch.isinf(mode.log_share[0])
+        lightest, place = self.modes.log_share[:, rows].min(0)
+        other &= new.log_share[0] > lightest
+        where = place[other], rows[other]
+        for values, of_new in zip(self.modes, new, strict=True):
+            values[where] = of_new[0, other]
+
+    def summary(self, gap: Tensor) -> Search:
+        """Return shares from masses, for as many modes as some row has."""
+        log_mass = self.modes.log_share
+        counts = log_mass >= log_mass.amax(0) - NEGLIGIBLE
+        share = torch.where(counts, torch.softmax(log_mass, 0) + SMALLEST_SHARE, 0.0)
+        log_share = torch.log(share / share.sum(0))
+        number = counts.sum(0)
+        order = torch.argsort(log_share, dim=0, descending=True, stable=True)[: int(number.max())]
+        each = torch.arange(log_mass.shape[1], device=log_mass.device)
+        modes = Mixture(self.modes.loc[order, each], self.modes.factor[order, each], log_share)
+        heaviest = self.heaviest()._replace(log_share=torch.zeros_like(log_share[:1]))
+        return Search(
+            modes._replace(log_share=log_share.gather(0, order)), heaviest, number == 1, gap
+        )
 
 
-def _near(z: Tensor, mode: Mixture) -> Tensor:  # (N,)
-    offset = torch.einsum("nk,nkj->nj", z - mode.loc[0], mode.factor[0])
-    return torch.linalg.vector_norm(offset, dim=-1) < SAME_MODE
-
-
-def _search_points(vae: VAE, x: Tensor, observed: Tensor | None) -> Tensor:  # (3, N, K)
-    """Choose where to climb from: the encoder's mean, the prior's centre, the best of some points.
-
-    The points are drawn from the prior and spread around the encoder's mean; they are the same for
-    every row and call.
-    """
-    loc, log_scale = vae.encode(x, observed)
-    n_components, prior = loc.shape[-1], vae.prior.now
-
-    def generator() -> torch.Generator:
-        return torch.Generator(loc.device).manual_seed(0)
-
-    of_prior = prior.sample(2 * AROUND, n_components, generator()).to(loc)[:, None]
-    size = (AROUND, 1, n_components)
-    eps = torch.randn(size, generator=generator(), dtype=loc.dtype, device=loc.device)
-    around = loc + START_WIDTH * torch.exp(log_scale) * eps
-    candidates = torch.cat([of_prior.expand(-1, len(x), -1), around])
-    best = log_joint_of_samples(vae, x, observed, candidates).argmax(0)
-    rows = torch.arange(len(x), device=x.device)
-    centre = prior.centre(n_components).to(loc).expand_as(loc)
-    return torch.stack([loc, centre, candidates[best, rows]])
-
-
-def posterior_mode(
-    vae: VAE, x: Tensor, observed: Tensor | None, z: Tensor, known: Mixture | None = None
-) -> Tensor:  # (N, K)
-    """Climb log p(x, z) from ``z`` by damped Gauss-Newton steps, each row on its own.
-
-    A step is kept only where it climbs; else that row's damping grows (Levenberg 1944). Rows that
-    have settled, or come near the mode that is ``known``, drop out.
-    """
-    z = z.clone()
-    value, gradient = _value_and_gradient(vae, x, observed, z)
-    active = torch.arange(len(z), device=z.device)
-    damping = z.new_full((len(z),), 1e-3)
-    for _ in range(MAX_STEPS):
-        if known is not None:
-            active = active[~_near(z[active], known.rows(active))]
-        if len(active) == 0:
+@torch.no_grad()
+def find_modes(vae: VAE, x: Tensor, observed: Tensor | None, codebook: Codebook) -> Search:
+    """Search the modes of each row, and go on while that finds more."""
+    rows, everyone = _Rows(vae, x, observed), torch.arange(len(x), device=x.device)
+    first, *others = starts_of(codebook, vae, x, observed, N_STARTS)
+    step = rows.newton_from(codebook.points.chosen(first))
+    own, _ = vae.encode(x, observed)
+    better = step.value > vae.log_joint(x, observed, own) + SETTLED_NATS
+    start = torch.where(better[:, None], step.z, own)
+    home = rows.climb(start, curvature=step.curvature)
+    found = _Found(home)
+    before = found.total()
+    steps = [step, *(rows.newton_from(codebook.points.chosen(start)) for start in others)]
+    doubtful = [_doubtful(rows, home, step) for step in steps]
+    doubtful.append((everyone[better], own[better]))
+    _climb_from(rows, found, doubtful)
+    gap = found.total() - before
+    again = everyone[(gap > STILL_FINDING) | _odd(rows, codebook, home.loc[0])]
+    for number in range(MORE_SEARCHES):
+        if len(again) == 0:
             break
-        observed_a, gradient_a = rows_of(observed, active), gradient[active]
-        step = _gauss_newton_step(vae, observed_a, z[active], gradient_a, damping[active])
-        trial = z[active] + step
-        trial_value, trial_gradient = _value_and_gradient(vae, x[active], observed_a, trial)
-        climbed = trial_value > value[active]
-        moved = active[climbed]
-        z[moved], value[moved] = trial[climbed], trial_value[climbed]
-        gradient[moved] = trial_gradient[climbed]
-        damping[active] = torch.where(climbed, 0.1 * damping[active], 8.0 * damping[active])
-        promise = (gradient_a * step).sum(-1)
-        settled = (promise < SETTLED_NATS) | (damping[active] > 1e12)
-        active = active[~settled]
-    return z
+        before = found.total()[again]
+        _climb_from(rows, found, [(again, z) for z in _around(found.heaviest(again), number)])
+        gap[again] = found.total()[again] - before
+        again = again[gap[again] > STILL_FINDING]
+    return found.summary(gap)
 
 
-def _value_and_gradient(
-    vae: VAE, x: Tensor, observed: Tensor | None, z: Tensor
-) -> tuple[Tensor, Tensor]:  # (N,), (N, K)
-    """Return log p(x, z) and its gradient by z."""
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        value = vae.log_joint(x, observed, z)
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-    return value.detach(), gradient
+def _doubtful(rows: _Rows, home: Mixture, start: _Newton) -> tuple[Tensor, Tensor]:
+    """Return the rows for which a start may lead to another mode than ``home``, and from where.
+
+    It leads home where a Newton step lands near it, or a second one, with the curvature of that
+    mode, which is right where it is that mode's.
+    """
+    index = torch.nonzero(
+        (start.promise > home.log_share[0] + log_det(home.factor[0]) - NEGLIGIBLE)
+        & ~near(start.landing, home, LEADS_THERE)
+    )[:, 0]
+    some, landing, known = rows.of(index), start.landing[index], home.rows(index)
+    if len(index) == 0:
+        return index, landing
+    value, gradient = some.vae.log_joint_and_gradient(some.x, some.observed, landing)
+    second = landing + torch.cholesky_solve(gradient[..., None], known.factor[0])[..., 0]
+    z = torch.where((value > start.value[index])[:, None], landing, start.z[index])
+    other = ~near(second, known, LEADS_THERE)
+    return index[other], z[other]
 
 
-def _gauss_newton_step(
-    vae: VAE, observed: Tensor | None, z: Tensor, gradient: Tensor, damping: Tensor
-) -> Tensor:  # (N, K)
-    hessian = vae.curvature(z, observed)
-    diagonal = hessian.diagonal(dim1=-2, dim2=-1)
-    damped = hessian + torch.diag_embed(damping[:, None] * diagonal)
-    return torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(damped))[..., 0]
+def _climb_from(rows: _Rows, found: _Found, starts: list[tuple[Tensor, Tensor]]) -> None:
+    """Climb from the starts, each with at most one point for each row, and add what is new."""
+    index, z = (torch.cat(each) for each in zip(*starts, strict=True))
+    if len(index) == 0:
+        return
+    home = found.mode(0, index)
+    modes = rows.of(index).climb(z, home)
+    other = torch.nonzero(~near(modes.loc[0], home, SAME_MODE))[:, 0]
+    ends = torch.tensor([len(part) for part, _ in starts], device=z.device).cumsum(0)
+    from_start = torch.bucketize(other, ends, right=True)
+    for number in from_start.unique().tolist():
+        new = other[from_start == number]
+        found.add(index[new], modes.rows(new))
 
 
-def log_joint_of_samples(
-    vae: VAE, x: Tensor, observed: Tensor | None, z: Tensor
-) -> Tensor:  # (S, N)
-    return torch.cat([vae.log_joint(x, observed, part) for part in z.split(BLOCK)])
+def _around(mode: Mixture, number: int) -> list[Tensor]:  # of (N, K)
+    """Return points in random directions from a mode of each row, the same for every row."""
+    loc = mode.loc[0]
+    n_components = loc.shape[1]
+    generator = torch.Generator(loc.device).manual_seed(number)
+    size = 1.0 + torch.linalg.vector_norm(loc, dim=1, keepdim=True) / math.sqrt(n_components)
+    directions = torch.randn(
+        (N_STARTS, n_components), generator=generator, dtype=loc.dtype, device=loc.device
+    )
+    jumps = [jump for jump in JUMPS for _ in range(N_STARTS // len(JUMPS))]
+    return [loc + jump * size * way for jump, way in zip(jumps, directions, strict=True)]
 
 
-def rows_of(observed: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if observed is None else observed[rows]
-
-
-def log_det(factor: Tensor) -> Tensor:
-    return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+def _odd(rows: _Rows, codebook: Codebook, z: Tensor) -> Tensor:  # (N,)
+    """Tell the rows that the model does not expect, even at the best z."""
+    log_p, _ = rows.vae.joint(rows.x, rows.observed, z)
+    mean, variance = usual_log_prob(codebook, rows.observed)
+    return log_p < mean - ODD * torch.sqrt(variance)

@@ -4,70 +4,114 @@ A row's result depends on that row alone, and memory does not grow with rows tim
 Everything is evaluated in float64: a density is a sum of hundreds of terms.
 """
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import ndtri
+from scipy.special import chdtri, ndtri
 from scipy.stats import qmc
 from torch import Tensor
 
-from .._gaussian import normal_sample
+from .._gaussian import normal_sample, standard_normal_log_prob
 from .._model.bounds import importance_weighted_bound, log_weights
 from .._model.networks import CELL_LIMIT, tame
 from .._model.vae import VAE
+from .._resources import for_each
 from .._table.column import Array, within
-from .._table.columns import Columns, EncodedChunk
+from .._table.columns import Columns
 from .._table.statistics import row_chunks
+from .codebook import POINTS, Codebook
 from .diagnostics import effective_sample_size, pareto_k
 from .importance import Estimate, refined_log_likelihood
+from .modes import MOST_MODES
 
 STEP = 1e-4  # of a central difference: exact for a linear decoder, else to about 1e-8
-CHUNK_NUMBERS = 2**21  # float64 numbers in the largest temporary array: 16 MB
-STAGES = (1, 2, 4, 8)  # times n_importance_samples: all rows get the first, 15 in all if need be
+CHUNK_NUMBERS = 2**22  # float64 numbers that belong to a chunk's rows: 32 MB
+ONE_PASS = 2**18  # the same where each row is evaluated once: what fits a processor's cache
+BLOCK = 1  # samples of all rows of a chunk that are evaluated at once: the same
+STAGES = (1, 1, 2, 4, 8)  # times n_importance_samples: all rows get the first, others on need
+ROUNDS = 20  # in which noise gets its lengths and its covariance, each a little wrong by the other
 
 
-@lru_cache(maxsize=16)
-def noise_bank(n_samples: int, n_components: int) -> Tensor:  # (S, 1, K)
-    """Return the same eps for every row: quasi-random antithetic pairs of unit second moment.
+@lru_cache(maxsize=32)
+def noise_bank(n_samples: int, n_components: int, number: int = 0) -> Tensor:  # (S, 1, K)
+    """Return the same eps for every row: antithetic pairs, quasi-random, of N(0, I)'s moments.
 
-    So its mean and variance are exactly those of N(0, 1), as is every expectation of a quadratic.
+    Their mean is 0, their squared lengths are quantiles of chi-squared, and from 2 K samples on
+    their covariance is I: the mean of any quadratic is exact (spherical-radial rules: Genz &
+    Monahan 1998). ``number`` tells independent banks apart.
     """
     n_pairs = (n_samples + 1) // 2
-    sobol = qmc.Sobol(n_components, seed=np.random.default_rng(0))
+    sobol = qmc.Sobol(n_components, seed=np.random.default_rng(number))
     uniform = sobol.random_base2((n_pairs - 1).bit_length())[:n_pairs]
     half = ndtri(np.clip(uniform, 1e-9, 1.0 - 1e-9))
-    half /= np.sqrt((half**2).mean(axis=0))
+    length = np.sqrt(chdtri(n_components, 1.0 - (np.arange(n_pairs) + 0.5) / n_pairs))
+    for _ in range(ROUNDS):
+        rank = np.linalg.norm(half, axis=1).argsort().argsort()
+        half *= (length[rank] / np.linalg.norm(half, axis=1))[:, None]
+        half = _of_unit_covariance(half)
     paired = np.stack([half, -half], axis=1).reshape(-1, n_components)[:n_samples]
     return torch.from_numpy(paired)[:, None, :]
 
 
+def _of_unit_covariance(half: Array) -> Array:
+    """Make the second moments those of N(0, I); of too few points, only the variances."""
+    second = half.T @ half / len(half)
+    if len(half) < half.shape[1]:
+        return half / np.sqrt(second.diagonal())
+    values, vectors = np.linalg.eigh(second)
+    return half @ (vectors / np.sqrt(values)) @ vectors.T
+
+
 def by_chunks(
     function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]],
-    chunks: Iterable[EncodedChunk],
-    n_rows: int,
-    device: torch.device,
+    columns: Columns,
+    table: Any,
+    vae: VAE,
+    per_row: int,
+    *,
     dtype: Any = None,
+    in_order: bool = False,
 ) -> tuple[Array, ...]:
-    """Apply ``function`` to x and observed of each chunk, and put the results together.
+    """Apply ``function`` to x and observed of some rows at a time, and put the results together.
 
-    ``dtype`` is that of the results; None takes theirs.
+    ``per_row`` is how often it evaluates a network for a row. ``dtype`` is that of the results;
+    None takes theirs. Chunks run in threads where that pays, unless they have to be ``in_order``:
+    a chunk of many samples is many small steps, which gain nothing from threads of their own.
     """
-    results: tuple[Array, ...] = ()
-    for rows, x, observed in chunks:
+    n_rows, device = table.shape[0], vae.device
+    results: list[Array] = []
+
+    def of_rows(rows: slice) -> None:
+        x, observed = columns.encode(table[rows])
         seen = None if observed is None else torch.from_numpy(observed).to(device)
         with torch.no_grad():
             values = function(torch.from_numpy(x).to(device), seen)
-        parts = [value.cpu().numpy() for value in values]
-        # Allocated at once: results kept chunk by chunk would lie scattered in memory and hold it.
-        results = results or tuple(
-            np.empty((n_rows, *part.shape[1:]), dtype or part.dtype) for part in parts
-        )
+        parts = [value.numpy(force=True) for value in values]
+        if not results:
+            # At once: results kept chunk by chunk would lie scattered in memory and hold it.
+            results.extend(np.empty((n_rows, *p.shape[1:]), dtype or p.dtype) for p in parts)
         for result, part in zip(results, parts, strict=True):
             result[rows] = part
-    return results
+
+    numbers = ONE_PASS if per_row == 1 else CHUNK_NUMBERS
+    first, *others = row_chunks(n_rows, _numbers_of_a_row(vae, per_row), numbers)
+    apart = device.type == "cpu" and not in_order
+    for_each(of_rows, [first], 0.0)
+    for_each(of_rows, others, float(n_rows) * per_row * vae.widest**2 if apart else 0.0)
+    return tuple(results)
+
+
+def _numbers_of_a_row(vae: VAE, per_row: int) -> int:
+    """Return how many numbers belong to a row while it is scored by so many evaluations."""
+    if per_row == 1:
+        return vae.widest
+    k = vae.n_components
+    sampled = per_row * (k + 2) + MOST_MODES * k * k + POINTS
+    return max(BLOCK * vae.widest + sampled, vae.likelihood.n_columns)
 
 
 def in_original_units(
@@ -85,13 +129,15 @@ def in_original_units(
 
 
 def score_function(
-    vae: VAE, method: str, n_samples: int, refine: bool
+    vae: VAE, method: str, n_samples: int, refine: bool, codebook: Codebook
 ) -> Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]:
     """Return what scores x (N,); of a log-likelihood it gives all of ``Estimate``."""
     if method == "log_likelihood" and refine:
-        sizes = [times * n_samples for times in STAGES]
-        bank = noise_bank(sum(sizes), vae.n_components).to(vae.device)
-        return partial(refined_log_likelihood, vae, banks=bank.split(sizes))
+        banks = [
+            noise_bank(times * n_samples, vae.n_components, number).to(vae.device)
+            for number, times in enumerate(STAGES)
+        ]
+        return partial(refined_log_likelihood, vae, banks=banks, codebook=codebook)
     functions: dict[str, Callable[..., tuple[Tensor, ...]]] = {
         "log_likelihood": encoder_log_likelihood,
         "elbo": sampled_elbo,
@@ -130,12 +176,19 @@ def encoder_log_likelihood(vae: VAE, x: Tensor, observed: Tensor | None, bank: T
         effective_sample_size(log_w),
         pareto_k(log_w),
         torch.full((len(x),), len(bank)),
+        torch.full((len(x),), math.nan),  # nobody has searched
     )
 
 
 def sampled_elbo(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> tuple[Tensor]:
     """Return the mean log weight: the ELBO, without noise where q is the posterior."""
-    return (log_weights(vae(x, observed, bank.expand(-1, len(x), -1))).mean(0),)
+    loc, log_scale = vae.encode(x, observed)
+    total = torch.zeros_like(loc[:, 0])
+    for eps in bank.split(BLOCK):
+        log_qz_x = standard_normal_log_prob(eps).sum(-1) - log_scale.sum(-1)
+        log_joint = vae.log_joint(x, observed, normal_sample(loc, log_scale, eps))
+        total += (log_joint - log_qz_x).sum(0)
+    return (total / len(bank),)
 
 
 def negative_kl(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> tuple[Tensor]:
@@ -159,8 +212,9 @@ def reconstruction_by_column(
     """Return E_q log p(x_d | z): the reconstruction probability of An & Cho 2015, by column."""
     loc, log_scale = vae.encode(x, observed)
     total = torch.zeros_like(x)
-    for eps in bank:
-        total += vae.log_px_z_by_column(x, observed, normal_sample(loc, log_scale, eps))
+    for eps in bank.split(BLOCK):
+        z = normal_sample(loc, log_scale, eps)
+        total += vae.log_px_z_by_column(x, observed, z).sum(0)
     return (total / len(bank),)
 
 

@@ -105,7 +105,8 @@ class MLP(nn.Module):
         for layer in (self.first, *self.middle):
             before = layer(x)
             slope = activation.slope(before)[:, None, :]
-            tangent = F.linear(tangent, layer.weight) * slope  # (N, K, H)
+            tangent = F.linear(tangent, layer.weight)  # (K, H), then (N, K, H)
+            tangent = tangent * slope if tangent.dim() == 2 else tangent.mul_(slope)
             x = activation.value(before)
         return F.linear(tangent, self.last.weight)
 

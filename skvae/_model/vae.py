@@ -1,6 +1,7 @@
 """The variational autoencoder: the only place that evaluates the joint density p(x, z)."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,20 @@ from .bounds import LogTerms
 from .networks import Decoder, Encoder
 
 State = dict[str, Tensor]
+AT_ONCE = 2**18  # numbers of a Jacobian: what fits a processor's cache
+
+
+class Points(NamedTuple):
+    """Points of z, decoded once, with all of log p(x, z) that no row changes."""
+
+    z: Tensor  # (M, K)
+    raw: Tensor  # (M, P)
+    jacobian: Tensor  # (M, K, P)   of raw by z
+    log_prior: Tensor  # (M,)
+    slope: Tensor  # (M, K)         of the log prior
+
+    def chosen(self, index: Tensor) -> "Points":
+        return Points(*(value[index] for value in self))
 
 
 class VAE(nn.Module):
@@ -108,6 +123,49 @@ class VAE(nn.Module):
         log_prob = self.likelihood.log_prob(x, self.decoder(z))
         return log_prob if observed is None else torch.where(observed, log_prob, 0.0)
 
+    def log_joint_and_gradient(
+        self, x: Tensor, observed: Tensor | None, z: Tensor
+    ) -> tuple[Tensor, Tensor]:  # (N,), (N, K)
+        """Return log p(x, z) and its gradient by z."""
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            value = self.log_joint(x, observed, z)
+            (gradient,) = torch.autograd.grad(value.sum(), z)
+        return value.detach(), gradient
+
+    def log_px_z_of_draws(self, z: Tensor, generator: torch.Generator) -> Tensor:  # (N, D)
+        """Return log p(x_d | z) of one x drawn at each z."""
+        raw = self.decoder(z)
+        return self.likelihood.log_prob(self.likelihood.sample(raw, generator), raw)
+
+    # -- many rows at the same points -------------------------------------------------------------
+
+    def points(self, z: Tensor) -> Points:  # (M, K)
+        """Decode points of z."""
+        with torch.enable_grad():
+            at = z.detach().requires_grad_()
+            log_prior = self.prior.now.log_prob(at)
+            (slope,) = torch.autograd.grad(log_prior.sum(), at)
+        return Points(z, self.decoder(z), self.decoder.jacobian(z), log_prior.detach(), slope)
+
+    def log_joint_at(self, x: Tensor, observed: Tensor | None, points: Points) -> Tensor:  # (N, M)
+        """Return log p(x, z) of every row at every point, up to what only the row decides."""
+        return self.likelihood.log_prob_at(x, points.raw, observed) + points.log_prior
+
+    def log_joint_and_slope(
+        self, x: Tensor, observed: Tensor | None, points: Points
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (N,), (N, K), (N, K, K)
+        """Return log p(x, z), its gradient and curvature, each row's at its own point of N."""
+        with torch.enable_grad():
+            raw = points.raw.detach().requires_grad_()
+            log_p = self.likelihood.log_prob(x, raw)
+            log_p = (log_p if observed is None else torch.where(observed, log_p, 0.0)).sum(-1)
+            (score,) = torch.autograd.grad(log_p.sum(), raw)
+        gradient = (points.jacobian @ score[..., None])[..., 0] + points.slope
+        gram = self.likelihood.curvature(points.jacobian, points.raw, observed)
+        curvature = gram + self.prior.now.precision(points.z)
+        return log_p.detach() + points.log_prior, gradient, curvature
+
     def initialise(self, generator: torch.Generator) -> None:
         """Draw the hidden layers; the last layers stay at zero."""
         for part in (self.encoder, self.decoder):
@@ -120,9 +178,14 @@ class VAE(nn.Module):
 
         P is the prior's precision, F the Fisher information of the decoder's raw output.
         """
-        raw, jacobian = self.decoder(z), self.decoder.jacobian(z)  # (N, P), (N, K, P)
-        gram = self.likelihood.curvature(jacobian, raw, observed)
-        return gram + self.prior.now.precision(z)
+        n_rows = max(AT_ONCE // (self.n_components * self.widest), 1)
+        grams = []
+        for number, some in enumerate(z.split(n_rows)):
+            raw, jacobian = self.decoder(some), self.decoder.jacobian(some)  # (N, P), (N, K, P)
+            rows = slice(number * n_rows, (number + 1) * n_rows)
+            seen = None if observed is None else observed[rows]
+            grams.append(self.likelihood.curvature(jacobian, raw, seen))
+        return torch.cat(grams) + self.prior.now.precision(z)
 
     def reordered(self, state: Mapping[str, Tensor], order: Tensor) -> State:
         """Renumber the components in a state of this module: ``order[i]`` becomes component i.

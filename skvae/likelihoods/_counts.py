@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._table.support import Support
-from ._likelihood import Likelihood, LinearFit, LinearStart
+from ._likelihood import Likelihood, LinearFit, LinearForm, LinearStart
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,10 @@ class Poisson(Likelihood):
         log_rate, count = _log_rate(raw.double()), x.double()  # the terms of large counts cancel
         log_p = count * log_rate - torch.exp(log_rate) - torch.lgamma(count + 1.0)
         return log_p.to(raw.dtype)
+
+    def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
+        log_rate = _log_rate(raw)
+        return LinearForm(x, log_rate, torch.exp(log_rate))
 
     def mean(self, raw: Tensor) -> Tensor:
         return torch.exp(_log_rate(raw))
@@ -93,6 +97,11 @@ class NegativeBinomial(Likelihood):
         choices = torch.lgamma(count + r) - torch.lgamma(r) - torch.lgamma(count + 1.0)
         log_sum = torch.logaddexp(log_r, log_rate)
         return (choices + r * (log_r - log_sum) + count * (log_rate - log_sum)).to(raw.dtype)
+
+    def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
+        log_rate = _log_rate(raw)
+        log_sum = torch.logaddexp(self.log_dispersion, log_rate)
+        return LinearForm(x, log_rate - log_sum, torch.exp(self.log_dispersion) * log_sum)
 
     def mean(self, raw: Tensor) -> Tensor:
         return torch.exp(_log_rate(raw))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._table.support import Support
-from ._likelihood import Likelihood, LinearFit, LinearStart
+from ._likelihood import Likelihood, LinearFit, LinearForm, LinearStart
 
 FAR = 1e4  # a threshold that no raw parameter passes
 
@@ -47,6 +47,9 @@ class Bernoulli(Likelihood):
         torch.sub(torch.sigmoid(raw), x, out=g)
         g *= count
         return ((x * raw - nn.functional.softplus(raw)) * count).sum()
+
+    def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
+        return LinearForm(x, raw, nn.functional.softplus(raw))
 
     def mean(self, raw: Tensor) -> Tensor:
         return torch.sigmoid(raw)
@@ -149,6 +152,11 @@ class Categorical(Likelihood):
         torch.mul(log_p.exp_(), of_levels, out=g)
         g.scatter_add_(-1, index, -by_column)
         return (log_p_x * by_column).sum()
+
+    def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
+        log_p = self.log_softmax(raw)
+        nothing = log_p.new_zeros(len(raw), len(self.n_levels))
+        return LinearForm(self.features(x), log_p, nothing, self.column)
 
     def mean(self, raw: Tensor) -> Tensor:
         return self.mode(raw)
@@ -286,6 +294,15 @@ class Ordinal(Likelihood):
         upper = edges.gather(0, level + 1).reshape(x.shape)
         tails = nn.functional.logsigmoid(upper - raw) + nn.functional.logsigmoid(raw - lower)
         return tails + torch.log(-torch.expm1(lower - upper))
+
+    def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
+        n_columns, levels = x.shape[1], torch.arange(self._most, device=x.device)
+        each = levels.to(x.dtype)[:, None].expand(-1, n_columns)  # (L, D)
+        log_p = self.log_prob(each, raw[:, None])  # (M, L, D): -inf beyond a column's own levels
+        log_p = log_p.nan_to_num(neginf=0.0).flatten(1)
+        indicators = (x[:, None] == each).to(x.dtype).flatten(1)
+        nothing, column = log_p.new_zeros(len(raw), n_columns), torch.arange(n_columns)
+        return LinearForm(indicators, log_p, nothing, column.repeat(len(levels)).to(x.device))
 
     def mean(self, raw: Tensor) -> Tensor:
         return self._above(raw)[..., 1:].sum(-1)

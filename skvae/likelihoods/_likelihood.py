@@ -12,6 +12,7 @@ from .._specification import Specification
 from .._table.support import UNITS, Nature, Support
 
 Noise = Literal["per_column", "shared"]
+POINTS = 32  # of z at which all rows are evaluated at once
 MARGINAL_STEPS = 100  # of Fisher scoring, and then of L-BFGS
 TAKEN = {"columns", "own", "now", "assign", "specification", "project", "n_raw", "has_scale"}
 TAKEN |= {"of_features", "from_linear_fit"}
@@ -32,6 +33,18 @@ class LinearStart(NamedTuple):
     bias: Tensor  # (P,)                b
     variance: Tensor  # (P,)            of the feature given z: what the encoder needs
     values: Mapping[str, Tensor] = {}  # of the likelihood's own parameters
+
+
+class LinearForm(NamedTuple):
+    """log p of N rows at M points, but for what only the rows decide: T eta' less A.
+
+    Of an exponential family T are the statistics, eta its natural parameters, A its log normaliser.
+    """
+
+    statistic: Tensor  # (N, Q)           T
+    parameter: Tensor  # (M, Q)           eta
+    normaliser: Tensor  # (M, D)          A
+    column: Tensor | None = None  # (Q,)  whose statistic each is; None: one for each column
 
 
 class Likelihood(Specification, ABC):
@@ -116,6 +129,35 @@ class Likelihood(Specification, ABC):
     def columns_of_features(self, n_columns: int) -> Tensor:  # (P,)
         """Return which of the columns each feature belongs to."""
         return torch.arange(n_columns)
+
+    # -- many rows at many points -----------------------------------------------------------------
+
+    def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm | None:
+        """Return log p(x | raw) for x (N, D) and raw (M, P) as one product, where it is one."""
+        return None
+
+    @property
+    def has_linear_form(self) -> bool:
+        """Whether the class itself says so: who inherits a form may have another density."""
+        return "linear_form" in vars(type(self))
+
+    def log_prob_at(self, x: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:
+        """Return log p of rows x (N, D) at points raw (M, P), over the observed columns: (N, M).
+
+        Up to what only the row decides: it ranks the points for each row.
+        """
+        form = self.linear_form(x, raw) if self.has_linear_form else None
+        if form is None:
+            return torch.cat([self._log_prob_at(x, some, observed) for some in raw.split(POINTS)], 1)
+        if observed is None:
+            return form.statistic @ form.parameter.T - form.normaliser.sum(-1)
+        seen = observed.to(x.dtype)
+        counts = seen if form.column is None else seen[:, form.column]
+        return (form.statistic * counts) @ form.parameter.T - seen @ form.normaliser.T
+
+    def _log_prob_at(self, x: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:
+        log_p = self.log_prob(x, raw[:, None].expand(-1, len(x), -1))  # (M, N, D)
+        return (log_p if observed is None else torch.where(observed, log_p, 0.0)).sum(-1).T
 
     # -- how it starts, climbs and is curved ------------------------------------------------------
 

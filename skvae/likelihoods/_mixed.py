@@ -132,6 +132,18 @@ class ColumnLikelihoods(nn.Module):
         blocks = zip(self.parts, self._each(raw), strict=True)
         return self._joined([now.log_prob(part.own(x), own) for part, (now, own) in blocks])
 
+    def log_prob_at(self, x: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:  # (N, M)
+        total = x.new_zeros((len(x), len(raw)))
+        for part, (now, own) in zip(self.parts, self._each(raw), strict=True):
+            seen = None if observed is None else part.own(observed)
+            total += now.log_prob_at(part.own(x), own, seen)
+        return total
+
+    @property
+    def has_linear_form(self) -> bool:
+        """Whether log p of many rows at many points is a matrix product."""
+        return all(part.specification.has_linear_form for part in self.parts)
+
     def mean(self, raw: Tensor) -> Tensor:
         return self._by_columns(lambda likelihood, own: likelihood.mean(own), raw)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._gaussian import HALF_LOG_2PI, normal_log_prob, standard_normal_like
 from .._parameters import NOISE_FLOOR, Rule
 from .._table.support import Support
-from ._likelihood import Likelihood, LinearFit, LinearStart, Noise
+from ._likelihood import Likelihood, LinearFit, LinearForm, LinearStart, Noise
 
 NOISE_RULE = Rule(("per_column", "shared"))
 FLOOR_RULE = Rule((None,), Real, 0.0, open_low=True)
@@ -95,6 +95,10 @@ class Gaussian(Likelihood):
             total = (count.sum(0) * n_samples).expand_as(square)
         torch.sub(total, square, out=place)
         return -(total * (self.log_scale + HALF_LOG_2PI)).sum() - 0.5 * square.sum()
+
+    def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
+        eta = raw * torch.exp(-2.0 * self.log_scale)
+        return LinearForm(x, eta, 0.5 * raw * eta)
 
     def mean(self, raw: Tensor) -> Tensor:
         return raw
@@ -299,6 +303,9 @@ class LogNormal(Likelihood):
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         log_x = self.features(x)
         return normal_log_prob(log_x, raw, self.log_scale) - log_x
+
+    def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
+        return self.of_log.linear_form(self.features(x), raw)
 
     def mean(self, raw: Tensor) -> Tensor:
         return torch.exp(raw + 0.5 * torch.exp(2.0 * self.log_scale))
