@@ -429,6 +429,10 @@ def run_step(sets, seeds):
     return rows, floors
 
 
+# Of the decodings alone by the whole score: a search for modes costs as much as 60 of them.
+SCORE_FLOORS = {"log_likelihood": 0.2, "elbo": 0.6, "reconstruction": 0.6}
+
+
 # -- inference ------------------------------------------------------------------------------------
 
 
@@ -443,6 +447,27 @@ def time_methods(X):
         speed[method] = len(few) / spent
     speed["sample"] = 10_000 / seconds(lambda: vae.sample(10_000, random_state=0))
     return {**{k: round(v) for k, v in speed.items()}, "nats": held_out_elbo(vae, held_out)}
+
+
+def track_scores_decodings(X):
+    """Each score of 2,000 rows beside as many decodings alone as a row has samples at least."""
+    vae = ours(random_state=0).fit(X)
+    few, module = X[:2000], vae.model_.module()
+    k = module.n_components
+    n_samples = {"log_likelihood": 64, "elbo": max(2 * k, 16), "reconstruction": max(2 * k, 16)}
+    z = torch.randn(len(few), k, dtype=torch.float64)
+
+    def decode(times):
+        with torch.no_grad():
+            for _ in range(times):
+                module.decoder(z)
+
+    calls = {}
+    for method, n in n_samples.items():
+        calls[method] = partial(vae.score_samples, few, method=method)
+        calls[f"{n} decodings for {method}"] = partial(decode, n)
+    spent = median_seconds(calls.values(), 3)
+    return {name: 1e3 * s / len(few) for name, s in zip(calls, spent, strict=True)}
 
 
 def track_transform_products(X):
@@ -496,6 +521,13 @@ def run_inference(sets, seeds):
         print(f"MNIST codes {codes:.2f} s; products float64 {double:.2f} s, float32 {single:.2f} s")
         rows.append({"codes s": codes, "float64 products s": double, "float32 products s": single})
         floors.append(("MNIST: float32 products / transform", single / codes, 1 / 1.3))
+    if "curved_20k_30" in names:
+        scores = track_scores_decodings(WORK["curved_20k_30"]())
+        print("20k x 30, ms a row: " + ", ".join(f"{n} {ms:.3f}" for n, ms in scores.items()))
+        rows.append({"ms a row": scores})
+        ours_ms, alone_ms = list(scores.values())[::2], list(scores.values())[1::2]
+        for name, own, alone in zip(list(scores)[::2], ours_ms, alone_ms, strict=True):
+            floors.append((f"20k x 30: decodings alone / {name}", alone / own, SCORE_FLOORS[name]))
     X, y = load_set("digits")
     micro = {n: time_one_row(X, y, s) for n, s in _one_row_steps().items()}
     print(f"one row through a pipeline, us: {micro}")

@@ -23,7 +23,7 @@ import torch
 from _harness import check_floors, parameters, parser, print_table, save
 
 from skvae import VAETransformer
-from skvae._health import unreliable
+from skvae._health import uncertain
 from skvae._inference.climbing import climb
 
 TABLES = [
@@ -282,7 +282,7 @@ def study(name, k, seed, settings, n_rows):
         score, diagnostics = vae.score_samples(X, return_diagnostics=True)
         took = time.perf_counter() - begin
         truth, sure = (by_cells if k <= 2 else by_sampling)(Posterior(vae, X))
-        error, flagged = score - truth, unreliable(diagnostics)
+        error, flagged = score - truth, uncertain(diagnostics)
         wrong = (np.abs(error) > WRONG) & sure
         worst = np.abs(error[sure]).argmax() if sure.any() else 0
         rows.append(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ._inference.codebook import Codebook
     from ._model.vae import VAE, State
 
-DIAGNOSTICS = ("effective_sample_size", "pareto_k", "n_samples", "mode_gap")
+DIAGNOSTICS = ("effective_sample_size", "pareto_k", "n_samples", "standard_error", "mode_gap")
 FEWEST_SAMPLES, MOST_SAMPLES = 16, 64  # of z for each row, unless the user asks otherwise
 MODULE, CODEBOOK = "_module", "_codebook"  # what is built at first use, and kept
 

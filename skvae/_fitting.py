@@ -208,15 +208,17 @@ def prepare(
     if before is not None:
         check_same_architecture(before.architecture, parameters)
         table = before.read(rows.X, parameters["handle_unknown"])
-        table, weight = merged(table, rows.weight)
+        table, weight, copies = merged(table, rows.weight)
         schema, columns = before.schema, before.columns
         vae = before.fresh_module(device_of(parameters["device"]))
     else:
         schema, asked, table = fit_table(parameters, rows)
-        table, weight = merged(table, rows.weight)
+        table, weight, copies = merged(table, rows.weight)
         columns = columns_for(parameters, schema, asked, table, weight)
         vae = module_at_start(parameters, columns, table, weight, seed)
     encoded = rows_for(parameters, columns, table, weight, overwrite=True)
+    if copies is not None:
+        encoded = encoded.of_copies(torch.from_numpy(copies).to(encoded.weight.device))
     return Prepared(parameters, rows.names, schema, columns, vae, encoded)
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 MANY = 0.1  # share of the rows
 LARGEST_GAP = 0.1  # nats that the last search for modes may have added
+LARGEST_ERROR = 0.06  # nats: standard error
 
 
 # Frames of these packages stand between a warning here and the user's call.
@@ -87,6 +88,11 @@ def unreliable(diagnostics: dict[str, "Array"]) -> NDArray[np.bool_]:
     heavy = diagnostics["pareto_k"] > np.minimum(1.0 - 1.0 / np.log10(n_samples), 0.7)
     few = diagnostics["effective_sample_size"] < 0.1 * n_samples
     return (heavy & few) | (diagnostics["mode_gap"] > LARGEST_GAP)
+
+
+def uncertain(diagnostics: dict[str, "Array"]) -> NDArray[np.bool_]:
+    """Tell those, and the rows whose estimate is known to be a little off."""
+    return unreliable(diagnostics) | (diagnostics["standard_error"] > LARGEST_ERROR)
 
 
 def warn_about_estimates(diagnostics: dict[str, "Array"], refine: bool) -> None:

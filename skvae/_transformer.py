@@ -123,7 +123,7 @@ class VAETransformer(
         Gain of the held-out ELBO that counts, in nats per column.
     n_importance_samples : int or "auto", default="auto"
         Samples of z for each row in the scores. ``"auto"`` is 64 for the log-likelihood, whose rows
-        get up to 16 times as many where they need them, and for missing values; 2 a component, 16
+        get up to 32 times as many where they need them, and for missing values; 2 a component, 16
         to 64, for the ELBO and the reconstruction: from 2 on the mean of any quadratic is exact.
     warm_start : bool, default=False
         Let ``fit`` go on from the previous fit's weights and scaling.
@@ -470,8 +470,11 @@ class VAETransformer(
             Only if ``return_diagnostics``. "n_samples" is the number of importance samples;
             "effective_sample_size" how many equally good ones they are worth; "pareto_k" the
             shape k of the weights' tail [3]_: -inf where the estimate is exact, as for a linear
-            model, and nan below 21 samples. Not to be relied on are rows with k above
-            min(1 - 1 / log10(n_samples), 0.7) and less than a tenth of the samples effective.
+            model, and nan below 21 samples; "standard_error" that of the estimate, in nats;
+            "mode_gap" how much the last search for modes of the posterior has added, in nats: what
+            is above 0 may be incomplete, and nan was not searched. Do not rely on rows with a gap
+            above 0.1, a standard error above 0.06, or k above min(1 - 1 / log10(n_samples), 0.7)
+            and less than a tenth of the samples effective.
 
         References
         ----------

@@ -243,29 +243,49 @@ PARTS = [
 
 
 @pytest.mark.parametrize(("n_rows", "fraction", "expected"), PARTS)
-def test_held_out_and_kept_rows_are_all_rows(n_rows, fraction, expected):
-    kept, held_out = hold_out(n_rows, fraction, _generator())
-    assert len(held_out) == expected and len(kept) >= 1
-    assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(n_rows))
+def test_some_rows_are_held_out_and_some_are_not(n_rows, fraction, expected):
+    held_out = hold_out(torch.ones(n_rows, dtype=torch.long), fraction, _generator())
+    assert int(held_out.sum()) == expected < n_rows
+    assert held_out.max() == 1
+
+
+def test_equal_rows_are_held_out_by_their_number():
+    copies = torch.tensor([1000, 10, 1, 500])
+    held_out = hold_out(copies, 0.2, _generator())
+    assert int(held_out.sum()) == 302
+    assert bool((held_out <= copies).all())
+    assert abs(int(held_out[0]) - 200) < 50 and abs(int(held_out[3]) - 100) < 40
 
 
 @pytest.mark.parametrize(("n_rows", "n_folds"), [(2, 2), (3, 2), (5, 5), (7, 5), (499, 5)])
 def test_folds_hold_every_row_out_once(n_rows, n_folds):
-    parts = list(folds(n_rows, n_folds, _generator()))
+    parts = list(folds(torch.ones(n_rows, dtype=torch.long), n_folds, _generator()))
     assert len(parts) == n_folds
-    for kept, held_out in parts:
-        assert len(kept) >= 1 and len(held_out) >= 1
-        assert sorted([*kept.tolist(), *held_out.tolist()]) == list(range(n_rows))
-    every = torch.cat([held_out for _, held_out in parts])
-    assert sorted(every.tolist()) == list(range(n_rows))
-    sizes = [len(held_out) for _, held_out in parts]
-    assert max(sizes) - min(sizes) <= 1
+    assert torch.equal(sum(parts), torch.ones(n_rows, dtype=torch.long))
+    sizes = [int(held_out.sum()) for held_out in parts]
+    assert 1 <= min(sizes) and max(sizes) - min(sizes) <= 1
+
+
+def test_folds_deal_the_copies_of_a_row_out_in_turn():
+    copies = torch.tensor([150, 7, 150, 1, 12])
+    parts = torch.stack(list(folds(copies, 5, _generator())))  # (5, N)
+    assert torch.equal(parts.sum(0), copies)
+    assert int((parts.amax(0) - parts.amin(0)).max()) == 1
+
+
+def test_a_split_parts_the_weight_of_a_row_by_its_copies():
+    rows = Rows(DenseCells(torch.eye(3), None), torch.tensor([2.0, 0.5, 0.5]), torch.tensor([4, 1, 1]))
+    kept, held_out = rows.split(torch.tensor([1, 0, 1]))
+    assert kept[:].x.tolist() == torch.eye(3)[[0, 1]].tolist()
+    assert held_out[:].x.tolist() == torch.eye(3)[[0, 2]].tolist()
+    assert kept.weight.tolist() == pytest.approx([1.5, 0.5])  # of mean 1
+    assert held_out.weight.tolist() == pytest.approx([1.0, 1.0])
 
 
 def test_a_split_depends_on_its_generator_alone():
     for split in (
-        lambda g: hold_out(50, 0.2, g)[1],
-        lambda g: torch.cat([held_out for _, held_out in folds(50, 5, g)]),
+        lambda g: hold_out(torch.full((50,), 2), 0.2, g),
+        lambda g: torch.cat(list(folds(torch.ones(50, dtype=torch.long), 5, g))),
     ):
         assert torch.equal(split(_generator(1)), split(_generator(1)))
         assert not torch.equal(split(_generator(1)), split(_generator(2)))

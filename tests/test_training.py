@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose
@@ -600,3 +601,22 @@ def test_one_more_epoch_is_taken_at_the_rate_of_a_long_run(monkeypatch):
     monkeypatch.setattr("skvae._fitting.Run", Told)
     _vae(max_iter=2).partial_fit(DIGITS[:600])
     assert [plan.learning_rate for plan in plans] == pytest.approx([0.005])
+
+
+def test_kinds_of_row_that_are_repeated_are_learnt():
+    # Held out as a whole, each kind would be one that training has never seen.
+    frame = pd.DataFrame({"n": [1.0, 2.0, 3.0] * 150, "c": ["a", "b", "c"] * 150})
+    drawn = _vae(n_components=2).fit(frame).sample(2000, random_state=0)
+    letters = drawn["n"].round().map({1: "a", 2: "b", 3: "c"})
+    assert (letters == drawn["c"]).mean() > 0.75  # 0.41 at the linear start
+
+
+def test_the_unit_of_the_weights_changes_no_split():
+    X = np.repeat(DIGITS[:60], 4, axis=0)
+    uneven = np.random.default_rng(0).lognormal(size=len(X))
+    for weight, others in ((np.ones(len(X)), (None, 7.0)), (uneven, (1e-7 * uneven, 1e7 * uneven))):
+        expected = _vae(max_iter=3).fit(X, sample_weight=weight).validation_scores_
+        for other in others:
+            other = np.full(len(X), other) if np.isscalar(other) else other
+            found = _vae(max_iter=3).fit(X, sample_weight=other).validation_scores_
+            assert found == pytest.approx(expected, abs=1e-3)  # nats

@@ -19,7 +19,7 @@ from .codebook import Codebook
 from .mixture import Mixture
 from .modes import find_modes
 
-BLOCK = 1  # samples of all rows that are evaluated at once: what fits a processor's cache
+ROWS_AT_ONCE = 1024  # of decoder input: what fits a processor's cache
 # What few samples do not show of their own error, times their root: by measurement of 7,000 rows.
 UNSEEN_SKEWED = 0.4  # by how odd the log posterior is around its mode, in nats
 UNSEEN_HEAVY = 0.16  # by Pareto k
@@ -51,6 +51,7 @@ class Estimate(NamedTuple):
     effective_sample_size: Tensor
     pareto_k: Tensor
     n_samples: Tensor
+    standard_error: Tensor
     mode_gap: Tensor
 
     def put(self, rows: Tensor, other: "Estimate") -> None:
@@ -121,9 +122,7 @@ def _estimate(vae: VAE, work: _Rows, banks: Sequence[Tensor], stage: int = 0) ->
     assert draws is not None
     log_w, log_control = draws.log_joint - draws.log_total, draws.log_control - draws.log_total
     summary = _summary(log_w, log_control)
-    unseen = UNSEEN_SKEWED * skewness(log_w, log_control)
-    unseen += UNSEEN_HEAVY * summary.pareto_k.nan_to_num(0.0).clamp(min=0.0)
-    error = standard_error(log_w, log_control) + unseen / math.sqrt(len(log_w))
+    error = summary.standard_error
     # Weights with k above 1/2 have no variance, and an estimate of it is too small.
     limit = torch.where(summary.pareto_k > HEAVY, 0.5 * ACCURACY, ACCURACY)
     sharp = ~(error > limit) | last
@@ -153,15 +152,19 @@ def _better(work: _Rows, log_w: Tensor) -> _Rows:
 def _unknown(n_rows: int, like: Tensor) -> Estimate:
     nan = like.new_full((n_rows,), math.nan)
     none = torch.zeros_like(nan, dtype=torch.long)
-    return Estimate(nan, nan.clone(), nan.clone(), none, nan.clone())
+    return Estimate(nan, nan.clone(), nan.clone(), none, nan.clone(), nan.clone())
 
 
 def _summary(log_w: Tensor, log_control: Tensor) -> Estimate:
+    k = pareto_k(log_w, log_control)
+    unseen = UNSEEN_SKEWED * skewness(log_w, log_control)
+    unseen += UNSEEN_HEAVY * k.nan_to_num(0.0).clamp(min=0.0)
     return Estimate(
         torch.logsumexp(log_w, 0) - torch.logsumexp(log_control, 0),
         effective_sample_size(log_w, log_control),
-        pareto_k(log_w, log_control),
+        k,
         torch.full_like(log_w[0], len(log_w), dtype=torch.long),
+        standard_error(log_w, log_control) + unseen / math.sqrt(len(log_w)),
         torch.full_like(log_w[0], math.nan),  # only a search knows it
     )
 
@@ -170,7 +173,8 @@ def _drawn(vae: VAE, work: _Rows, bank: Tensor) -> _Rows:
     """Add samples of the last proposal."""
     *earlier, last = work.proposals
     z, log_prob = last.sample(bank)
-    log_joint = torch.cat([vae.log_joint(work.x, work.observed, part) for part in z.split(BLOCK)])
+    parts = z.split(max(ROWS_AT_ONCE // len(work.x), 1))
+    log_joint = torch.cat([vae.log_joint(work.x, work.observed, part) for part in parts])
     log_control = work.laplace.log_prob(z)
     sizes = [*work.sizes[:-1], work.sizes[-1] + len(bank)]
     each = [q.log_prob(z) + math.log(n) for q, n in zip(earlier, sizes, strict=False)]

@@ -24,7 +24,7 @@ from .._table.column import Array, within
 from .._table.columns import Columns
 from .._table.statistics import row_chunks
 from .codebook import POINTS, Codebook
-from .diagnostics import effective_sample_size, pareto_k
+from .diagnostics import effective_sample_size, pareto_k, standard_error
 from .importance import Estimate, refined_log_likelihood
 from .modes import MOST_MODES
 
@@ -32,7 +32,7 @@ STEP = 1e-4  # of a central difference: exact for a linear decoder, else to abou
 CHUNK_NUMBERS = 2**22  # float64 numbers that belong to a chunk's rows: 32 MB
 ONE_PASS = 2**18  # the same where each row is evaluated once: what fits a processor's cache
 BLOCK = 1  # samples of all rows of a chunk that are evaluated at once: the same
-STAGES = (1, 1, 2, 4, 8)  # times n_importance_samples: all rows get the first, others on need
+STAGES = (1, 1, 2, 4, 8, 16)  # times n_importance_samples: all rows get the first, others on need
 ROUNDS = 20  # in which noise gets its lengths and its covariance, each a little wrong by the other
 
 
@@ -176,6 +176,7 @@ def encoder_log_likelihood(vae: VAE, x: Tensor, observed: Tensor | None, bank: T
         effective_sample_size(log_w),
         pareto_k(log_w),
         torch.full((len(x),), len(bank)),
+        standard_error(log_w, torch.zeros_like(log_w)),
         torch.full((len(x),), math.nan),  # nobody has searched
     )
 

@@ -10,6 +10,9 @@ from .column import Array
 from .statistics import CHUNK_ROWS, row_chunks
 
 
+MOST_COPIES = 2**24  # of all rows: more are no counts
+
+
 def merge_duplicates(X: Any, weight: Array) -> tuple[NDArray[np.intp], Array]:
     """Merge equal rows, in an order that depends on their values alone.
 
@@ -66,7 +69,15 @@ def _cell_hash(values: NDArray, column: Any) -> NDArray[np.uint64]:
     return np.where(values == 0.0, np.uint64(0), bits ^ (bits >> np.uint64(31)))
 
 
-def merged(X: Any, weight: Array) -> tuple[Any, Array]:
-    """Take one row of each kind, in a copy, and how often it counts."""
+def merged(X: Any, weight: Array) -> tuple[Any, Array, NDArray[np.int64] | None]:
+    """Take one row of each kind, in a copy, how often it counts, and how many rows it stands for.
+
+    That number is the weight in units of the lightest row's, where these are whole numbers: else
+    weights are no counts, and every row stands for itself (None).
+    """
+    unit = weight[weight > 0.0].min()
     index, weight = merge_duplicates(X, weight)
-    return X[index], weight
+    copies = np.rint(weight / unit)
+    whole = np.abs(weight / unit - copies).max() < 1e-6 and copies.sum() <= MOST_COPIES
+    some = whole and copies.max() > 1.0
+    return X[index], weight, copies.astype(np.int64) if some else None

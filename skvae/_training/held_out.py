@@ -46,6 +46,8 @@ class HeldOut:
         weight = self.rows.weight.double() / len(bound)  # sums to 1
         gain = bound - self.at_start
         spread = weight * (gain - (weight * gain).sum())
+        if self.rows.copies is not None:  # the squares of so many equal rows add up
+            spread = spread / torch.sqrt(self.rows.copies.double())
         return float((weight * bound).sum()), float(torch.linalg.vector_norm(spread))
 
     @torch.no_grad()

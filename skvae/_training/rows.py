@@ -12,6 +12,10 @@ from .._table.columns import Columns
 from .._table.statistics import row_chunks
 
 
+FEW = 2000  # distinct rows: those that are equal stand there several times
+MOST_REPEATED = 5000  # rows that they make then, about
+
+
 class Batch(NamedTuple):
     """Rows that the module can evaluate."""
 
@@ -94,10 +98,11 @@ class TakenCells:
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows, each with how often it counts (mean 1)."""
+    """Encoded rows, each with how often it counts (mean 1), and how many equal ones it stands for."""
 
     cells: Cells
     weight: Tensor  # (N,)
+    copies: Tensor | None = None  # (N,)  None: each for itself
 
     def __len__(self) -> int:
         return len(self.cells)
@@ -107,7 +112,31 @@ class Rows:
 
     def take(self, index: Tensor) -> "Rows":
         weight = self.weight[index]
-        return Rows(self.cells.take(index), weight / weight.mean())
+        copies = None if self.copies is None else self.copies[index]
+        return Rows(self.cells.take(index), weight / weight.mean(), copies)
+
+    def of_copies(self, copies: Tensor) -> "Rows":  # (N,)
+        """Say how many equal rows each stands for; few rows stand there as often as that.
+
+        Else an epoch over few rows would be one step with the noise of few draws, and a part that
+        is held out would be judged by few.
+        """
+        n_rows, total = len(self), int(copies.sum())
+        if n_rows > FEW:
+            return Rows(self.cells, self.weight, copies)
+        times = (copies * min(1.0, MOST_REPEATED / total)).round().long().clamp(min=1)
+        again = torch.repeat_interleave(times)
+        return Rows(self.cells, self.weight / times).take(again)
+
+    def split(self, held_out: Tensor) -> tuple["Rows", "Rows"]:  # (N,)
+        """Part every row's copies, so many of which are held out: (training, held-out) rows."""
+        copies = torch.ones_like(held_out) if self.copies is None else self.copies
+        parts = []
+        for count in (copies - held_out, held_out):
+            some = torch.nonzero(count)[:, 0]
+            share = (count / copies).to(self.weight.dtype)
+            parts.append(Rows(self.cells, self.weight * share, count).take(some))
+        return parts[0], parts[1]
 
     def every(self, step: int) -> "Rows":
         """Take each ``step``-th row."""
@@ -141,20 +170,26 @@ def encode_rows(
     return DenseCells(x.to(device), None if observed is None else observed.to(device))
 
 
-def hold_out(n_rows: int, fraction: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw (training, held-out) row numbers; at least one row in each."""
-    order = torch.randperm(n_rows, generator=generator, device=generator.device)
-    n_held_out = min(max(round(fraction * n_rows), 1), n_rows - 1)
-    return order[n_held_out:], order[:n_held_out]
+def hold_out(copies: Tensor, fraction: float, generator: torch.Generator) -> Tensor:  # (N,)
+    """Draw how many copies of each row are held out; at least one copy, and not all of them."""
+    number = torch.repeat_interleave(copies)  # of the row that each copy is of
+    order = torch.randperm(len(number), generator=generator, device=generator.device)
+    n_held_out = min(max(round(fraction * len(number)), 1), len(number) - 1)
+    return torch.bincount(number[order[:n_held_out]], minlength=len(copies))
 
 
-def folds(n_rows: int, n_folds: int, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the (training, held-out) row numbers of each of ``n_folds`` folds."""
-    order = torch.randperm(n_rows, generator=generator, device=generator.device)
-    position = torch.arange(n_rows, device=order.device)
+def folds(copies: Tensor, n_folds: int, generator: torch.Generator) -> Iterator[Tensor]:  # (N,)
+    """Yield how many copies of each row are held out in each of ``n_folds`` folds.
+
+    The copies of a row are dealt out in turn, so that equal rows are in all parts alike.
+    """
+    order = torch.randperm(len(copies), generator=generator, device=generator.device)
+    ends = copies[order].cumsum(0)
+    begins = ends - copies[order]
     for fold in range(n_folds):
-        held_out = position % n_folds == fold
-        yield order[~held_out], order[held_out]
+        # Of the positions from begin to end - 1, those that leave the rest ``fold``.
+        dealt = (ends - fold + n_folds - 1) // n_folds - (begins - fold + n_folds - 1) // n_folds
+        yield torch.zeros_like(dealt).index_copy(0, order, dealt)
 
 
 def epoch_order(weight: Tensor, generator: torch.Generator) -> Tensor:

@@ -58,7 +58,7 @@ def climb(
     watch: Watch,
 ) -> Outcome:
     """Train, hold out as the number of rows allows, and keep the best epoch."""
-    n_rows = len(rows)
+    n_rows, n_copies = len(rows), int(_copies(rows).sum())
     if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
         return Outcome(None, [], [], 0, 0, False)
     if not selection.early_stopping:
@@ -71,7 +71,7 @@ def climb(
 
     if n_rows < SMALL_TABLE:
         # Too few rows to lose a tenth of: folds choose the number of epochs, all rows train.
-        n_folds = min(N_FOLDS, n_rows)
+        n_folds = min(N_FOLDS, n_copies)
         _, bounds = _consume(train_folds(vae, rows, n_folds, plan, generator), either)
         state = None
         if stopper.best > 0:
@@ -79,7 +79,7 @@ def climb(
             last, bounds = _consume(refit, lambda epoch: False)
             state = last.snapshot()
     else:
-        fraction = min(selection.validation_fraction, MAX_HELD_OUT / n_rows)
+        fraction = min(selection.validation_fraction, MAX_HELD_OUT / n_copies)
         kept, held_out = split_with_tail(vae, rows, fraction, generator)
         epochs = train(vae, kept, held_out, plan, generator)
         _, bounds = _consume(epochs, either)
@@ -107,8 +107,8 @@ def train_folds(
     For tables too small to hold rows out for good: it says how many epochs to train on all.
     """
     runs = [
-        train(copy.deepcopy(vae), rows.take(kept), rows.take(held_out), plan, generator)
-        for kept, held_out in folds(len(rows), n_folds, generator)
+        train(copy.deepcopy(vae), *rows.split(held_out), plan, generator)
+        for held_out in folds(_copies(rows), n_folds, generator)
     ]
     for epochs in zip(*runs, strict=True):
         bound = sum(e.bound for e in epochs) / n_folds
@@ -158,19 +158,22 @@ def split_with_tail(
     A mean bound can hang on a few rows tens of standard deviations off. A plain tenth of the rows
     would hardly hold one of them, and training, with clipped gradients, takes little notice.
     """
-    surprise = _surprise(vae, rows)
+    surprise, copies = _surprise(vae, rows), _copies(rows)
     in_tail = surprise > surprise.kthvalue(math.ceil((1.0 - TAIL) * len(surprise))).values
-    weight = torch.zeros_like(rows.weight)
+    weight, held_out = torch.zeros_like(rows.weight), torch.zeros_like(copies)
     for stratum, share in [(~in_tail, fraction), (in_tail, 0.5)]:
         members = torch.nonzero(stratum)[:, 0]
-        if len(members) < 2:
+        if int(copies[members].sum()) < 2:
             continue
-        _, held_out = hold_out(len(members), share, generator)
-        chosen = members[held_out]
-        stands_for = rows.weight[members].sum() / rows.weight[chosen].sum()
-        weight[chosen] = rows.weight[chosen] * stands_for
-    held_out, kept = torch.nonzero(weight > 0)[:, 0], torch.nonzero(weight == 0)[:, 0]
-    return rows.take(kept), Rows(rows.cells, weight).take(held_out)
+        held_out[members] = hold_out(copies[members], share, generator)
+        own = rows.weight[members] * held_out[members] / copies[members]
+        weight[members] = own * (rows.weight[members].sum() / own.sum())
+    kept, _ = rows.split(held_out)
+    return kept, Rows(rows.cells, weight, held_out).take(torch.nonzero(weight)[:, 0])
+
+
+def _copies(rows: Rows) -> Tensor:  # (N,)
+    return torch.ones_like(rows.weight, dtype=torch.long) if rows.copies is None else rows.copies
 
 
 @torch.no_grad()
