@@ -24,7 +24,7 @@ from ._parameters import (
 )
 from ._resources import enough_threads, training_resources
 from ._start.linear_start import start_linear
-from ._table.automatic import look_at
+from ._table.automatic import Look, look_at
 from ._table.checks import Said, check_support
 from ._table.column import Array
 from ._table.columns import Columns, fit_columns
@@ -38,6 +38,10 @@ from ._training.rows import DenseCells, Rows, encode_rows
 from ._training.selection import Outcome, climb, selection_for
 from .likelihoods._names import is_open, kind_of, kinds_of, name_of, supports_of
 
+ROUNDED = (
+    "varies by no more than the rounding of float64 and is taken as constant. Subtract what its "
+    "values have in common before they become floats, if the differences matter."
+)
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 
 
@@ -214,7 +218,9 @@ def prepare(
     else:
         schema, asked, table = fit_table(parameters, rows)
         table, weight, copies = merged(table, rows.weight)
-        columns = columns_for(parameters, schema, asked, table, weight)
+        look = look_at(table, weight, schema.columns)
+        schema = _with_remarks(schema, look)
+        columns = columns_for(parameters, schema, asked, table, look)
         vae = module_at_start(parameters, columns, table, weight, seed)
     encoded = rows_for(parameters, columns, table, weight, overwrite=True)
     if copies is not None:
@@ -241,12 +247,21 @@ def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[
 
 
 def columns_for(
-    parameters: Parameters, schema: Schema, asked: list[Any], table: Any, weight: Array
+    parameters: Parameters, schema: Schema, asked: list[Any], table: Any, look: Look
 ) -> Columns:
     """Choose each column's likelihood where "auto" was asked for, then shift and scale."""
-    look = look_at(table, weight, schema.columns)
     kinds = kinds_of(asked, look.natures, parameters["noise"], schema.n_levels)
     return fit_columns(table, look, kinds, parameters["scaling"])
+
+
+def _with_remarks(schema: Schema, look: Look) -> Schema:
+    """Say of which columns the numbers are too close to each other to be told apart."""
+    pairs = zip(schema.columns, look.moments.is_rounding, strict=True)
+    said = [
+        replace(column, remark=column.remark or ROUNDED) if rounded else column
+        for column, rounded in pairs
+    ]
+    return replace(schema, columns=tuple(said))
 
 
 def module_at_start(

@@ -263,7 +263,7 @@ def test_folds_hold_every_row_out_once(n_rows, n_folds):
     assert len(parts) == n_folds
     assert torch.equal(sum(parts), torch.ones(n_rows, dtype=torch.long))
     sizes = [int(held_out.sum()) for held_out in parts]
-    assert 1 <= min(sizes) and max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1 and max(sizes) - min(sizes) <= 1
 
 
 def test_folds_deal_the_copies_of_a_row_out_in_turn():
@@ -274,7 +274,9 @@ def test_folds_deal_the_copies_of_a_row_out_in_turn():
 
 
 def test_a_split_parts_the_weight_of_a_row_by_its_copies():
-    rows = Rows(DenseCells(torch.eye(3), None), torch.tensor([2.0, 0.5, 0.5]), torch.tensor([4, 1, 1]))
+    rows = Rows(
+        DenseCells(torch.eye(3), None), torch.tensor([2.0, 0.5, 0.5]), torch.tensor([4, 1, 1])
+    )
     kept, held_out = rows.split(torch.tensor([1, 0, 1]))
     assert kept[:].x.tolist() == torch.eye(3)[[0, 1]].tolist()
     assert held_out[:].x.tolist() == torch.eye(3)[[0, 2]].tolist()

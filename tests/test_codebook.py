@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import poisson
+from test_vae import each_likelihood, random_vae, rows
 
 from skvae import VAETransformer
 from skvae._health import unreliable
 from skvae._inference import modes
 from skvae._inference.codebook import CODES, LEAVES, codebook_of, spread_codes, starts_of
-from test_vae import each_likelihood, random_vae, rows
 
 pytestmark = pytest.mark.filterwarnings("ignore:(.|\n)*(inactive|its floor|still rising)")
 

@@ -444,3 +444,28 @@ def test_whole_numbers_are_asked_for_where_they_are_needed():
     limits = (np.full(3, -np.inf), np.full(3, np.inf))
     found = Limits(*limits, np.array([False, True, True])).outside(X)
     assert found.tolist() == [[False, True, False], [False, False, True]]
+
+
+def test_whether_a_column_is_constant_does_not_depend_on_the_unit_of_the_weights():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(800, 4)) @ rng.normal(size=(4, 4)) + 50.0
+    weight = rng.lognormal(size=800)
+    one, other = (
+        VAETransformer(2, max_iter=0, random_state=0).fit(X, sample_weight=unit * weight)
+        for unit in (1e6, 1e13)
+    )
+    np.testing.assert_allclose(one.transform(X), other.transform(X), rtol=1e-9)
+    assert other.model_.columns.varies.all()
+
+
+def test_a_clock_varies_and_a_column_that_varies_by_rounding_alone_is_named():
+    rng = np.random.default_rng(0)
+    offset = 1.7e18  # nanoseconds since 1970
+    clock, rounding = (
+        offset + 1e9 * rng.integers(0, 100, 300),
+        offset + 256.0 * rng.integers(0, 2, 300),
+    )
+    X = np.c_[rng.normal(size=(300, 3)), clock, rounding]
+    with pytest.warns(UserWarning, match="Column 4 varies by no more than the rounding of float64"):
+        vae = VAETransformer(2, max_iter=1, random_state=0).fit(X)
+    assert vae.model_.columns.varies.tolist() == [True, True, True, True, False]

@@ -44,7 +44,6 @@ TORCHLESS = ["_table/", "_parameters", "_callbacks", "_versions", "_health", "_i
 FRAMES = {"_table/of_pandas": {"pandas"}, "_table/of_polars": {"polars"}}
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
 ROUTINES = {
-    "_start/linear_gaussian": {"sklearn", "sklearn.decomposition", "sklearn.utils.extmath"},
     "_table/statistics": {"sklearn.preprocessing"},
     "_health": {"sklearn.exceptions"},
     "_callbacks": {"sklearn.callback"},

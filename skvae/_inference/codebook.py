@@ -25,7 +25,7 @@ APART = 0.3  # times sqrt(K): how far two starts of a row are at least from each
 
 
 class Codebook(NamedTuple):
-    """M points, those of each leaf together, and what log p(x | z) is of rows of the model's own."""
+    """M points, those of each leaf together, and what log p(x | z) is of the model's own rows."""
 
     points: Points
     mean: Tensor  # (D,)      of log p(x_d | z), x drawn at the codes
@@ -81,7 +81,7 @@ def _by_leaves(z: Tensor) -> Tensor:  # (M, K) -> (M,)
     """Order points so that equal runs are boxes: each is halved where it is longest, and again."""
     parts = [torch.arange(len(z), device=z.device)]
     while len(parts) < LEAVES:
-        halves = []
+        halves: list[Tensor] = []
         for part in parts:
             axis = int(z[part].var(0).argmax())
             halves += part[z[part, axis].argsort(stable=True)].chunk(2)
@@ -112,7 +112,7 @@ def starts_of(
 def usual_log_prob(
     codebook: Codebook, observed: Tensor | None
 ) -> tuple[Tensor, Tensor]:  # (N,) or (), each
-    """Return mean and variance of log p(x | z) over the observed columns of the model's own rows."""
+    """Return mean and variance of log p(x | z) of the model's own rows, where x is observed."""
     if observed is None:
         return codebook.mean.sum(), codebook.variance.sum()
     seen = observed.to(codebook.mean)

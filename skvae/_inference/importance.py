@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from .._model.vae import VAE
-from .diagnostics import effective_sample_size, pareto_k, skewness, standard_error
 from .climbing import rows_of
 from .codebook import Codebook
+from .diagnostics import effective_sample_size, pareto_k, skewness, standard_error
 from .mixture import Mixture
 from .modes import find_modes
 
@@ -28,7 +28,7 @@ WIDE_SHARE = 0.2
 FIRST_MATCHED = 3  # stage from which proposals have the moments of the samples before
 MOST_SAMPLES = 2**17  # of all rows that go on together
 HEAVY = 0.5  # Pareto k of a tail without variance
-ACCURACY = 0.06  # nats: estimated error that asks for more samples; it is a quarter, mostly
+ACCURACY = 0.05  # nats: estimated error that asks for more samples; it is a quarter, mostly
 PRIOR_SAMPLES = 2.0  # times K: how many samples the Laplace approximation's moments count for
 
 
@@ -135,7 +135,9 @@ def _estimate(vae: VAE, work: _Rows, banks: Sequence[Tensor], stage: int = 0) ->
     better = (summary.pareto_k[needy] > HEAVY) | (stage + 1 >= FIRST_MATCHED)
     for matched in (False, True):
         group = needy[better == matched]
-        for some in group.split(max(MOST_SAMPLES // len(banks[stage + 1]), 1)) if len(group) else ():
+        if len(group) == 0:
+            continue
+        for some in group.split(max(MOST_SAMPLES // len(banks[stage + 1]), 1)):
             own = work.rows(some)
             own = _better(own, log_w[:, some]) if matched else own
             result.put(some, _estimate(vae, own, banks, stage + 1))

@@ -1,6 +1,6 @@
 """The maximum-likelihood linear-Gaussian model of the features, which a fit starts from.
 
-NumPy, SciPy and scikit-learn only. D here is the number of features: of the columns, or of the
+NumPy and SciPy only. D here is the number of features: of the columns, or of the
 levels of those that hold categories.
 
     x = W z + mean + noise * e,    z ~ N(0, I),  e ~ N(0, I)
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, eigh
+from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, svds
-from sklearn import config_context
-from sklearn.decomposition import FactorAnalysis
 
 from .._parameters import MAX_COLUMNS_FOR_COVARIANCE
 from .._table.column import Array
 
-MAX_COLUMNS_FOR_LAPACK = 24  # of a small SVD, repeated: 2 to 6 times as fast as a randomised one
+SMALLEST_SHARE = 1e-12  # of a column's variance, that can be noise
+MAX_FACTOR_WORK = 2**33  # of its eigenvalue problems, as multiplications
 MAX_EM_STEPS = 100
 SETTLED = 1e-4  # relative change of the loadings in one EM step
 
@@ -102,11 +102,11 @@ def probabilistic_pca(
 
 
 def factor_analysis(moments: Moments, n_components: int, floor: float) -> LinearGaussian:
-    """Fit a noise scale for each column, by ``sklearn.decomposition.FactorAnalysis``.
+    """Fit a noise scale for each column, by maximum likelihood.
 
-    Its likelihood depends on the rows only through their covariance, so it is given 2 D rows that
-    have exactly that covariance and mean zero (and ``tol`` on their scale): as fast for millions
-    of rows, and weights count.
+    The likelihood depends on the rows only through their covariance. It climbs in the noise alone,
+    with the best loadings for it (Joreskog 1967, as R's ``factanal``), where EM would slow down
+    long before the maximum. A column that does not vary has no loadings.
     """
     if moments.covariance is None:
         raise ValueError(
@@ -114,20 +114,55 @@ def factor_analysis(moments: Moments, n_components: int, floor: float) -> Linear
             f"columns: at most {MAX_COLUMNS_FOR_COVARIANCE} columns, got {len(moments.mean)}. "
             "Use noise='shared'."
         )
-    n_columns = len(moments.mean)
-    eigenvalues, vectors = symmetric_eigenpairs(moments.covariance)
-    half = vectors * np.sqrt(np.maximum(eigenvalues, 0.0) * n_columns)  # (D, D)
-    rows = np.concatenate([half.T, -half.T])
-    tol = 1e-2 * len(rows) / moments.n_samples
-    svd = "lapack" if n_columns <= MAX_COLUMNS_FOR_LAPACK else "randomized"
-    model = FactorAnalysis(n_components=min(n_components, n_columns), tol=tol, svd_method=svd)
-    # Divisions are by zero where no column varies; dispatch would warn of an SVD that it lacks.
-    with np.errstate(divide="ignore", invalid="ignore"), config_context(array_api_dispatch=False):
-        model.fit(rows)
-    loadings = np.zeros((n_columns, n_components))
-    loadings[:, : len(model.components_)] = model.components_.T
-    noise = np.sqrt(np.maximum(model.noise_variance_, floor**2))
+    varies = np.flatnonzero(moments.variance > 0.0)
+    loadings, noise = np.zeros((len(moments.mean), n_components)), np.full_like(moments.mean, floor)
+    if len(varies):
+        covariance = moments.covariance[np.ix_(varies, varies)]
+        variance = _climbed(covariance, n_components, floor)
+        own, _ = _concentrated(covariance, n_components, variance)
+        loadings[varies, : own.shape[1]], noise[varies] = own, np.sqrt(variance)
     return LinearGaussian(moments.mean, np.sqrt(moments.variance), loadings, noise)
+
+
+def _climbed(covariance: Array, n_components: int, floor: float) -> Array:  # (D,)
+    """Return the noise's variances of the highest likelihood, from half of the columns' on."""
+
+    def objective(log_noise: Array) -> tuple[float, Array]:
+        variance = np.exp(log_noise)
+        loadings, value = _concentrated(covariance, n_components, variance)
+        # d/d log psi of -log p: half the diagonal of Psi Sigma^-1 (Sigma - S) Sigma^-1, where
+        # Sigma^-1 (Sigma - S) Sigma^-1 has the diagonal of Psi^-1 (Sigma - S) Psi^-1.
+        left = (loadings**2).sum(1) + variance - covariance.diagonal()
+        return value, 0.5 * left / variance
+
+    lowest = np.maximum(2.0 * np.log(floor), np.log(SMALLEST_SHARE * covariance.diagonal()))
+    steps = max(20, min(200, MAX_FACTOR_WORK // len(covariance) ** 3))
+    found = minimize(
+        objective,
+        np.maximum(np.log(0.5 * covariance.diagonal()), lowest),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(low, None) for low in lowest],
+        options={"maxiter": steps, "ftol": 0.0, "gtol": 1e-10, "maxcor": 50},
+    )
+    return np.exp(found.x)
+
+
+def _concentrated(
+    covariance: Array, n_components: int, noise_variance: Array
+) -> tuple[Array, float]:
+    """Return the best loadings (D, K) for a noise, and -log p of a row, less a constant.
+
+    With the eigenvalues l of Psi^-1/2 S Psi^-1/2 they are Psi^1/2 U (l - 1)^1/2, for those above 1.
+    """
+    noise = np.sqrt(noise_variance)
+    n_kept = min(n_components, len(covariance))
+    values, vectors = symmetric_eigenpairs(covariance / (noise[:, None] * noise))
+    values, kept = values[::-1], vectors[:, ::-1][:, :n_kept]
+    beyond = np.maximum(values[:n_kept], 1.0)
+    log_p = np.log(beyond).sum() + n_kept + np.minimum(values[:n_kept] - 1.0, 0.0).sum()
+    log_p += values[n_kept:].sum() + np.log(noise_variance).sum()
+    return noise[:, None] * kept * np.sqrt(beyond - 1.0), 0.5 * float(log_p)
 
 
 def diagonalise(loadings: Array, noise_variance: Array) -> tuple[Array, Array]:

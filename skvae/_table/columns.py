@@ -107,15 +107,14 @@ def fit_columns(X: Any, look: Look, kinds: Kinds, scaling: str | None) -> Column
     # Positive columns are divided by their geometric mean, so that their logarithm is centred.
     scale = np.where(moved, scales[chosen], 1.0)
     scale[ratio] = [geometric_mean(X[:, [column]]) for column in np.flatnonzero(ratio)]
-    varies = (moments.scale == np.sqrt(moments.variance)) & (moments.variance > 0.0)
     return Columns(
         scaling=chosen,
         # Sparse rows stay sparse: the decoder's bias can hold a mean as well.
         shift=np.zeros(len(moved)) if issparse(X) else np.where(moved, moments.mean, 0.0),
         scale=scale,
         fill=np.array([support.filling for support in kinds.supports]),
-        varies=varies,
-        constant=moved & ~varies & (not issparse(X)),
+        varies=moments.varies,
+        constant=moved & ~moments.varies & (not issparse(X)),
         may_miss=moments.n_missing > 0,
         rms=common if chosen == "none" else 1.0,
         kinds=kinds,

@@ -9,7 +9,6 @@ from scipy.sparse import issparse
 from .column import Array
 from .statistics import CHUNK_ROWS, row_chunks
 
-
 MOST_COPIES = 2**24  # of all rows: more are no counts
 
 

@@ -14,6 +14,7 @@ Scaling = Literal["columns", "common", "none"]
 
 
 CHUNK_ROWS = 4096
+ROUNDING = 8.0 * float(np.finfo(np.float64).eps)  # relative size of a difference that is none
 CHUNK_CELLS = 2**20  # numbers in a chunk: 8 MB in float64
 ROWS_FOR_STATISTICS = 10_000
 HEAVY_ROWS = 100  # from which on a few wild values are evidence
@@ -25,13 +26,20 @@ class ColumnMoments(NamedTuple):
     mean: Array
     variance: Array
     scale: Array  # standard deviation, 1 for a column that is constant up to rounding
+    varies: NDArray[np.bool_]  # by more than rounding
+    is_rounding: NDArray[np.bool_]  # what it varies by
     n_missing: Array
 
 
 def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
-    """Measure the moments of a table's columns, chunk by chunk."""
+    """Measure the moments of a table's columns, chunk by chunk.
+
+    Whether a column varies is seen from its extremes: neither the number of rows nor the unit of
+    their weights says anything about that.
+    """
     scaler = StandardScaler(with_mean=not issparse(X))
-    n_missing = np.zeros(X.shape[1])
+    weight = weight / weight.mean()
+    n_missing, extremes = np.zeros(X.shape[1]), Extremes(X.shape[1])
     for rows in row_chunks(*X.shape):
         chunk = X[rows].astype(np.float64, copy=False)
         cells = chunk.data if issparse(chunk) else chunk
@@ -39,6 +47,7 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
             n_missing += np.isnan(chunk.toarray() if issparse(chunk) else chunk).sum(0)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told below
             scaler.partial_fit(chunk, sample_weight=weight[rows])
+        extremes.see(chunk[weight[rows] > 0.0])
     empty = n_missing == X.shape[0]
     mean = np.where(empty, 0.0, scaler.mean_)
     variance = np.where(empty, 0.0, scaler.var_)
@@ -49,8 +58,32 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
             f"The values of column {names[column]} are too large: their variance is not a "
             f"finite number. Their largest is {largest:g}; use another unit."
         )
-    scale = np.where(empty | (variance == 0.0), 1.0, scaler.scale_)
-    return ColumnMoments(mean, variance, scale, n_missing)
+    differ, varies = extremes.differ(0.0), extremes.differ(ROUNDING) & (variance > 0.0)
+    scale = np.sqrt(np.where(varies, variance, 1.0))
+    return ColumnMoments(mean, variance, scale, varies, differ & ~varies, n_missing)
+
+
+class Extremes:
+    """The lowest and highest values of columns."""
+
+    def __init__(self, n_columns: int) -> None:
+        self.lowest, self.highest = np.full(n_columns, np.inf), np.full(n_columns, -np.inf)
+
+    def see(self, chunk: Any) -> None:
+        """Take some rows into account."""
+        if chunk.shape[0] == 0:
+            return
+        if issparse(chunk):
+            low, high = (f(axis=0).toarray().ravel() for f in (chunk.nanmin, chunk.nanmax))
+        else:
+            low, high = np.fmin.reduce(chunk, axis=0), np.fmax.reduce(chunk, axis=0)
+        self.lowest, self.highest = np.fmin(self.lowest, low), np.fmax(self.highest, high)
+
+    def differ(self, relative: float) -> NDArray[np.bool_]:
+        """Tell where they do, by more than so much of their size."""
+        size = np.maximum(np.abs(self.lowest), np.abs(self.highest))
+        with np.errstate(invalid="ignore", over="ignore"):  # of a column that is empty
+            return self.highest - self.lowest > relative * size
 
 
 def geometric_mean(cells: Any) -> float:

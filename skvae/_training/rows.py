@@ -11,8 +11,7 @@ from torch import Tensor
 from .._table.columns import Columns
 from .._table.statistics import row_chunks
 
-
-FEW = 2000  # distinct rows: those that are equal stand there several times
+FEW = 100  # distinct rows: those that are equal stand there several times
 MOST_REPEATED = 5000  # rows that they make then, about
 
 
@@ -98,7 +97,7 @@ class TakenCells:
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows, each with how often it counts (mean 1), and how many equal ones it stands for."""
+    """Encoded rows, each with how often it counts (mean 1), and how many equal ones it is."""
 
     cells: Cells
     weight: Tensor  # (N,)
@@ -129,7 +128,7 @@ class Rows:
         return Rows(self.cells, self.weight / times).take(again)
 
     def split(self, held_out: Tensor) -> tuple["Rows", "Rows"]:  # (N,)
-        """Part every row's copies, so many of which are held out: (training, held-out) rows."""
+        """Split every row's copies, so many of which are held out: (training, held-out) rows."""
         copies = torch.ones_like(held_out) if self.copies is None else self.copies
         parts = []
         for count in (copies - held_out, held_out):

@@ -148,7 +148,8 @@ class Likelihood(Specification, ABC):
         """
         form = self.linear_form(x, raw) if self.has_linear_form else None
         if form is None:
-            return torch.cat([self._log_prob_at(x, some, observed) for some in raw.split(POINTS)], 1)
+            parts = [self._log_prob_at(x, some, observed) for some in raw.split(POINTS)]
+            return torch.cat(parts, 1)
         if observed is None:
             return form.statistic @ form.parameter.T - form.normaliser.sum(-1)
         seen = observed.to(x.dtype)
