@@ -125,8 +125,6 @@ class Fitted:
 
     def codebook(self, vae: "VAE") -> "Codebook":
         """Return the points from which a row's modes are searched, built once on the processor."""
-        import torch
-
         from ._inference.codebook import codebook_of
 
         known: Codebook | None = self.__dict__.get(CODEBOOK)
@@ -134,7 +132,7 @@ class Fitted:
             return known
         codes = np.empty((0, self.n_components)) if self.codes is None else self.codes
         with own_gradients():
-            codebook = codebook_of(vae, torch.from_numpy(codes))
+            codebook = codebook_of(vae, _shared(codes))
         if vae.device.type == "cpu":
             object.__setattr__(self, CODEBOOK, codebook)
         return codebook
@@ -255,9 +253,10 @@ class Fitted:
         from ._inference.scores import in_original_units, score_function
 
         vae, n_samples = self.module(device), self._n_samples(n_samples, method)
-        codebook = self.codebook(vae)
+        searched = method == "log_likelihood" and refine
+        codebook = self.codebook(vae) if searched else None
         with own_gradients():
-            function = score_function(vae, method, n_samples, refine, codebook)
+            function = score_function(vae, method, n_samples, codebook)
         if method != "kl":
             function = in_original_units(function, self.columns)
         per_row = 1 if method == "kl" else n_samples

@@ -113,8 +113,9 @@ class VAETransformer(
         linear start.
     early_stopping : bool, default=True
         Keep the epoch with the best held-out ELBO, less two standard errors of its gain over the
-        start. Below 500 distinct rows, 5-fold cross-validation chooses the number of epochs and
-        all rows are trained on. False trains ``max_iter`` epochs on all rows.
+        start. Equal rows are held out by their number. Below 500 distinct rows, 5-fold
+        cross-validation chooses the number of epochs and all rows are trained on. False trains
+        ``max_iter`` epochs on all rows.
     validation_fraction : float, default=0.1
         Fraction of the rows held out (at most 5000 rows, and half of the wildest 0.5%).
     n_iter_no_change : int, default=10

@@ -20,6 +20,12 @@ def _points(vae, n_points=50):
     return vae.points(torch.randn(n_points, 3, generator=torch.Generator().manual_seed(1)).double())
 
 
+def _model_and_rows(name, missing):
+    x = rows()
+    seen = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.6
+    return random_vae(name), x, seen if missing else None
+
+
 def _elementwise(vae, x, observed, z):
     with torch.no_grad():
         return torch.stack([vae.log_joint(x, observed, each.expand(len(x), -1)) for each in z], 1)
@@ -28,9 +34,7 @@ def _elementwise(vae, x, observed, z):
 @pytest.mark.parametrize("missing", [False, True])
 @each_likelihood
 def test_log_joint_at_points_is_that_of_each_point_up_to_a_constant_of_the_row(name, missing):
-    vae, x = random_vae(name), rows()
-    seen = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.6
-    observed = seen if missing else None
+    vae, x, observed = _model_and_rows(name, missing)
     points = _points(vae)
     found = vae.log_joint_at(x, observed, points)
     expected = _elementwise(vae, x, observed, points.z)
@@ -40,9 +44,7 @@ def test_log_joint_at_points_is_that_of_each_point_up_to_a_constant_of_the_row(n
 @pytest.mark.parametrize("missing", [False, True])
 @each_likelihood
 def test_value_gradient_and_curvature_at_points_are_those_of_the_decoder(name, missing):
-    vae, x = random_vae(name), rows()
-    seen = torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.6
-    observed = seen if missing else None
+    vae, x, observed = _model_and_rows(name, missing)
     points = _points(vae, len(x))
     value, gradient, curvature = vae.log_joint_and_slope(x, observed, points)
     expected, slope = vae.log_joint_and_gradient(x, observed, points.z)
@@ -129,3 +131,17 @@ def test_more_of_the_same_samples_and_of_others_weigh_as_one_mixture(counts):
     many.__dict__.update({k: v for k, v in vae.__dict__.items() if k != "n_importance_samples"})
     assert (diagnostics["n_samples"] > 64).any()
     np.testing.assert_allclose(score, many.score_samples(far), atol=0.06)
+
+
+@pytest.mark.parametrize("value", [1e20, 1e50, -1e76, 1e100, 1e153, 1e155, 1e200, 1.7e308])
+def test_a_wild_row_is_scored_as_such_and_keeps_no_other_from_being_scored(value):
+    rng = np.random.RandomState(0)
+    X = rng.randn(200, 2) @ rng.randn(2, 5) + 0.3 * rng.randn(200, 5)
+    vae = VAETransformer(2, hidden_layer_sizes=(16,), max_iter=3, random_state=0).fit(X)
+    rows = X[:3].copy()
+    rows[1] = value
+    with np.errstate(over="ignore"):
+        scores, alone = vae.score_samples(rows), vae.score_samples(rows[1:2])
+    assert scores[1] < -1e30  # -inf from where the square is beyond all floats
+    assert alone[0] == pytest.approx(scores[1], rel=1e-9)
+    np.testing.assert_allclose(scores[[0, 2]], vae.score_samples(X[[0, 2]]), rtol=1e-7)

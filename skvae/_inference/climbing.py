@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from .._model.vae import VAE
-from .mixture import Mixture
+from .mixture import Mixture, cholesky
 
 MAX_STEPS = 40
 SETTLED_NATS = 3e-5  # nats that the next step would promise
@@ -102,7 +102,7 @@ def _damped_step(hessian: Tensor, gradient: Tensor, damping: Tensor) -> Tensor: 
     """Return s of (H + d diag H) s = g."""
     diagonal = hessian.diagonal(dim1=-2, dim2=-1)
     damped = hessian + torch.diag_embed(damping[:, None] * diagonal)
-    return torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(damped))[..., 0]
+    return torch.cholesky_solve(gradient[..., None], cholesky(damped))[..., 0]
 
 
 def near(z: Tensor, mode: Mixture, radius: float) -> Tensor:  # (..., N, K) -> (..., N)

@@ -16,7 +16,7 @@ from .._model.vae import VAE
 from .climbing import rows_of
 from .codebook import Codebook
 from .diagnostics import effective_sample_size, pareto_k, skewness, standard_error
-from .mixture import Mixture
+from .mixture import Mixture, cholesky
 from .modes import find_modes
 
 ROWS_AT_ONCE = 1024  # of decoder input: what fits a processor's cache
@@ -95,7 +95,9 @@ def refined_log_likelihood(
         if len(index):
             work = _Rows(x, observed, laplace, [first.widened()], [0], None).rows(index)
             result.put(index, _estimate(vae, work, banks))
-    return result._replace(mode_gap=gap)
+    # A density beyond all floats, whose logarithm is no number any more, is 0.
+    log_likelihood = result.log_likelihood.nan_to_num(-math.inf, neginf=-math.inf)
+    return result._replace(log_likelihood=log_likelihood, mode_gap=gap)
 
 
 @torch.no_grad()
@@ -211,7 +213,7 @@ def _matched(z: Tensor, log_w: Tensor, laplace: Mixture) -> Mixture:
     size = effective_sample_size(log_w)
     trust = (size / (size + PRIOR_SAMPLES * z.shape[-1]))[:, None, None]
     covariance = trust * covariance + (1.0 - trust) * torch.cholesky_inverse(laplace.factor[0])
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(covariance)))
+    factor = cholesky(torch.cholesky_inverse(cholesky(covariance)))
     shares = loc.new_tensor([1.0 - WIDE_SHARE, WIDE_SHARE]).log()[:, None]
     factors = torch.stack([factor, factor / WIDER])
     return Mixture(loc.expand(2, -1, -1), factors, shares.expand(-1, len(loc)))

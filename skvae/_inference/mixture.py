@@ -55,6 +55,21 @@ class Mixture(NamedTuple):
         return self._replace(factor=self.factor / WIDTH)
 
 
+def cholesky(matrix: Tensor) -> Tensor:  # (..., K, K)
+    """Return Cholesky factors; where a matrix has none, as of a wild row, that of its diagonal.
+
+    One row must not keep the others from being scored.
+    """
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    bad = (failed > 0) | ~torch.isfinite(factor).all(-1).all(-1)
+    if not bool(bad.any()):
+        return factor
+    limits = torch.finfo(matrix.dtype)
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1).nan_to_num(1.0, limits.max, 1.0)
+    root = torch.sqrt(diagonal.clamp(min=limits.tiny))
+    return torch.where(bad[..., None, None], torch.diag_embed(root), factor)
+
+
 def log_det(factor: Tensor) -> Tensor:
     """Return that of triangular matrices."""
     return factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)

@@ -15,7 +15,7 @@ from torch import Tensor
 from .._model.vae import VAE, Points
 from .climbing import SAME_MODE, SETTLED_NATS, climb, near, rows_of
 from .codebook import Codebook, starts_of, usual_log_prob
-from .mixture import Mixture, log_det
+from .mixture import Mixture, cholesky, log_det
 
 LEADS_THERE = 1.5  # posterior standard deviations from a mode: a Newton step that lands nearer
 SMALLEST_SHARE = 1e-3  # of a mode in the mixture
@@ -59,7 +59,7 @@ class _Rows:
     def newton_from(self, points: Points) -> _Newton:
         """Return the steps from points whose decoding is known."""
         value, gradient, curvature = self.vae.log_joint_and_slope(self.x, self.observed, points)
-        step = torch.cholesky_solve(gradient[..., None], torch.linalg.cholesky(curvature))[..., 0]
+        step = torch.cholesky_solve(gradient[..., None], cholesky(curvature))[..., 0]
         promise = value + 0.5 * (gradient * step).sum(-1)
         return _Newton(points.z, value, promise, points.z + step, curvature)
 
@@ -73,8 +73,9 @@ class _Rows:
         loc, log_joint, curvature = climb(
             self.vae, self.x, self.observed, z, known=known, curvature=curvature
         )
-        factor = torch.linalg.cholesky(curvature)
-        return Mixture(loc[None], factor[None], (log_joint - log_det(factor))[None])
+        factor = cholesky(curvature)
+        log_mass = (log_joint - log_det(factor)).nan_to_num(-math.inf, math.inf, -math.inf)
+        return Mixture(loc[None], factor[None], log_mass[None])
 
 
 class _Found:

@@ -129,10 +129,13 @@ def in_original_units(
 
 
 def score_function(
-    vae: VAE, method: str, n_samples: int, refine: bool, codebook: Codebook
+    vae: VAE, method: str, n_samples: int, codebook: Codebook | None
 ) -> Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]:
-    """Return what scores x (N,); of a log-likelihood it gives all of ``Estimate``."""
-    if method == "log_likelihood" and refine:
+    """Return what scores x (N,); of a log-likelihood it gives all of ``Estimate``.
+
+    That is refined where there is a codebook to search from.
+    """
+    if method == "log_likelihood" and codebook is not None:
         banks = [
             noise_bank(times * n_samples, vae.n_components, number).to(vae.device)
             for number, times in enumerate(STAGES)
