@@ -9,13 +9,11 @@ they are at hand in ../shared/data, else scikit-learn's wines.
 
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from sklearn.datasets import load_wine
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
 from sklearn.pipeline import Pipeline
@@ -94,7 +92,6 @@ def slope(df, y, x):
 
 
 def main():
-    warnings.simplefilter("ignore", ConvergenceWarning)
     start = time.perf_counter()
     truth, y, x = load_table()
     hole = np.random.default_rng(0).random(truth.shape) < 0.2
@@ -102,10 +99,11 @@ def main():
     print(f"{truth.shape[0]} rows, {truth.shape[1]} columns, {hole.sum()} cells removed\n")
 
     imputer = VAEImputer(random_state=0)
+    iterative = IterativeImputer(max_iter=100, random_state=0)
     filled = {
         "mean and mode": fill_simply(df),
         "KNNImputer, one-hot": fill_one_hot(df, KNNImputer()),
-        "IterativeImputer, one-hot": fill_one_hot(df, IterativeImputer(random_state=0)),
+        "IterativeImputer, one-hot": fill_one_hot(df, iterative),
         "VAEImputer": imputer.fit_transform(df),
     }
     print(f"{'':28}{'RMSE of numbers':>18}{'accuracy of categories':>25}")

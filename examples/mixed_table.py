@@ -9,7 +9,6 @@ scikit-learn's breast-cancer data with columns cut into categories and cells rem
 
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ import pandas as pd
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer
 from sklearn.decomposition import PCA
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -85,7 +83,6 @@ def print_oddest(vae, X, n_rows=3, n_columns=3):
 
 
 def main():
-    warnings.simplefilter("ignore", ConvergenceWarning)  # a short fit is no matter here
     start = time.perf_counter()
     if SHARED.exists():
         X, y = load_adult()

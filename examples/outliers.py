@@ -10,7 +10,6 @@ is at hand in ../shared/data, else scikit-learn's breast cancers with few of the
 
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import matplotlib
@@ -22,7 +21,6 @@ import pandas as pd
 from scipy.stats import false_discovery_control
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import IsolationForest
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import train_test_split
 from sklearn.neighbors import NearestNeighbors
@@ -147,7 +145,6 @@ def print_planted(detector, normal, test, n_rows=30, n_columns=6):
 
 
 def main():
-    warnings.simplefilter("ignore", ConvergenceWarning)
     start = time.perf_counter()
     name, X, is_outlier = load_table()
     train, test, odd_train, odd_test = train_test_split(

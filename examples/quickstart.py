@@ -6,7 +6,6 @@ now) and writes the grid of digits decoded from two components to ``digits_manif
 
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import matplotlib
@@ -19,7 +18,6 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 from sklearn.model_selection import cross_val_score
@@ -82,7 +80,6 @@ def draw_manifold(X, path, n=20):
 
 def main():
     # Short folds may end while they still improve a little; that is no matter here.
-    warnings.simplefilter("ignore", ConvergenceWarning)
     start = time.perf_counter()
     digits, cancer = load_digits(return_X_y=True), load_breast_cancer(return_X_y=True)
     rows = []

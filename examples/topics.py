@@ -8,12 +8,10 @@ whose articles lie furthest out. The table is 3,700 news articles where they are
 
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import numpy as np
 from scipy.sparse import csr_matrix
-from sklearn.exceptions import ConvergenceWarning
 
 from skvae import VAETransformer
 
@@ -69,7 +67,6 @@ def furthest_out(code, labels):
 
 
 def main():
-    warnings.simplefilter("ignore", ConvergenceWarning)
     start = time.perf_counter()
     if SHARED.exists():
         X, words, labels = load_articles()

@@ -41,7 +41,8 @@ class History:
     best_epoch: int
     losses: list[float]
     held_out: list[float]
-    cut_short: bool = False  # the cap came while the held-out bound was still rising
+    cut_short: bool = False  # the user's cap came while the held-out bound was still rising
+    undone: str = ""  # which epochs diverged and were taken again, slower; for a warning
 
 
 @dataclass(frozen=True, eq=False, repr=False)

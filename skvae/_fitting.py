@@ -33,7 +33,7 @@ from ._table.schema import LabelledRows, Schema, fit_schema
 from ._table.statistics import CHUNK_CELLS, CHUNK_ROWS
 from ._table.support import limits_of
 from ._training.loop import Run, worst_column
-from ._training.plan import Epoch, NonFiniteBoundError, Plan, plan_for
+from ._training.plan import Epoch, NonFiniteBoundError, Plan, Start, plan_for
 from ._training.rows import DenseCells, Rows, encode_rows
 from ._training.selection import Outcome, climb, selection_for
 from .likelihoods._names import is_open, kind_of, kinds_of, name_of, supports_of
@@ -77,6 +77,8 @@ class Prepared(NamedTuple):
     schema: Schema
     columns: Columns
     vae: VAE  # at its start, in float64
+    launch: VAE  # where training begins: mostly the same
+    optimism: float  # nats a row by which held-out rows flatter it
     rows: Rows
 
 
@@ -148,32 +150,36 @@ def fit_one_epoch(
     whole = plan_for({**parameters, "max_iter": "auto"}, n_rows)
     plan = replace(whole, max_epochs=1, decay=False)
     generator = generator_for(parameters, seed + number)  # fresh in each call
-    run = Run(trainable(parameters, prepared.vae), plan, generator, n_rows)
+    run = Run(trainable(parameters, prepared.launch), plan, generator, n_rows)
     if fitted is not None and fitted.memory is not None:
         run.resume(to_tensors(fitted.memory))
     work = plan.work_per_step(prepared.vae, n_rows)
     with enough_threads(work):
         with training_resources(work, parameters["precision"]):
             bound = run.epoch(prepared.rows)
-        if not (np.isfinite(bound) and run.is_finite()):
+        if not np.isfinite(bound):
             column = worst_column(prepared.vae, prepared.rows)
             raise _not_finite(NonFiniteBoundError(number, column), prepared)
         fitted = _checked(describe(prepared, run.snapshot(), run.memory()), prepared, number)
-    outcome = Outcome(None, [bound], [], number, number, False)
+    undone = [number] if run.n_undone else []
+    outcome = Outcome(None, [bound], [], number, number, False, undone)
     history = _history(outcome, prepared)
     return fitted, replace(history, losses=[*past.losses, *history.losses])
 
 
 def _climbed(prepared: Prepared, plan: Plan, seed: int, watch: Callable[[Epoch], bool]) -> Outcome:
-    parameters = prepared.parameters
+    parameters, start = prepared.parameters, None
+    if prepared.launch is not prepared.vae:
+        start = Start(trainable(parameters, prepared.vae), prepared.optimism)
     try:
         return climb(
-            trainable(parameters, prepared.vae),
+            trainable(parameters, prepared.launch),
             prepared.rows,
             plan,
             selection_for(parameters, len(prepared.columns)),
             generator=generator_for(parameters, seed),
             watch=watch,
+            start=start,
         )
     except NonFiniteBoundError as error:
         raise _not_finite(error, prepared) from None
@@ -214,18 +220,19 @@ def prepare(
         table = before.read(rows.X, parameters["handle_unknown"])
         table, weight, copies = merged(table, rows.weight)
         schema, columns = before.schema, before.columns
-        vae = before.fresh_module(device_of(parameters["device"]))
+        optimism = 0.0
+        vae = launch = before.fresh_module(device_of(parameters["device"]))
     else:
         schema, asked, table = fit_table(parameters, rows)
         table, weight, copies = merged(table, rows.weight)
         look = look_at(table, weight, schema.columns)
         schema = _with_remarks(schema, look)
         columns = columns_for(parameters, schema, asked, table, look)
-        vae = module_at_start(parameters, columns, table, weight, seed)
+        vae, launch, optimism = module_at_start(parameters, columns, table, weight, seed)
     encoded = rows_for(parameters, columns, table, weight, overwrite=True)
     if copies is not None:
         encoded = encoded.of_copies(torch.from_numpy(copies).to(encoded.weight.device))
-    return Prepared(parameters, rows.names, schema, columns, vae, encoded)
+    return Prepared(parameters, rows.names, schema, columns, vae, launch, optimism, encoded)
 
 
 def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[Any], Any]:
@@ -266,18 +273,21 @@ def _with_remarks(schema: Schema, look: Look) -> Schema:
 
 def module_at_start(
     parameters: Parameters, columns: Columns, table: Any, weight: Array, seed: int
-) -> VAE:
-    """Build a module at its linear start, in float64."""
+) -> tuple[VAE, VAE, float]:
+    """Build a module at its start, in float64, and one where training begins, with its optimism."""
     n_rows, n_columns = table.shape
     n_components = parameters["n_components"]
     if n_components == "auto":
         n_components = min(10, -(-n_columns // 3), -(-n_rows // 3))
     vae = module_for(architecture_of(parameters), columns, int(n_components))
+    if n_components > vae.n_features:  # a linear model has no more of them
+        vae = module_for(architecture_of(parameters), columns, vae.n_features)
     vae = vae.to(device_of(parameters["device"]))
     with enough_threads(float(vae.n_features) ** 2 * CHUNK_ROWS):
-        start_linear(vae, columns, table, weight)
-    vae.initialise(torch.Generator().manual_seed(seed))
-    return vae
+        launch, optimism = start_linear(vae, columns, table, weight)
+    for module in {vae, launch}:
+        module.initialise(torch.Generator().manual_seed(seed))
+    return vae, launch, optimism
 
 
 def rows_for(
@@ -378,7 +388,20 @@ def _history(outcome: Outcome, prepared: Prepared) -> History:
         best_epoch=outcome.best,
         losses=[-(bound + log_jacobian) for bound in outcome.bounds],
         held_out=[bound + log_jacobian for bound in outcome.held_out],
-        cut_short=outcome.cut_short,
+        cut_short=outcome.cut_short and prepared.parameters["max_iter"] != "auto",
+        undone=_undone(outcome, prepared),
+    )
+
+
+def _undone(outcome: Outcome, prepared: Prepared) -> str:
+    if not outcome.undone:
+        return ""
+    epochs = ", ".join(map(str, outcome.undone))
+    column = prepared.names[worst_column(prepared.vae, prepared.rows)]
+    return (
+        f"The bound became infinite or nan in epoch {epochs}, which was taken again at a smaller "
+        f"learning rate. The wildest values stand in column {column}: look for errors there, or "
+        "use a smaller learning_rate_init."
     )
 
 

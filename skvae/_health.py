@@ -41,7 +41,8 @@ def _package(frame: FrameType) -> str:
 def warn_about_fit(
     n_components_asked: Any, fitted: "Fitted", history: "History", names: Sequence[str]
 ) -> None:
-    """Warn of training cut short, inactive components, and noise at its floor."""
+    """Warn of training cut short or diverging, inactive components, and noise at its floor."""
+    warn_about_divergence(history)
     if history.cut_short:
         _warn(
             f"max_iter={history.n_epochs} epochs ended while the held-out bound was still rising. "
@@ -49,13 +50,19 @@ def warn_about_fit(
             ConvergenceWarning,
         )
     n_active, n_components = fitted.n_active_components, fitted.n_components
-    if n_components_asked != "auto" and n_active < n_components:
+    if n_components_asked != "auto" and n_components < n_components_asked:
+        _warn(
+            f"n_components={n_components_asked} is more than there are columns, of a category each "
+            f"level: the model has {n_components} components."
+        )
+    columns = fitted.columns
+    judged = bool(columns.kinds.with_units("none").any() or columns.may_miss.any())
+    if n_active < n_components if n_components_asked != "auto" else judged and n_active == 0:
         fix = f"Use n_components={n_active}." if n_active else "The columns share no structure."
         _warn(
             f"{n_components - n_active} of {n_components} components are inactive: they carry "
             f"less than {INACTIVE_KL} nats, and transform returns 0 for them. {fix}"
         )
-    columns = fitted.columns
     floor = 1.001 * (NOISE_FLOOR * columns.rms * columns.scale) ** 2
     at_floor = np.flatnonzero((fitted.noise_variance <= floor) & columns.varies)
     if len(at_floor):
@@ -67,6 +74,12 @@ def warn_about_fit(
             "column's standard deviation: the components reproduce it exactly, so its density "
             f"has no natural limit. {fewer} columns that repeat others.",
         )
+
+
+def warn_about_divergence(history: "History") -> None:
+    """Say which epochs were taken again."""
+    if history.undone:
+        _warn(history.undone, ConvergenceWarning)
 
 
 def warn_about_columns(schema: "Schema") -> None:

@@ -191,7 +191,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         # No name for the copy of these rows: it goes when it is done with.
         typical = fitted[self._typical(model, _some_of(data.rows, fitted), generator)]
         vae = self._fitted_model(model, take_rows(rows, typical))
-        become(vae, {"model_": vae.model_.with_strays(schema)})
+        become(vae, vars(vae) | {"model_": vae.model_.with_strays(schema)})
         warn_about_columns(vae.model_.schema)
         method = self._method(vae)
         kernels = None

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array
 
 from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
-from ._health import warn_about_columns, warn_about_estimates, warn_about_fit
+from ._health import warn_about_columns, warn_about_divergence, warn_about_estimates, warn_about_fit
 from ._inputs import become, columns_shown, fitted_now, given, snapshot, validated
 from ._parameters import (
     COUNT,
@@ -363,6 +363,7 @@ class VAETransformer(
             fitted, history = fit_one_epoch(parameters, rows, seed, before)
             if before is None:
                 warn_about_columns(fitted.schema)
+            warn_about_divergence(history)
         become(self, attributes | attributes_of(fitted, history))
         return self
 

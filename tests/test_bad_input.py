@@ -7,7 +7,7 @@ import joblib
 import numpy as np
 import pytest
 import scipy.sparse
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from skvae import VAETransformer
 from skvae.likelihoods import Gaussian
@@ -425,10 +425,8 @@ def test_an_unfitted_estimator_says_that_it_is_not_fitted(use):
 # -- divergence -----------------------------------------------------------------------------------
 
 DIVERGENCES = {
-    "folds": (X, {}),
     "held-out rows": (np.random.default_rng(1).normal(size=(520, 4)), {}),
     "the last epoch": (X, {"early_stopping": False}),
-    "importance-weighted": (X, {"objective": "iwae", "n_train_samples": 2}),
 }
 
 
@@ -447,6 +445,18 @@ def test_a_divergence_names_its_epoch_and_the_wildest_column(divergence):
     _assert_refused(vae, lambda vae: vae.fit(frame), ValueError, message)
     with pytest.raises(NotFittedError):
         vae.transform(frame)
+
+
+@pytest.mark.parametrize(("n_rows", "method"), [(100, "fit"), (600, "fit"), (600, "partial_fit")])
+def test_an_epoch_that_diverges_is_taken_again_more_slowly_and_that_is_said(n_rows, method):
+    rows = np.random.default_rng(0).normal(size=(n_rows, 4))
+    rows[::20, 2] = 1e3
+    vae = _vae(learning_rate_init=1e3, max_iter=5)
+    message = r"in epoch \d.* taken again at a smaller learning rate.* in column 2"
+    with pytest.warns(ConvergenceWarning, match=message):
+        getattr(vae, method)(rows)
+    assert np.isfinite(vae.score_samples(rows, method="elbo")).all()
+    assert np.isfinite(vae.loss_curve_).all()
 
 
 def test_a_divergence_of_partial_fit_names_its_epoch_and_the_wildest_column(fitted):

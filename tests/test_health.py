@@ -80,6 +80,15 @@ def test_a_fit_cut_short_says_to_increase_max_iter():
     assert "Increase max_iter" in str(warning.message)
 
 
+def test_a_default_fit_does_not_tell_to_increase_max_iter():
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0.0, 6.0, 600)
+    X = np.column_stack([np.cos(angle), np.sin(angle), angle]) + 0.001 * rng.normal(size=(600, 3))
+    vae = VAETransformer(1, random_state=0, n_iter_no_change=10**6)
+    assert _texts(lambda: vae.fit(X)) == []
+    assert np.argmax(vae.validation_scores_) > vae.n_iter_ - 5  # it still rose a little
+
+
 UNHURRIED = {
     "no epochs at all": {"max_iter": 0},
     "every epoch asked for": {"max_iter": 2, "early_stopping": False},

@@ -200,7 +200,7 @@ def test_libraries_of_frames_are_imported_inside_functions(file):
 
 
 # The linear start's decoder weights maximise log p(x | z) before they are the model's.
-DENSITIES = {"_model/vae": {"prior", "likelihood"}, "_start/linear_start": {"likelihood"}}
+DENSITIES = {"_model/vae": {"prior", "likelihood"}, "_start/glm": {"likelihood"}}
 
 
 @pytest.mark.parametrize("file", [f for f in TREES if not f.startswith(("likelihoods/", "priors"))])

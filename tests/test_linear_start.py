@@ -226,3 +226,102 @@ def test_a_driver_that_fails_is_followed_by_another(monkeypatch):
     values, vectors = symmetric_eigenpairs(matrix, 3)
     assert tried == [None, "evd", "ev"]
     assert_allclose(matrix @ vectors, vectors * values, rtol=1e-9)
+
+
+# -- columns without Gaussian noise ---------------------------------------------------------------
+
+
+def _levels(n_rows, n_columns, n_levels, strength, seed=0):
+    """Columns of levels that depend on one hidden number, so strongly."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n_rows, 1))
+    cells = [
+        (strength * z * rng.normal(size=n_levels) + rng.gumbel(size=(n_rows, n_levels))).argmax(1)
+        for _ in range(n_columns)
+    ]
+    return np.stack(cells, 1).astype(object)
+
+
+def _independent(X, train=None):
+    """The mean log-probability of a row of ``X`` by each column's shares in ``train``."""
+    train, total = X if train is None else train, 0.0
+    for cells, known in zip(X.T, train.T, strict=True):
+        seen = [level for level in known if level is not None]
+        total += sum(np.log(seen.count(v) / len(seen)) for v in cells if v is not None)
+    return total / len(X)
+
+
+def _started(X, **parameters):
+    vae = VAETransformer(max_iter=0, random_state=0, **parameters)
+    return vae.set_params(categorical_features=list(range(X.shape[1]))).fit(X)
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("strength", [0.0, 1.0])
+@pytest.mark.parametrize("n_levels", [2, 40])
+def test_no_start_of_levels_is_below_independent_columns(n_levels, strength, missing):
+    X = _levels(600, 12, n_levels, strength)
+    rng = np.random.default_rng(1)
+    X[rng.random(X.shape) < 0.1] = None
+    X[rng.random(len(X)) < missing, 0] = None
+    train, test = X[:500], X[500:]
+    vae = _started(train)
+    for cells, known in zip(test.T, train.T, strict=True):
+        cells[~np.isin(cells, [v for v in known if v is not None])] = None
+    for rows in (train, test):
+        gain = vae.score_samples(rows, method="elbo").mean() - _independent(rows, train)
+        assert gain > (0.1 if strength and n_levels == 2 else -0.02)
+
+
+def test_levels_without_structure_are_independent_columns_and_that_is_said():
+    X = _levels(300, 10, 60, 0.0)
+    with pytest.warns(UserWarning, match="The columns share no structure"):
+        vae = _started(X)
+    assert_allclose(vae.score_samples(X).mean(), _independent(X), rtol=1e-3)
+    assert (vae.transform(X) == 0.0).all()
+    with pytest.warns(UserWarning, match="The columns share no structure"):
+        trained = VAETransformer(random_state=0, categorical_features=[*range(10)]).fit(X)
+    assert trained.best_iter_ == 0
+
+
+def test_what_begins_with_independent_columns_still_learns():
+    # x_2 = x_0 xor x_1: no two columns tell anything of each other, three of them a bit.
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, (2000, 3))
+    X[:, 2] = X[:, 0] ^ X[:, 1]
+    vae = VAETransformer(2, random_state=0, categorical_features=[0, 1, 2]).fit(X)
+    assert_allclose(vae.validation_scores_[0], 3.0 * np.log(0.5), atol=0.01)
+    assert vae.score_samples(X, method="elbo").mean() > 3.0 * np.log(0.5) + 0.3
+
+
+def test_the_decoders_of_levels_are_at_their_maximum(monkeypatch):
+    from skvae._start import glm
+
+    X = _levels(500, 8, 12, 2.0)
+    found = _started(X, n_components=3)
+    monkeypatch.setattr(glm, "GLM_STEPS", 2000)
+    monkeypatch.setattr(glm, "SETTLED", 0.0)
+    best = _started(X, n_components=3)
+    scores = [v.score_samples(X, method="reconstruction").mean() for v in (found, best)]
+    assert_allclose(scores[0], scores[1], atol=0.02)
+
+
+def test_as_many_components_as_numbers_leave_these_their_noise():
+    rng = np.random.default_rng(0)
+    frame = {str(n): rng.normal(size=300) for n in range(3)}
+    X = np.column_stack([*frame.values(), _levels(300, 6, 5, 1.0)]).astype(object)
+    vae = VAETransformer(8, max_iter=0, random_state=0).set_params(
+        categorical_features=list(range(3, 9))
+    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The noise scale")
+        warnings.filterwarnings("ignore", ".*inactive")
+        vae.fit(X)
+    assert (vae.noise_variance_[:3] > 0.05).all()
+
+
+def test_more_components_than_columns_are_a_cap_that_is_said():
+    X = load_iris().data
+    with pytest.warns(UserWarning, match="n_components=9 is more than there are columns.* has 4"):
+        vae = linear(X, 9)
+    assert vae.transform(X).shape == (150, 4) and vae.n_components_ == 4

@@ -954,3 +954,14 @@ def test_an_error_in_a_row_of_fit_names_the_row_as_it_was_given(random_state):
     )
     with pytest.raises(ValueError, match=r"Column 'n' .*; row 100 holds -3"):
         detector.fit(frame)
+
+
+def test_names_of_columns_are_no_matter_of_warnings():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(np.random.default_rng(0).normal(size=(200, 3)), columns=list("abc"))
+    detector = VAEOutlierDetector(random_state=0).fit(frame)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for method in ("predict", "p_values", "score_features"):
+            getattr(detector, method)(frame)
+        detector.vae_.transform(frame)

@@ -52,7 +52,7 @@ def _start(X, n_components=3, hidden=(8,)):
     look = look_at(X, weight, schema.columns)
     columns = fitting.columns_for(parameters, schema, asked, X, look)
     rows = fitting.rows_for(parameters, columns, X, weight)
-    module = fitting.module_at_start(parameters, columns, X, weight, seed=0)
+    module, *_ = fitting.module_at_start(parameters, columns, X, weight, seed=0)
     return Start(fitting.trainable(parameters, module), rows)
 
 
@@ -370,7 +370,6 @@ def test_a_wild_row_does_not_destroy_the_fit(wine, wild):
     run = _run(wine, n_epochs=20)
     for _ in range(20):
         assert math.isfinite(run.epoch(rows))
-    assert run.is_finite()
     assert clean.measure(wine.vae)[0] > before - 3.0
 
 

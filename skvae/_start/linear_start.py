@@ -1,8 +1,9 @@
 """From a table to a module at its linear start: features, their moments, the fit to them."""
 
+import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,23 +12,23 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, vstack
 from scipy.sparse.linalg import LinearOperator
 
-from .._gaussian import normal_sample
-from .._model.networks import CODE_LIMIT, tame
+from .._model.bounds import elbo
 from .._model.vae import VAE
 from .._parameters import NOISE_FLOOR
 from .._table.column import Array
 from .._table.columns import Columns
-from .._table.statistics import robust_units, some_rows
+from .._table.statistics import robust_units, row_chunks, some_rows
 from ..likelihoods._likelihood import LinearFit
+from .em import ObservedRows, em_for_missing
+from .glm import fit_decoder, glm_rows
 from .linear_gaussian import (
-    MAX_COLUMNS_FOR_COVARIANCE,
+    FIXED_NOISE,
+    Groups,
     LinearGaussian,
     Moments,
-    ObservedRows,
     centred_rows,
     column_moments,
     diagonalise,
-    em_for_missing,
     factor_analysis,
     probabilistic_pca,
 )
@@ -36,8 +37,8 @@ Seen = NDArray[np.bool_]
 
 
 EM_ROWS = 5000
-GLM_STEPS = 30
-GLM_CELLS = 2**21  # rows times features that the decoder's start is fitted to
+JUDGED_DRAWS = 2048  # rows times pairs of samples: few rows get more samples a row
+HELD_OUT = 5  # one row of so many tells whether the start is worth it
 EXACT_CELLS = 2**26  # of wide features, up to which they are kept in float64: half a GB
 
 
@@ -60,9 +61,19 @@ class _Features:
         return self.columns.kinds.with_units("none")[self.column]
 
     @property
+    def groups(self) -> Groups:
+        """Those that share their noise."""
+        return Groups.of(self.vae.likelihood.noise == "shared", self.fixed)
+
+    @property
     def floor(self) -> float:
         """The smallest noise scale."""
         return NOISE_FLOOR * self.columns.rms
+
+    def sample(self) -> tuple[Array, Array]:
+        """Return some rows of the table, and their weights."""
+        width = self.vae.n_features
+        return some_rows(self.table, width), some_rows(self.weight, width)
 
     def of(self, rows: Any) -> tuple[Array, Seen | None]:
         """Return features (N, P) of rows of a table, and which are observed (None: all)."""
@@ -79,45 +90,126 @@ class _Features:
 
     def filled(self) -> Iterator[tuple[Array, Array]]:
         """Yield them with the mean of what is observed in place of what is not."""
-        mean = self._observed_means() if self.columns.may_miss.any() else np.zeros(1)
+        mean = self.observed_moments()[0] if self.columns.may_miss.any() else np.zeros(1)
         for features, seen, weight in self.chunks():
             yield features if seen is None else np.where(seen, features, mean), weight
 
-    def _observed_means(self) -> Array:
-        total = np.zeros(self.vae.n_features)
+    def observed_moments(self) -> tuple[Array, Array]:
+        """Return the mean and the variance of what is observed."""
+        first, second = np.zeros(self.vae.n_features), np.zeros(self.vae.n_features)
         count = np.full(self.vae.n_features, 1e-300)
         for features, seen, weight in self.chunks():
             counted = weight[:, None] * (np.ones(features.shape) if seen is None else seen)
-            total += (features * counted).sum(0)
+            first += (features * counted).sum(0)
+            second += (features**2 * counted).sum(0)
             count += counted.sum(0)
-        return total / count
+        mean = first / count
+        return mean, np.maximum(second / count - mean**2, 0.0)
 
 
-def start_linear(vae: VAE, columns: Columns, table: Any, weight: Array) -> None:
-    """Fit the linear-Gaussian model of the table's features, and let ``vae`` begin there."""
-    all_features = _Features(vae, columns, table, weight)
-    moments = column_moments(all_features.filled(), vae.n_features)
-    scale = _feature_scale(all_features, moments)
-    sample, shares = some_rows(table, vae.n_features), some_rows(weight, vae.n_features)
-    features, seen = all_features.of(sample)
+def start_linear(vae: VAE, columns: Columns, table: Any, weight: Array) -> tuple[VAE, float]:
+    """Let ``vae`` begin at the linear-Gaussian model of the table's features.
+
+    Where columns hold levels or something is missing, that model is no maximum of a likelihood. It
+    begins with independent columns, which is K = 0, if those are better on rows not seen. Nothing
+    leads training away from there, so it begins at the linear model: that is returned, and by how
+    many nats a row its bound is higher on rows that it has seen.
+    """
+    source = _Features(vae, columns, table, weight)
+    _begin_linear(source)
     few = slice(None, EM_ROWS)
-    some = ObservedRows(features[few] / scale, None if seen is None else seen[few], shares[few])
-    linear = _fit(all_features, moments.in_units_of(scale), scale)
-    linear = _fit_further(linear, some, all_features)
+    sample, shares = source.sample()
+    _start_prior(vae, *columns.encode(sample[few]), shares[few])
+    if not source.fixed.any() and not columns.may_miss.any():
+        return vae, 0.0
+    on_seen, on_unseen = _gains(source)
+    if on_unseen > 0.0:
+        return vae, 0.0
+    linear = copy.deepcopy(vae)
+    _begin_independent(source)
+    return linear, on_seen - on_unseen
+
+
+def _begin_linear(source: _Features) -> None:
+    vae, columns = source.vae, source.columns
+    moments = column_moments(source.filled(), vae.n_features)
+    scale = _feature_scale(source, moments)
+    sample, shares = source.sample()
     x, observed = columns.encode(sample)
+    features, seen = source.of(sample)
+    linear, floor = _fit(source, moments.in_units_of(scale), scale)
     if observed is not None and seen is not None:
-        x, features = np.where(observed, x, np.nan), np.where(seen, features, np.nan)
+        if moments.covariance is not None:
+            few = slice(None, EM_ROWS)
+            some = ObservedRows(features[few] / scale, observed[few], source.column, shares[few])
+            linear = em_for_missing(linear, some, source.groups, floor)
+        features = np.where(seen, features, np.nan)
     _assign(vae.feature_scale, scale)
     center, spread = robust_units(features, columns.scaling)
     _assign(vae.encoder.center, center)
     _assign(vae.encoder.spread, spread)
-    _begin_at(vae, linear, torch.from_numpy(x), torch.from_numpy(shares))
-    fixed = all_features.fixed
+    _begin_at(vae, linear, _with_nan(x, observed), torch.from_numpy(shares))
+    fixed = source.fixed
     if fixed.any():
-        few = slice(None, min(EM_ROWS, max(GLM_CELLS // vae.n_features, 100)))
-        _fit_decoder(vae, torch.from_numpy(fixed), *columns.encode(sample[few]), shares[few])
-    few = slice(None, EM_ROWS)
-    _start_prior(vae, *columns.encode(sample[few]), shares[few])
+        few = slice(None, glm_rows(vae.n_features))
+        fit_decoder(vae, fixed, *columns.encode(sample[few]), shares[few])
+
+
+def _begin_independent(source: _Features) -> None:
+    """Begin without loadings, after a linear start: each column has its marginal distribution."""
+    vae = source.vae
+    scale = vae.feature_scale.numpy(force=True)
+    mean, variance = source.observed_moments()
+    mean, variance = mean / scale, np.maximum(variance / scale**2, source.floor**2)
+    noise = source.groups.mean(variance, FIXED_NOISE)
+    nothing = np.zeros((vae.n_features, vae.n_components))
+    linear = LinearGaussian(mean, np.sqrt(variance), nothing, np.sqrt(noise))
+    sample, shares = source.sample()
+    x = _with_nan(*source.columns.encode(sample))
+    _begin_at(vae, linear, x, torch.from_numpy(shares))
+
+
+def _gains(source: _Features) -> tuple[float, float]:
+    """Return how much better the linear start is than independent columns, in nats a row.
+
+    On rows it has seen, and on others; where the first is too much for chance, it stands for both.
+    On its own rows, each parameter gains about a nat by chance, in all rows together. Equal rows,
+    which count several times, are held out by their number.
+    """
+    vae, (sample, shares) = source.vae, source.sample()
+    count = shares / shares.min()
+    by_chance = vae.n_features * vae.n_components / min(count.sum(), glm_rows(vae.n_features))
+    gain = _gain(source, sample, shares)
+    held_out = np.diff(np.floor(count.cumsum() / HELD_OUT), prepend=0.0)
+    if gain > by_chance or not held_out.any():
+        return gain, gain
+    kept = count - held_out
+    trained = kept > 0.0
+    part = replace(source, vae=copy.deepcopy(vae), table=sample[trained], weight=kept[trained])
+    _begin_linear(part)
+    return gain, _gain(part, sample[held_out > 0.0], held_out[held_out > 0.0])
+
+
+@torch.no_grad()
+def _gain(source: _Features, rows: Array, weight: Array) -> float:
+    """Return how much higher the bound is than that of independent columns, in nats a row."""
+    vae, other = source.vae, replace(source, vae=copy.deepcopy(source.vae))
+    _begin_independent(other)
+    x, observed = source.columns.encode(rows)
+    total, generator = 0.0, torch.Generator().manual_seed(0)
+    n_pairs = -(-JUDGED_DRAWS // len(x))
+    for some in row_chunks(len(x), vae.n_features * n_pairs):
+        cells = torch.from_numpy(x[some]).to(vae.device)
+        seen = None if observed is None else torch.from_numpy(observed[some]).to(vae.device)
+        eps = torch.randn((n_pairs, len(cells), vae.n_components), generator=generator).to(cells)
+        noise = torch.cat([eps, -eps])
+        more = elbo(vae(cells, seen, noise)) - elbo(other.vae(cells, seen, noise))
+        total += float(weight[some] @ more.numpy(force=True))
+    return total / weight.sum()
+
+
+def _with_nan(x: Array, observed: Seen | None) -> torch.Tensor:
+    return torch.from_numpy(x if observed is None else np.where(observed, x, np.nan))
 
 
 @torch.no_grad()
@@ -186,15 +278,26 @@ def _feature_scale(features: _Features, moments: Moments) -> Array:
     return np.where(scaled[column] | (total < 1e-6), 1.0, total)
 
 
-def _fit(features: _Features, moments: Moments, scale: Array) -> LinearGaussian:
-    """Fit factor analysis where every column has Gaussian noise of its own, else pPCA."""
-    vae = features.vae
-    if vae.likelihood.noise == "per_column" and not features.fixed.any():
-        return factor_analysis(moments, vae.n_components, features.floor)
-    wide = None
-    if moments.covariance is None:
-        wide = _wide(features, scale, moments)
-    return probabilistic_pca(moments, wide, vae.n_components, features.floor)
+def _fit(features: _Features, moments: Moments, scale: Array) -> tuple[LinearGaussian, float]:
+    """Fit pPCA where all columns share one Gaussian noise, else factor analysis by groups.
+
+    Returns the fit, and the smallest noise that it may have.
+    """
+    vae, floor, groups = features.vae, features.floor, features.groups
+    shared, mixed = vae.likelihood.noise == "shared", bool(features.fixed.any())
+    wide = None if moments.covariance is not None else _wide(features, scale, moments)
+    if not shared and (wide is None or not mixed):
+        return factor_analysis(moments, vae.n_components, floor, groups), floor
+    linear = probabilistic_pca(moments, wide, vae.n_components, floor)
+    if not mixed:
+        return linear, floor
+    # As many components as numbers would leave these no noise, if that were theirs alone.
+    floor = float(linear.noise[0])
+    if wide is None:
+        return factor_analysis(moments, vae.n_components, floor, groups), floor
+    linear = probabilistic_pca(moments, wide, vae.n_components, floor, FIXED_NOISE)
+    left = np.maximum(moments.variance - (linear.loadings**2).sum(1), floor**2)
+    return linear._replace(noise=np.sqrt(groups.mean(left, FIXED_NOISE))), floor
 
 
 def _wide(features: _Features, scale: Array, moments: Moments) -> LinearOperator:
@@ -208,64 +311,3 @@ def _wide(features: _Features, scale: Array, moments: Moments) -> LinearOperator
     some_sparse = any(issparse(part) for part in parts)
     rows = vstack(parts, format="csr") if some_sparse else np.concatenate(parts)
     return centred_rows(rows, features.weight, moments.mean)
-
-
-def _fit_further(linear: LinearGaussian, rows: ObservedRows, of: _Features) -> LinearGaussian:
-    """Run EM where there is no closed form: values are missing, or some columns have own noise."""
-    shared = of.vae.likelihood.noise == "shared"
-    own_noise = not shared and bool(of.fixed.any())
-    too_wide = rows.features.shape[1] > MAX_COLUMNS_FOR_COVARIANCE
-    if too_wide or (rows.seen is None and not own_noise):
-        return linear
-    if shared:
-        return em_for_missing(linear, rows, shared, of.floor)
-    linear = linear._replace(noise=np.where(of.fixed, 1.0, linear.noise))
-    return em_for_missing(linear, rows, shared, of.floor, of.fixed)
-
-
-def _fit_decoder(
-    vae: VAE, free: torch.Tensor, x: Array, observed: Seen | None, weight: Array
-) -> None:
-    """Fit the ``free`` features' linear decoders, as generalised linear models of the codes.
-
-    One Newton step from the marginal overshoots for rare levels. The problem is convex; N(0, 1)
-    priors on the weights (z has unit variance), and on how far a bias moves, keep levels finite
-    that are separated or that none of these rows has.
-    """
-    cells = torch.from_numpy(x).to(vae.device)
-    seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
-    share = torch.from_numpy(weight / weight.sum()).to(vae.device)
-    with torch.no_grad():
-        loc, log_scale = vae.encode(cells, seen)
-        eps = torch.randn(loc.shape, generator=torch.Generator().manual_seed(0), dtype=loc.dtype)
-        eps = eps.to(loc.device)
-        z = normal_sample(loc, log_scale, torch.stack([eps, -eps]))
-        z = tame(z, CODE_LIMIT)  # as the decoder does
-    layer = vae.decoder.linear
-    start_weight, start_bias = layer.weight.detach().clone(), layer.bias.detach().clone()
-    free = free.to(vae.device)
-    is_free = free[:, None].to(layer.weight.dtype)
-    delta = torch.zeros((len(free), vae.n_components + 1), dtype=loc.dtype, device=loc.device)
-    delta.requires_grad_()
-    optimizer = torch.optim.LBFGS([delta], max_iter=GLM_STEPS, line_search_fn="strong_wolfe")
-
-    def penalised() -> torch.Tensor:
-        w = start_weight + is_free * delta[:, :-1]
-        b = start_bias + is_free[:, 0] * delta[:, -1]
-        log_prob = vae.likelihood.log_prob(cells, z @ w.T + b)
-        log_prob = log_prob if seen is None else torch.where(seen, log_prob, 0.0)
-        penalty = (is_free * w).square().sum() + (is_free[:, 0] * delta[:, -1]).square().sum()
-        penalty = 0.5 * penalty / len(cells)
-        return penalty - (log_prob.sum(-1).mean(0) * share).sum()
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        loss = penalised()
-        loss.backward()
-        return float(loss.detach())
-
-    optimizer.step(closure)
-    with torch.no_grad():
-        if bool(torch.isfinite(delta).all()):
-            layer.weight.add_(is_free * delta[:, :-1])
-            layer.bias.add_(is_free[:, 0] * delta[:, -1])

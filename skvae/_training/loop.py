@@ -16,7 +16,7 @@ from .._model.vae import VAE, State
 from .hand_gradient import gradient_of
 from .held_out import HeldOut
 from .optimiser import AdamW, Flat
-from .plan import Epoch, NonFiniteBoundError, Plan, objective
+from .plan import Epoch, NonFiniteBoundError, Plan, Start, objective
 from .recorded import Recorded, can_record
 from .rows import Batch, Rows, batches
 
@@ -24,24 +24,49 @@ MAX_GRADIENT_NORM = 5.0  # of the mean bound of a batch
 WARMUP_STEPS = 50
 LONGEST_MEMORY = 0.995  # of the weights' moving average, per step
 UNRECORDED_STEPS = 3  # of a GPU: its libraries set themselves up, which is not to be recorded
+RETRIES = 4  # of an epoch that diverges,
+SLOWER = 0.1  # each at so much of the learning rate
 AVERAGED_EVERY = 4  # steps: on wide layers an average takes 0.4 of the optimiser's time
 
 
 def train(
-    vae: VAE, rows: Rows, held_out: Rows | None, plan: Plan, generator: torch.Generator
+    vae: VAE,
+    rows: Rows,
+    held_out: Rows | None,
+    plan: Plan,
+    generator: torch.Generator,
+    *,
+    start: Start | None = None,
 ) -> Iterator[Epoch]:
-    """Yield epoch 0 (the start), then every epoch until ``plan.max_epochs``."""
+    """Yield epoch 0 (the start), then every epoch until ``plan.max_epochs``.
+
+    ``start`` is what the epochs are compared with; None is where training begins.
+    """
     run = Run(vae, plan, generator, n_rows=len(rows))
     probe = None if held_out is None else HeldOut(held_out, vae.n_components, plan, generator)
     for number in range(plan.max_epochs + 1):
-        bound = run.epoch(rows) if number > 0 else math.nan
-        if number > 0 and not (math.isfinite(bound) and run.is_finite()):
+        bound = math.nan
+        if number > 0 and not math.isfinite(bound := run.epoch(rows)):
             raise NonFiniteBoundError(number, worst_column(vae, rows))
         with run.averaged():
             if probe is not None and number > 0:
                 probe.calibrate(vae)
-            held_out_bound, doubt = (math.nan, 0.0) if probe is None else probe.measure(vae)
-        yield Epoch(number, bound, held_out_bound, doubt, run.snapshot)
+            held_out_bound, doubt = _measured(probe, vae, start, number)
+        yield Epoch(number, bound, held_out_bound, doubt, run.snapshot, run.n_undone)
+
+
+def _measured(
+    probe: HeldOut | None, vae: VAE, start: Start | None, number: int
+) -> tuple[float, float]:
+    """Return the bound of held-out rows after an epoch, and the doubt of its gain."""
+    if probe is None:
+        return math.nan, 0.0
+    if start is None:
+        return probe.measure(vae)
+    if number == 0:
+        return probe.measure(start.vae)
+    bound, doubt = probe.measure(vae)
+    return bound - start.optimism, doubt
 
 
 class Run:
@@ -58,6 +83,11 @@ class Run:
         self._by_hand = gradient_of(vae, plan.objective, plan.free_bits)
         # What each step needs, looked up once: a module's attributes take long to find.
         self._n_components, self._project = vae.n_components, vae.likelihood.project
+        self._slowed, self.n_undone = 1.0, 0
+        # Where a pass began that ended well: where it ended, no bound has been seen yet.
+        self._sound: tuple[int, list[Tensor]] | None = None
+        moments = self.optimizer.moments.values()
+        self._vectors = (self.flat.live, self.flat.mean, *moments, self.optimizer.n_steps)
         self._recorded: Recorded | None = None
         self._n_unrecorded = 0
         self._records = (
@@ -65,7 +95,35 @@ class Run:
         )
 
     def epoch(self, rows: Rows) -> float:
-        """Pass over the rows once; return the mean objective before each step, in nats."""
+        """Pass over the rows once; return the mean objective before each step, in nats.
+
+        A pass that ends in what is not finite is undone and another taken, at smaller rates. It is
+        nan if none of them helps.
+        """
+        for _ in range(RETRIES + 1):
+            begun = self._place()
+            bound = self._pass(rows)
+            # The last step comes after the last bound was seen.
+            if math.isfinite(bound) and bool(torch.isfinite(self.flat.live).all()):
+                self._sound = begun
+                return bound
+            self._return_to(self._sound or begun)
+            self._slowed *= SLOWER
+            self.n_undone += 1
+        return math.nan
+
+    def _place(self) -> tuple[int, list[Tensor]]:
+        """Copy where the run stands."""
+        return self.step_number, [vector.clone() for vector in self._vectors]
+
+    def _return_to(self, place: tuple[int, list[Tensor]]) -> None:
+        self.step_number, vectors = place
+        self._averaged_step = self.step_number
+        for vector, before in zip(self._vectors, vectors, strict=True):
+            vector.copy_(before)
+        self.flat.grad.zero_()  # between the parameters, too, where no step writes
+
+    def _pass(self, rows: Rows) -> float:
         total, n_rows = torch.zeros_like(rows.weight[0]), 0
         for batch in batches(rows, self.plan.batch_size, self.generator):
             n = batch.x.shape[0]
@@ -73,10 +131,6 @@ class Run:
             n_rows += n
         self._average()
         return float(total) / n_rows
-
-    def is_finite(self) -> bool:
-        """Whether all weights are: the last step comes after the last bound."""
-        return bool(torch.isfinite(self.flat.live).all())
 
     def _step(self, batch: Batch) -> Tensor:
         self._set_learning_rate()
@@ -142,7 +196,9 @@ class Run:
 
     def _set_learning_rate(self) -> None:
         """Warm up linearly, then follow half a cosine down to 0 over the whole run."""
-        rate = self.plan.learning_rate * min(1.0, (self.step_number + 1) / WARMUP_STEPS)
+        rate = (
+            self._slowed * self.plan.learning_rate * min(1.0, (self.step_number + 1) / WARMUP_STEPS)
+        )
         if self.plan.decay:
             rate *= 0.5 * (1.0 + math.cos(math.pi * self.step_number / self.n_steps))
         self.optimizer.learning_rate = rate

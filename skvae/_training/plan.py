@@ -46,6 +46,15 @@ class Epoch:
     held_out: float  # mean bound of the held-out rows, nats; nan without any
     doubt: float  # standard error of its gain over the start: large where few rows decide
     snapshot: Callable[[], State]  # makes a copy of the (averaged) weights
+    n_undone: int = 0  # passes so far that diverged and were taken again, slower
+
+
+@dataclass(frozen=True)
+class Start:
+    """What is kept unless an epoch is better, where training may begin elsewhere."""
+
+    vae: VAE
+    optimism: float = 0.0  # nats a row: what training begins with has seen the held-out rows
 
 
 class NonFiniteBoundError(ArithmeticError):

@@ -4,7 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from .._model.bounds import log_weights
 from .._model.vae import VAE, State
 from .._parameters import Parameters
 from .loop import train
-from .plan import Epoch, Plan
+from .plan import Epoch, Plan, Start
 from .rows import Rows, folds, hold_out
 
 SMALL_TABLE = 500  # distinct rows
@@ -43,6 +43,7 @@ class Outcome:
     best: int  # the epoch whose weights are kept
     n_epochs: int
     cut_short: bool  # the cap came while the held-out bound was still rising
+    undone: list[int] = field(default_factory=list)  # epochs that diverged and were taken again
 
 
 Watch = Callable[[Epoch], bool]  # told of every epoch; True stops the run
@@ -56,14 +57,15 @@ def climb(
     *,
     generator: torch.Generator,
     watch: Watch,
+    start: Start | None = None,
 ) -> Outcome:
-    """Train, hold out as the number of rows allows, and keep the best epoch."""
+    """Train, hold out as the number of rows allows, and keep the best epoch, or the start."""
     n_rows, n_copies = len(rows), int(_copies(rows).sum())
     if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
         return Outcome(None, [], [], 0, 0, False)
     if not selection.early_stopping:
-        last, bounds = _consume(train(vae, rows, None, plan, generator), watch)
-        return Outcome(last.snapshot(), bounds, [], last.number, last.number, False)
+        last, bounds, undone = _consume(train(vae, rows, None, plan, generator), watch)
+        return Outcome(last.snapshot(), bounds, [], last.number, last.number, False, undone)
     stopper = EarlyStopping(selection.patience, selection.tol)
 
     def either(epoch: Epoch) -> bool:
@@ -72,49 +74,60 @@ def climb(
     if n_rows < SMALL_TABLE:
         # Too few rows to lose a tenth of: folds choose the number of epochs, all rows train.
         n_folds = min(N_FOLDS, n_copies)
-        _, bounds = _consume(train_folds(vae, rows, n_folds, plan, generator), either)
+        epochs = train_folds(vae, rows, n_folds, plan, generator, start=start)
+        _, bounds, undone = _consume(epochs, either)
         state = None
         if stopper.best > 0:
             refit = itertools.islice(train(vae, rows, None, plan, generator), stopper.best + 1)
-            last, bounds = _consume(refit, lambda epoch: False)
-            state = last.snapshot()
+            last, bounds, again = _consume(refit, lambda epoch: False)
+            state, undone = last.snapshot(), sorted({*undone, *again})
     else:
         fraction = min(selection.validation_fraction, MAX_HELD_OUT / n_copies)
         kept, held_out = split_with_tail(vae, rows, fraction, generator)
-        epochs = train(vae, kept, held_out, plan, generator)
-        _, bounds = _consume(epochs, either)
+        epochs = train(vae, kept, held_out, plan, generator, start=start)
+        _, bounds, undone = _consume(epochs, either)
         state = stopper.best_state
     n_epochs = len(stopper.curve) - 1
     cut_short = n_epochs == plan.max_epochs and stopper.still_improving
-    return Outcome(state, bounds, stopper.curve, stopper.best, n_epochs, cut_short)
+    return Outcome(state, bounds, stopper.curve, stopper.best, n_epochs, cut_short, undone)
 
 
-def _consume(epochs: Iterator[Epoch], stop: Watch) -> tuple[Epoch, list[float]]:
-    """Run until told to stop; return the last epoch and the objective of each."""
-    bounds = []
+def _consume(epochs: Iterator[Epoch], stop: Watch) -> tuple[Epoch, list[float], list[int]]:
+    """Run until told to stop; return the last epoch, the bound of each, and which were undone."""
+    bounds, undone, n_undone = [], [], 0
     for epoch in epochs:
         bounds.append(epoch.bound)
+        if epoch.n_undone > n_undone:
+            undone.append(epoch.number)
+        n_undone = epoch.n_undone
         if stop(epoch):
             break
-    return epoch, bounds[1:]
+    return epoch, bounds[1:], undone
 
 
 def train_folds(
-    vae: VAE, rows: Rows, n_folds: int, plan: Plan, generator: torch.Generator
+    vae: VAE,
+    rows: Rows,
+    n_folds: int,
+    plan: Plan,
+    generator: torch.Generator,
+    *,
+    start: Start | None = None,
 ) -> Iterator[Epoch]:
     """Train one copy of ``vae`` for each fold in step; epochs are means over the folds.
 
     For tables too small to hold rows out for good: it says how many epochs to train on all.
     """
     runs = [
-        train(copy.deepcopy(vae), *rows.split(held_out), plan, generator)
+        train(copy.deepcopy(vae), *rows.split(held_out), plan, generator, start=start)
         for held_out in folds(_copies(rows), n_folds, generator)
     ]
     for epochs in zip(*runs, strict=True):
         bound = sum(e.bound for e in epochs) / n_folds
         held_out = sum(e.held_out for e in epochs) / n_folds
         doubt = math.hypot(*(e.doubt for e in epochs)) / n_folds
-        yield Epoch(epochs[0].number, bound, held_out, doubt, epochs[0].snapshot)
+        n_undone = sum(e.n_undone for e in epochs)
+        yield Epoch(epochs[0].number, bound, held_out, doubt, epochs[0].snapshot, n_undone)
 
 
 class EarlyStopping:

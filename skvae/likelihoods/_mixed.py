@@ -139,6 +139,15 @@ class ColumnLikelihoods(nn.Module):
             total += now.log_prob_at(part.own(x), own, seen)
         return total
 
+    def gradient(self, x: Tensor, raw: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of count (N, D) log p(x | raw), and minus its gradient by raw."""
+        g, total = torch.empty_like(raw), raw.new_zeros(())
+        parts = zip(self.parts, self._each(raw), g.split(self.n_raw, -1), strict=True)
+        for part, (now, own), place in parts:
+            aside = {name: torch.empty_like(value) for name, value in part.named_parameters()}
+            total += now.gradient(part.own(x), own, part.own(count), place, aside)
+        return total, g
+
     @property
     def has_linear_form(self) -> bool:
         """Whether log p of many rows at many points is a matrix product."""

@@ -1,0 +1,101 @@
+"""The decoder of columns without Gaussian noise, as a generalised linear model of the codes."""
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from torch import Tensor
+
+from .._gaussian import normal_sample
+from .._model.networks import CODE_LIMIT, tame
+from .._model.vae import VAE
+from .._table.column import Array
+from ..likelihoods._mixed import ColumnLikelihoods
+
+GLM_STEPS = 100  # of L-BFGS
+SETTLED = 1e-6  # relative gain of a step
+GLM_CELLS = 2**21  # rows times features that it is fitted to
+GLM_ROWS = (100, 5000)  # at least, and at most
+
+
+def glm_rows(n_features: int) -> int:
+    """Return how many rows the decoder is fitted to."""
+    return int(np.clip(GLM_CELLS // n_features, *GLM_ROWS))
+
+
+@torch.no_grad()
+def fit_decoder(
+    vae: VAE, fixed: NDArray[np.bool_], x: Array, observed: NDArray[np.bool_] | None, weight: Array
+) -> None:
+    """Fit the linear decoders of ``fixed`` features to the codes of rows x (N, D), in float32.
+
+    The problem is convex; N(0, 1) priors on the weights (z has unit variance), and on how far a
+    bias moves, keep levels finite that are separated or that none of these rows has.
+    """
+    cells = torch.from_numpy(x).to(vae.device)
+    seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
+    z = _codes(vae, cells, seen)
+    count = torch.from_numpy(weight / weight.sum()).to(vae.device)[:, None] / len(z)
+    count = count.expand(cells.shape) if seen is None else count * seen
+    regression = _Regression(vae.likelihood, cells, count, z)
+    n_rows = max(float(weight.sum()), len(cells))  # weights that sum to less are shares
+    layer = vae.decoder.linear
+    full = torch.cat([layer.weight, layer.bias[:, None]], 1)
+    place = torch.from_numpy(np.flatnonzero(fixed)).to(vae.device)
+    start = full[place]
+    # One Newton step from the marginal overshoots for rare levels: those begin at the marginal.
+    at_marginal = full.clone()
+    at_marginal[place, :-1] = 0.0
+    is_worse = regression.by_column(full) < regression.by_column(at_marginal)
+    start = torch.where(is_worse[vae.likelihood.column, None][place], at_marginal[place], start)
+
+    def objective(own: Array) -> tuple[float, Array]:
+        trial = torch.from_numpy(own).view(start.shape).to(vae.device)
+        value, gradient = regression.value_and_gradient(full.index_copy(0, place, trial))
+        pull = trial.clone()
+        pull[:, -1] -= start[:, -1]
+        loss = 0.5 * pull.square().sum() / n_rows - value
+        return float(loss), (pull / n_rows - gradient[place]).flatten().numpy(force=True)
+
+    options: Any = {"maxiter": GLM_STEPS, "ftol": SETTLED, "gtol": 0.0}
+    begin = start.flatten().numpy(force=True)
+    found = minimize(objective, begin, jac=True, method="L-BFGS-B", options=options)
+    if np.isfinite(found.x).all() and np.isfinite(found.fun):
+        full[place] = torch.from_numpy(found.x).view(start.shape).to(vae.device)
+        layer.weight.copy_(full[:, :-1])
+        layer.bias.copy_(full[:, -1])
+
+
+class _Regression:
+    """Columns x (N, D), each cell counted so often, on codes z (S, N, K)."""
+
+    def __init__(self, likelihood: ColumnLikelihoods, x: Tensor, count: Tensor, z: Tensor) -> None:
+        self.likelihood = copy.deepcopy(likelihood).float()
+        self.x, self.count, z = x.float(), count.float(), z.float()
+        self.z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
+
+    def by_column(self, weight: Tensor) -> Tensor:  # (P, K + 1) -> (D,)
+        """Return the mean log p(x_d | z)."""
+        log_prob = self.likelihood.log_prob(self.x, self._raw(weight))
+        return torch.where(self.count > 0.0, log_prob * self.count, 0.0).sum((0, 1))
+
+    def value_and_gradient(self, weight: Tensor) -> tuple[float, Tensor]:
+        """Return the mean log p(x | z), and its gradient by the weights."""
+        raw = self._raw(weight)
+        value, minus = self.likelihood.gradient(self.x, raw, self.count)
+        slope = minus.flatten(0, 1).T @ self.z.flatten(0, 1)
+        return float(value), -slope.to(weight.dtype)
+
+    def _raw(self, weight: Tensor) -> Tensor:  # (S, N, P)
+        return self.z @ weight.T.float()
+
+
+def _codes(vae: VAE, x: Tensor, observed: Tensor | None) -> Tensor:  # (2, N, K)
+    """Draw two codes of each row's posterior, opposite to each other, as the decoder sees them."""
+    loc, log_scale = vae.encode(x, observed)
+    eps = torch.randn(loc.shape, generator=torch.Generator().manual_seed(0), dtype=loc.dtype)
+    eps = eps.to(loc.device)
+    return tame(normal_sample(loc, log_scale, torch.stack([eps, -eps])), CODE_LIMIT)
