@@ -21,6 +21,7 @@ from ._table.column import Array, Unknown
 from ._table.columns import Columns
 from ._table.frames import library_of
 from ._table.schema import Schema
+from ._table.unseen import Unseen
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +151,11 @@ class Fitted:
     # -- tables -----------------------------------------------------------------------------------
 
     def read(self, X: Any, unknown: Unknown = "ignore") -> Any:
-        """Read validated rows that came after the fit as a table.
+        """Read validated rows that came after the fit as a table."""
+        return self.read_all(X, unknown)[0]
+
+    def read_all(self, X: Any, unknown: Unknown = "ignore") -> tuple[Any, Unseen]:
+        """Read them as a table, and say where fit has not seen what they hold: it is missing there.
 
         Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
         """
@@ -159,14 +164,15 @@ class Fitted:
             names, now = list(schema.template.columns), list(X.columns)
             if names != now:
                 raise ValueError(f"The columns of X are {now}; fit had {names}.")
-        table = schema.read(X, unknown)
+        table, unseen = schema.read(X, unknown)
         limits, kinds = self.columns.limits, self.columns.kinds
         if limits.none:
-            return table
+            return table, unseen
         lenient = kinds.automatic & (unknown == "ignore")
         names = [column.name for column in schema.columns]
         needs = [support.description for support in kinds.supports]
-        return check_support(table, limits, lenient, Said(names, kinds.names, needs))
+        table, others = check_support(table, limits, lenient, Said(names, kinds.names, needs))
+        return table, unseen.with_more(*others.T)
 
     def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
         """Turn a table into what was fitted: kind of frame, names, order and dtypes."""

@@ -225,7 +225,7 @@ def prepare(
     else:
         schema, asked, table = fit_table(parameters, rows)
         table, weight, copies = merged(table, rows.weight)
-        look = look_at(table, weight, schema.columns)
+        look = look_at(table, weight / rows.weight.min(), schema.columns)
         schema = _with_remarks(schema, look)
         columns = columns_for(parameters, schema, asked, table, look)
         vae, launch, optimism = module_at_start(parameters, columns, table, weight, seed)
@@ -250,7 +250,8 @@ def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[
     needs = [support.description for support in supports]
     said = Said(rows.names, [name_of(one) for one in asked], needs)
     strict = np.zeros(n_columns, dtype=bool)
-    return schema, asked, check_support(table, limits_of(supports), strict, said)
+    table, _ = check_support(table, limits_of(supports), strict, said)
+    return schema, asked, table
 
 
 def columns_for(

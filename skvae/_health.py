@@ -1,15 +1,13 @@
 """Warnings that say what is wrong with a fit or a score, and what to do. No torch."""
 
-import sys
-import warnings
 from collections.abc import Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
+from ._advice import warn
 from ._parameters import INACTIVE_KL, NOISE_FLOOR
 
 if TYPE_CHECKING:
@@ -22,36 +20,20 @@ LARGEST_GAP = 0.1  # nats that the last search for modes may have added
 LARGEST_ERROR = 0.06  # nats: standard error
 
 
-# Frames of these packages stand between a warning here and the user's call.
-_PASSED_THROUGH = ("skvae", "sklearn", "joblib", "contextlib")
-
-
-def _warn(message: str, category: type[Warning] = UserWarning) -> None:
-    """Warn at the line of the user's call, through whatever pipeline it came."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and _package(frame) in _PASSED_THROUGH:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
-
-
-def _package(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
-
-
 def warn_about_fit(
     n_components_asked: Any, fitted: "Fitted", history: "History", names: Sequence[str]
 ) -> None:
     """Warn of training cut short or diverging, inactive components, and noise at its floor."""
     warn_about_divergence(history)
     if history.cut_short:
-        _warn(
+        warn(
             f"max_iter={history.n_epochs} epochs ended while the held-out bound was still rising. "
             "Increase max_iter.",
             ConvergenceWarning,
         )
     n_active, n_components = fitted.n_active_components, fitted.n_components
     if n_components_asked != "auto" and n_components < n_components_asked:
-        _warn(
+        warn(
             f"n_components={n_components_asked} is more than there are columns, of a category each "
             f"level: the model has {n_components} components."
         )
@@ -59,7 +41,7 @@ def warn_about_fit(
     judged = bool(columns.kinds.with_units("none").any() or columns.may_miss.any())
     if n_active < n_components if n_components_asked != "auto" else judged and n_active == 0:
         fix = f"Use n_components={n_active}." if n_active else "The columns share no structure."
-        _warn(
+        warn(
             f"{n_components - n_active} of {n_components} components are inactive: they carry "
             f"less than {INACTIVE_KL} nats, and transform returns 0 for them. {fix}"
         )
@@ -69,7 +51,7 @@ def warn_about_fit(
         named = ", ".join(names[column] for column in at_floor[:5])
         more = " and others" if len(at_floor) > 5 else ""
         fewer = "Use fewer n_components, or drop" if n_components > 1 else "Drop"
-        _warn(
+        warn(
             f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "
             "column's standard deviation: the components reproduce it exactly, so its density "
             f"has no natural limit. {fewer} columns that repeat others.",
@@ -79,14 +61,14 @@ def warn_about_fit(
 def warn_about_divergence(history: "History") -> None:
     """Say which epochs were taken again."""
     if history.undone:
-        _warn(history.undone, ConvergenceWarning)
+        warn(history.undone, ConvergenceWarning)
 
 
 def warn_about_columns(schema: "Schema") -> None:
     """Say what was decided about columns whose dtype does not tell what they hold."""
     for column in schema.columns:
         if column.remark:
-            _warn(f"Column {column.name} {column.remark}")
+            warn(f"Column {column.name} {column.remark}")
 
 
 def unreliable(diagnostics: dict[str, "Array"]) -> NDArray[np.bool_]:
@@ -117,7 +99,7 @@ def warn_about_estimates(diagnostics: dict[str, "Array"], refine: bool) -> None:
         size = np.median(diagnostics["effective_sample_size"][flagged])
         n_samples = np.median(diagnostics["n_samples"][flagged])
         fix = "Increase n_importance_samples." if refine else "Use refine=True."
-        _warn(
+        warn(
             f"For {flagged.mean():.0%} of the rows the tail of the importance weights is too heavy "
             f"(Pareto k above {min(1.0 - 1.0 / np.log10(n_samples), 0.7):.2f}; {n_samples:.0f} "
             f"samples are worth {size:.1f}): their log p(x) is unreliable, and mostly too low. "

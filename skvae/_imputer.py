@@ -21,8 +21,8 @@ from ._parameters import (
     seed_of,
 )
 from ._table.column import Array
-from ._table.frames import Filling, completed, library_of, take_rows, where_missing, with_missing
-from ._table.schema import Schema
+from ._table.frames import Filling, completed, library_of, where_missing, with_missing
+from ._table.schema import Schema, where_strays
 from ._transformer import VAETransformer
 from ._versions import Versioned
 
@@ -144,8 +144,10 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
             objective="iwae",
             n_train_samples=8,
         )
+        vae.fit(_marked(X, missing), sample_weight=rows.weight)
+        missing = missing | where_strays(_marked(X, missing), vae.model_.schema)
         learned = {
-            "vae_": vae.fit(_marked(X, missing), sample_weight=rows.weight),
+            "vae_": vae,
             "_empty": missing.all(axis=0),
             "_indicated": np.flatnonzero(missing.any(axis=0)),
             "indicator_": None,
@@ -232,14 +234,16 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
 
 def _filled(now: VAEImputer, X: Any, seed: int | None) -> Any:
     """Complete validated rows, by expectations or by draws with a seed."""
-    missing = where_missing(X, now.missing_values)
+    model, missing = now.vae_.model_, where_missing(X, now.missing_values)
+    missing = missing | where_strays(_marked(X, missing), model.schema)
     empty, indicated = now._empty, now._indicated
     rows = np.flatnonzero(missing.any(axis=1))
-    filled = None
+    # All rows, so that what is wrong in any of them is said.
+    table, filled = model.read(_marked(X, missing), now.vae_.handle_unknown), None
     if len(rows):
         generator = None if seed is None else np.random.default_rng(seed)
-        table = _conditional(now.vae_, take_rows(_marked(X, missing), rows), empty, seed)
-        filled = _schema_for(now.vae_.model_.schema, X).write(table, generator)
+        cells = _conditional(now.vae_, table[rows], empty, seed)
+        filled = _schema_for(model.schema, X).write(cells, generator)
     kept = np.arange(len(empty)) if now.keep_empty_features else np.flatnonzero(~empty)
     shown = indicated if now.add_indicator else indicated[:0]
     return completed(X, missing, Filling(rows, filled), kept, shown)
@@ -251,10 +255,11 @@ def _marked(X: Any, missing: NDArray[np.bool_]) -> Any:
     return with_missing(X, hidden) if hidden.any() else X
 
 
-def _conditional(vae: VAETransformer, X: Any, empty: NDArray[np.bool_], seed: int | None) -> Array:
+def _conditional(
+    vae: VAETransformer, table: Any, empty: NDArray[np.bool_], seed: int | None
+) -> Array:
     """Return every cell of the rows given the observed ones; 0 for numbers of empty columns."""
     model = vae.model_
-    table = model.read(X, vae.handle_unknown)
     cells = model.conditional(table, vae.n_importance_samples, seed, vae.device)
     numbers = np.array([column.kind != "category" for column in model.schema.columns])
     cells[:, empty & numbers] = 0.0

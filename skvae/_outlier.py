@@ -23,6 +23,7 @@ from ._resources import own_gradients
 from ._table.column import Array, Unknown
 from ._table.frames import take_rows
 from ._table.schema import LabelledRows, without_strays
+from ._table.unseen import with_cost
 from ._transformer import VAETransformer, check_transformer
 from ._versions import Versioned
 
@@ -398,13 +399,16 @@ class _Score(NamedTuple):
     def of(self, vae: VAETransformer, X: Any, unknown: Unknown = "ignore") -> Array:
         """Score validated rows. A level that no typical row has is no error in a row of fit."""
         model = vae.model_
-        table = model.read(X, unknown)
+        table, unseen = model.read_all(X, unknown)
         if self.kernels is not None:
-            return model.aggregate_score(table, self.kernels, vae.device)
+            scores = model.aggregate_score(table, self.kernels, vae.device)
+            return with_cost(scores, unseen, model.columns.log_unseen)
         n_samples = vae.n_importance_samples
         scores, diagnostics = model.score(table, self.method, n_samples, device=vae.device)
         warn_about_estimates(diagnostics, refine=True)
-        return scores
+        return (
+            scores if self.method == "kl" else with_cost(scores, unseen, model.columns.log_unseen)
+        )
 
 
 def _scored(detector: VAEOutlierDetector, X: Any) -> tuple[VAEOutlierDetector, Array]:

@@ -23,6 +23,7 @@ from ._parameters import (
 from ._resources import own_gradients
 from ._table.column import Array
 from ._table.frames import float_dtype
+from ._table.unseen import with_cost
 from ._versions import Versioned
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class VAETransformer(
         for which ``inverse_transform`` gives the most frequent.
     handle_unknown : {"ignore", "error"}, default="ignore"
         What to do with a level that was not there in ``fit``, or another number where ``"auto"``
-        found only 0 and 1: treat it as missing (it then counts in no score), or raise.
+        found only 0 and 1: take it as missing (scores pay Good's 1953 mass of the unseen), or raise.
     noise : {"auto", "shared", "per_column"}, default="auto"
         Whether the (scaled) columns share one Gaussian noise scale, as in probabilistic PCA, or
         each has its own, as in factor analysis. ``"auto"`` is shared, which makes better codes;
@@ -486,11 +487,13 @@ class VAETransformer(
         .. [3] Vehtari et al. (2024), Pareto Smoothed Importance Sampling.
         """
         now = fitted_now(self)
-        table = _table_of(now, X)
+        table, unseen = now.model_.read_all(validated(now, X, reset=False), now.handle_unknown)
         check_score(method, return_diagnostics)
         scores, diagnostics = now.model_.score(
             table, method, now.n_importance_samples, refine, now.device
         )
+        log_unseen = None if method == "kl" else now.model_.columns.log_unseen
+        scores = with_cost(scores, unseen, log_unseen)
         warn_about_estimates(diagnostics, refine)
         return (scores, diagnostics) if return_diagnostics else scores
 
@@ -509,7 +512,9 @@ class VAETransformer(
             ``score_samples(X, method="reconstruction")``. Lower is odder.
         """
         now = fitted_now(self)
-        return now.model_.score_features(_table_of(now, X), now.n_importance_samples, now.device)
+        table, unseen = now.model_.read_all(validated(now, X, reset=False), now.handle_unknown)
+        scores = now.model_.score_features(table, now.n_importance_samples, now.device)
+        return with_cost(scores, unseen, now.model_.columns.log_unseen)
 
     def score(self, X: ArrayLike, y: None = None) -> float:
         """Return the mean of ``score_samples(X)``: log p(x) in nats a row, in original units.
@@ -539,10 +544,6 @@ class VAETransformer(
         tags.input_tags.allow_nan = True
         tags.input_tags.sparse = True
         return tags
-
-
-def _table_of(now: VAETransformer, X: Any) -> Any:
-    return now.model_.read(validated(now, X, reset=False), now.handle_unknown)
 
 
 def check_transformer(vae: VAETransformer) -> None:

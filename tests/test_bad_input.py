@@ -314,6 +314,8 @@ def test_where_bernoulli_was_our_choice_another_number_is_an_unknown_level(
     one, other = (getattr(copy.deepcopy(lenient), method)(rows) for rows in (bad, missing))
     if method == "partial_fit":
         one, other = one.transform(BITS), other.transform(BITS)
+    if method == "score_samples":  # what no row of fit holds has the share of what one row holds
+        other[row] -= np.log(len(BITS) + 1.0)
     np.testing.assert_array_equal(one, other)
 
 

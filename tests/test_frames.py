@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skvae import VAETransformer
+from skvae import VAEOutlierDetector, VAETransformer
 
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
@@ -301,10 +301,14 @@ def test_a_new_level_is_treated_as_missing(colours):
     X, vae = colours
     new, missing = _with_cell(X, 4, "colour", "mauve"), _with_cell(X, 4, "colour", None)
     assert_array_equal(vae.transform(new), vae.transform(missing))
+    # In a density it has the share of what comes once (Good & Turing): nothing did, in 60 rows.
+    counts = X["colour"].value_counts()
+    cost = np.log(((counts == 1).sum() + 1) / (counts.sum() + 1))
     for method in METHODS:
         one, other = (vae.score_samples(rows, method=method) for rows in (new, missing))
+        other[4] += 0.0 if method == "kl" else cost
         assert_array_equal(one, other)
-    assert vae.score_features(new)[4, 1] == 0.0
+    assert vae.score_features(new)[4, 1] == cost
     assert not np.array_equal(vae.score_samples(new)[4], vae.score_samples(X)[4])
 
 
@@ -320,6 +324,54 @@ def test_a_new_level_is_an_error_where_that_was_asked_for(colours):
             method(_with_cell(X, 4, "colour", "mauve"))
     # A missing value is no level.
     assert np.isfinite(strict.transform(_with_cell(X, 4, "colour", None))).all()
+
+
+def test_all_new_levels_of_all_columns_are_named_where_they_are_errors():
+    X = pandas.DataFrame({"a": COLOURS, "b": COLOURS, "x": NUMBERS})
+    strict = _vae(handle_unknown="error", max_iter=0).fit(X)
+    bad = _with_cell(_with_cell(X, 4, "a", "mauve"), 9, "a", "mauve")
+    bad = _with_cell(_with_cell(bad, 7, "a", "puce"), 2, "b", "mauve")
+    message = (
+        r"Column 'a' holds the level 'mauve' in row 4, 9, the level 'puce' in row 7, .*"
+        r"Column 'b' holds the level 'mauve' in row 2, "
+    )
+    with pytest.raises(ValueError, match=message):
+        strict.transform(bad)
+
+
+@pytest.mark.parametrize("method", ["transform", "score_samples", "score_features"])
+def test_a_column_of_nothing_but_new_levels_is_told_with_examples(colours, method):
+    X, vae = colours
+    message = (
+        "No cell of column 'colour' holds a level that was there in fit: it holds ' green'"
+        ".*where fit had 'blue', 'green', 'red'.*blanks"
+    )
+    with pytest.warns(UserWarning, match=message):
+        getattr(vae, method)(X.assign(colour=" " + X["colour"]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        getattr(vae, method)(X.assign(colour=[None] * (N - 1) + ["red"]))
+        getattr(vae, method)(X.assign(colour=[None] * N))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("max_categories", [None, 5])
+def test_a_level_that_fit_has_not_seen_costs_the_mass_of_what_came_once(max_categories, weighted):
+    # Good & Turing: of 40 cells 4 have a level of their own.
+    levels = ["a"] * 20 + ["b"] * 10 + ["c"] * 4 + ["d"] * 2 + ["e", "f", "g", "h"]
+    X = pandas.DataFrame({"level": levels, "x": _rng().normal(size=40)})
+    weight = np.full(40, 3.0) if weighted else None
+    vae = _vae(max_iter=0, max_categories=max_categories).fit(X, sample_weight=weight)
+    new, missing = (_with_cell(X, 0, "level", value) for value in ("z", None))
+    cost = vae.score_samples(new)[0] - vae.score_samples(missing)[0]
+    assert cost == pytest.approx(np.log(5.0 / 41.0), abs=1e-12)
+
+
+def test_the_detector_takes_new_levels_as_more_odd_than_missing_ones(colours):
+    X, _ = colours
+    detector = VAEOutlierDetector(random_state=0).fit(X)
+    new, missing = (_with_cell(X, 4, "colour", value) for value in ("mauve", None))
+    assert detector.score_samples(new)[4] < detector.score_samples(missing)[4] - 3.0
 
 
 def _many_levels():

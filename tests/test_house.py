@@ -23,7 +23,7 @@ PACKAGE = Path(skvae.__file__).parent
 # The floors of the house, from the ground up: a file imports from lower floors, or from its own
 # wing. Wings on one floor do not know each other.
 FLOORS = [
-    ["_gaussian", "_specification", "_parameters", "_resources", "_callbacks"],
+    ["_advice", "_gaussian", "_specification", "_parameters", "_resources", "_callbacks"],
     ["_table/"],
     ["likelihoods/", "priors"],
     ["_model/"],
@@ -40,7 +40,7 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Usable with torch alone; needed before torch is loaded; tables, which no torch ever touches.
 CORE = ["_gaussian", "_specification", "likelihoods/", "priors", "_model/"]
 BEFORE_TORCH = ["_fitted", "_health", "_inputs", "_transformer", "_inference/codes"]
-TORCHLESS = ["_table/", "_parameters", "_callbacks", "_versions", "_health", "_inputs"]
+TORCHLESS = ["_table/", "_advice", "_parameters", "_callbacks", "_versions", "_health", "_inputs"]
 FRAMES = {"_table/of_pandas": {"pandas"}, "_table/of_polars": {"polars"}}
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
 ROUTINES = {

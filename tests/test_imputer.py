@@ -754,3 +754,22 @@ def test_the_indicator_is_there_as_in_scikit_learns_imputers():
     assert imputer.indicator_.features_.tolist() == [0, 1]
     assert_array_equal(imputer.transform(X)[:, 3:], imputer.indicator_.transform(X))
     assert VAEImputer(_vae(max_iter=0)).fit(X).indicator_ is None
+
+
+@pytest.mark.parametrize("add_indicator", [False, True])
+def test_texts_among_numbers_are_filled_as_what_is_missing(add_indicator):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=100)
+    texts, holes = (pandas.DataFrame({"x": x, "y": x + rng.normal(size=100)}) for _ in range(2))
+    texts = texts.astype({"x": object})
+    texts.loc[[5, 9], "x"], holes.loc[[5, 9], "x"] = "?", np.nan
+    holes["y"] = texts["y"]
+    filled = []
+    for frame in (texts, holes):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*no numbers")
+            imputer = VAEImputer(random_state=0, add_indicator=add_indicator)
+            filled.append(imputer.fit_transform(frame).astype(float))
+    assert_allclose(filled[0], filled[1])
+    with pytest.raises(ValueError, match="Column 'x' needs numbers; row 3 holds 'n/a'"):
+        imputer.transform(holes.astype({"x": object}).replace({"x": {holes["x"][3]: "n/a"}}))

@@ -580,7 +580,10 @@ FAILURES = {
     "bad rows": (lambda vae: vae.fit(np.full((5, 3), np.inf)), ValueError),
     "a bad parameter": (lambda vae: vae.set_params(beta=-1.0).fit(X), ValueError),
     "a bad weight": (lambda vae: vae.fit(X, sample_weight=-np.ones(len(X))), ValueError),
-    "a divergence": (lambda vae: vae.set_params(learning_rate_init=1e30).fit(X), ValueError),
+    "a divergence": (
+        lambda vae: vae.set_params(learning_rate_init=1e300, early_stopping=False).fit(X),
+        ValueError,
+    ),
     "bad rows, partial": (lambda vae: vae.partial_fit(np.full((5, 6), np.inf)), ValueError),
     "other columns, partial": (lambda vae: vae.partial_fit(X[:, :2]), ValueError),
 }

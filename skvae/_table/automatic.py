@@ -9,6 +9,7 @@ from scipy.sparse import issparse
 from .column import Array, Column
 from .statistics import ColumnMoments, heavy_tailed, measure, share_one_unit, two_valued
 from .support import Nature
+from .unseen import counts_of_values, log_mass_of_unseen
 
 
 class Look(NamedTuple):
@@ -17,10 +18,11 @@ class Look(NamedTuple):
     moments: ColumnMoments
     one_unit: bool  # as pixels or the bands of a spectrum
     natures: list[Nature]
+    log_unseen: Array | None = None  # (D,)  log-probability of a value that no row holds
 
 
 def look_at(X: Any, weight: Array, columns: Sequence[Column]) -> Look:
-    """Look at the columns of a table, with how often each row counts."""
+    """Look at the columns of a table, with how often each row counts: the lightest once."""
     moments = measure(X, weight, [column.name for column in columns])
     binary = two_valued(X)
     numbers = all(column.kind != "category" for column in columns)
@@ -32,7 +34,23 @@ def look_at(X: Any, weight: Array, columns: Sequence[Column]) -> Look:
     if not one_unit and not issparse(X):
         heavy = heavy_tailed(X)
     natures = [_nature(column, bool(binary[n]), bool(heavy[n])) for n, column in enumerate(columns)]
-    return Look(moments, one_unit, natures)
+    return Look(moments, one_unit, natures, _log_unseen(X, weight, columns, natures))
+
+
+def _log_unseen(
+    X: Any, weight: Array, columns: Sequence[Column], natures: Sequence[Nature]
+) -> Array:
+    """Return it for columns of levels, or of 0 and 1; numbers have a density everywhere."""
+    result = np.zeros(len(columns))
+    for number, nature in enumerate(natures):
+        if nature not in ("levels", "two_valued"):
+            continue
+        cells = X[:, [number]].toarray()[:, 0] if issparse(X) else X[:, number]
+        counts = counts_of_values(cells.astype(np.float64, copy=False), weight)
+        if shares := columns[number].shares:  # of the last place, which rare levels have in common
+            counts = np.append(counts[:-1], counts[-1] * np.array(shares))
+        result[number] = log_mass_of_unseen(counts)
+    return result
 
 
 def _nature(column: Column, binary: bool, heavy: bool) -> Nature:

@@ -10,6 +10,8 @@ from scipy.sparse import issparse
 from .statistics import row_chunks
 from .support import Limits
 
+MOST_SHOWN = 5  # cells of a column, and columns, in a message
+
 
 class Said(NamedTuple):
     """What a message says of the columns."""
@@ -19,23 +21,27 @@ class Said(NamedTuple):
     needs: Sequence[str]  # descriptions of what they give a density to
 
 
-def check_support(table: Any, limits: Limits, lenient: NDArray[np.bool_], said: Said) -> Any:
-    """Return the table, or raise a ValueError that names the first cell outside its limits.
+def check_support(
+    table: Any, limits: Limits, lenient: NDArray[np.bool_], said: Said
+) -> tuple[Any, NDArray[np.intp]]:
+    """Return the table, or raise a ValueError that names the cells outside its limits.
 
     In ``lenient`` columns such cells become missing instead: there the likelihood was our choice.
+    Their rows and columns (M, 2) are returned, too.
     """
+    wrong = np.zeros((0, 2), dtype=np.intp)
     if limits.none:
-        return table
-    cells: list[NDArray[np.intp]] = [np.zeros((0, 2), dtype=np.intp)]
+        return table, wrong
     for rows in row_chunks(*table.shape):
         chunk = table[rows].toarray() if issparse(table) else table[rows]
-        wrong = limits.outside(chunk)
-        strict = wrong & ~lenient
-        if strict.any():
-            row, column = map(int, np.argwhere(strict)[0])
-            raise _no_density(said, column, rows.start + row, chunk[row, column])
-        cells.append(np.argwhere(wrong) + np.array([rows.start, 0]))
-    return _without(table, np.concatenate(cells))
+        found = np.argwhere(limits.outside(chunk))
+        wrong = np.concatenate([wrong, found + np.array([rows.start, 0])])
+    strict = wrong[~lenient[wrong[:, 1]]]
+    if len(strict):
+        raise ValueError(
+            f"{_no_density(table, strict, said)} Use likelihood='gaussian' or clean the column."
+        )
+    return _without(table, wrong), wrong
 
 
 def _without(table: Any, cells: NDArray[np.intp]) -> Any:
@@ -52,9 +58,16 @@ def _without(table: Any, cells: NDArray[np.intp]) -> Any:
     return table.tocsr()
 
 
-def _no_density(said: Said, column: int, row: int, value: Any) -> ValueError:
-    return ValueError(
-        f"Column {said.columns[column]} (likelihood={said.likelihoods[column]!r}) needs "
-        f"{said.needs[column]}; row {row} holds {value}. "
-        "Use likelihood='gaussian' or clean the column."
-    )
+def _no_density(table: Any, cells: NDArray[np.intp], said: Said) -> str:
+    """Say of each column what it needs, and which rows hold something else."""
+    sentences = []
+    for column in np.unique(cells[:, 1]).tolist():
+        rows = cells[cells[:, 1] == column, 0].tolist()
+        held = ", ".join(f"row {row} holds {table[row, column]}" for row in rows[:MOST_SHOWN])
+        more = f" and {len(rows) - MOST_SHOWN} more" if len(rows) > MOST_SHOWN else ""
+        sentences.append(
+            f"Column {said.columns[column]} (likelihood={said.likelihoods[column]!r}) needs "
+            f"{said.needs[column]}; {held}{more}."
+        )
+    more = f" And {len(sentences) - MOST_SHOWN} more." if len(sentences) > MOST_SHOWN else ""
+    return " ".join(sentences[:MOST_SHOWN]) + more

@@ -65,26 +65,21 @@ class Column:
         """Number of places; 0 for numbers. An empty category has one, which stands for nothing."""
         return max(len(self.levels) + bool(self.rare), 1) if self.kind == "category" else 0
 
-    def encode(self, raw: Raw, unknown: Unknown) -> Array:
+    def encode(self, raw: Raw) -> tuple[Array, NDArray[np.intp], list[Any]]:
+        """Return cells as numbers, and rows and levels of those that are not there; these miss."""
         if self.kind != "category":
-            return (
-                raw.numbers if raw.numbers is not None else as_numbers(raw, self.name, self.strays)
-            )
+            numbers = raw.numbers
+            if numbers is None:
+                numbers = as_numbers(raw, self.name, self.strays)
+            return numbers, np.zeros(0, dtype=np.intp), []
         raw = as_levels(raw)
         assert raw.places is not None
         place_of = {level: place for place, level in enumerate(self.levels)}
         place_of |= dict.fromkeys(self.rare, len(self.levels))
         places = [place_of.get(level, np.nan) for level in raw.levels]
         cells = np.array([*places, np.nan])[raw.places]
-        new = np.isnan(cells) & (raw.places >= 0)
-        if unknown == "error" and new.any():
-            row = int(new.argmax())
-            raise ValueError(
-                f"Column {self.name} holds the level {raw.levels[raw.places[row]]!r} in row {row}, "
-                f"which was not there in fit; its levels were {some_of(self.levels)}. Correct it, "
-                "or use handle_unknown='ignore', which treats it as missing."
-            )
-        return cells
+        new = np.flatnonzero(np.isnan(cells) & (raw.places >= 0))
+        return cells, new, [raw.levels[place] for place in raw.places[new]]
 
     def decode(self, cells: Array, generator: np.random.Generator | None) -> list[Any]:
         """Return the levels of the places, None where missing. Rare ones are drawn if need be."""

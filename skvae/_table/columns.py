@@ -45,6 +45,8 @@ class Columns:
         What was decided about the columns' likelihoods.
     limits : Limits
         The values that these give a density to.
+    log_unseen : ndarray of shape (n_columns,) or None
+        Log-probability of a level, or of a value beside 0 and 1, that no row of fit holds.
     """
 
     scaling: Scaling
@@ -57,6 +59,7 @@ class Columns:
     rms: float
     kinds: Kinds
     limits: Limits
+    log_unseen: Array | None = None
 
     def __len__(self) -> int:
         return len(self.shift)
@@ -119,6 +122,7 @@ def fit_columns(X: Any, look: Look, kinds: Kinds, scaling: str | None) -> Column
         rms=common if chosen == "none" else 1.0,
         kinds=kinds,
         limits=limits_of(kinds.supports),
+        log_unseen=look.log_unseen,
     )
 
 

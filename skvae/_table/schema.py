@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from .column import Array, Column, Raw, Unknown, as_levels, as_numbers, check_finite
@@ -16,6 +17,7 @@ from .frames import Library, columns_of, is_numbers, library_of, raw_column, wit
 from .guesses import Seen, look_among
 from .of_pandas import to_pandas
 from .of_polars import to_polars
+from .unseen import Unseen, refused, warn_if_all
 
 
 class LabelledRows(NamedTuple):
@@ -55,20 +57,35 @@ class Schema:
         numbers = all(column.kind != "category" for column in self.columns)
         object.__setattr__(self, "numeric", self.library is None and numbers)
 
-    def read(self, X: Any, unknown: Unknown) -> Any:
-        """Return the table of X: float64, or X itself where that already is one of numbers."""
+    def read(self, X: Any, unknown: Unknown) -> tuple[Any, Unseen]:
+        """Return the table of X: float64, or X itself where that already is one of numbers.
+
+        Levels that are not the schema's are missing in it; where they stood is returned, too.
+        """
+        unseen = Unseen.nothing()
         if self.numeric and is_numbers(X):
-            return X
+            return X, unseen
         if issparse(X):
             raise ValueError(
                 "X is sparse, but the table that was fitted was not one of numbers alone. "
                 "Give it as it was in fit: a frame, or dense rows."
             )
-        cells = np.empty(X.shape, dtype=np.float64)
+        cells, wrong = np.empty(X.shape, dtype=np.float64), []
         for number, (column, values) in enumerate(zip(self.columns, columns_of(X), strict=True)):
-            cells[:, number] = column.encode(raw_column(values, column.name), unknown)
+            raw = raw_column(values, column.name)
+            cells[:, number], rows, held = column.encode(raw)
             check_finite(cells[:, number], column.name)
-        return cells
+            unseen = unseen.with_more(rows, np.full(len(rows), number))
+            if unknown == "error" and held:
+                wrong.append(refused(column.name, column.levels, rows, held))
+            n_present = int((~np.isnan(cells[:, number])).sum()) + len(held)
+            warn_if_all(column.name, column.levels, n_present, held)
+        if wrong:
+            raise ValueError(
+                f"{' '.join(wrong)} Correct it, or use handle_unknown='ignore', which treats it as "
+                "missing."
+            )
+        return cells, unseen
 
     def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
         """Turn numbers into what was fitted: the same kind of frame, names, order and dtypes."""
@@ -115,7 +132,7 @@ def fit_schema(
         raw, seen = _asked_for(raw_column(values, names[number]), categories[number], names[number])
         column = _fit_column(names[number], raw, weight, max_categories)
         column = replace(column, strays=seen.strays, remark=seen.remark)
-        table[:, number] = column.encode(raw, "ignore")
+        table[:, number], *_ = column.encode(raw)
         check_finite(table[:, number], column.name)
         columns.append(column)
     template = None if library is None else X.head(0)
@@ -136,16 +153,22 @@ def _asked_for(raw: Raw, is_category: bool | None, name: str) -> tuple[Raw, Seen
 
 def without_strays(X: Any, schema: Schema) -> Any:
     """Return X with cells missing that are strays among numbers."""
-    if not any(column.strays for column in schema.columns):
-        return X
+    strays = where_strays(X, schema)
+    return with_missing(X, strays) if strays.any() else X
+
+
+def where_strays(X: Any, schema: Schema) -> NDArray[np.bool_]:
+    """Tell the cells that are strays among numbers."""
     missing = np.zeros(X.shape, dtype=bool)
+    if not any(column.strays for column in schema.columns):
+        return missing
     for number, (column, values) in enumerate(zip(schema.columns, columns_of(X), strict=True)):
         if column.strays:
             raw = as_levels(raw_column(values, column.name))
             assert raw.places is not None
             stray = np.array([*(level in column.strays for level in raw.levels), False])
             missing[:, number] = stray[raw.places]
-    return with_missing(X, missing)
+    return missing
 
 
 def _fit_column(name: str, raw: Raw, weight: Array, max_categories: int | None) -> Column:

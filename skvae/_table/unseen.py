@@ -1,0 +1,77 @@
+"""Cells that hold what the rows of fit did not: levels, or other values than 0 and 1. No torch."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._advice import warn
+from .column import Array, some_of
+
+
+class Unseen(NamedTuple):
+    """Where a table holds what fit has not seen: row and column of each such cell."""
+
+    row: NDArray[np.intp]
+    column: NDArray[np.intp]
+
+    @classmethod
+    def nothing(cls) -> "Unseen":
+        return cls(np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp))
+
+    def with_more(self, row: NDArray[np.intp], column: NDArray[np.intp]) -> "Unseen":
+        """Add further cells."""
+        return Unseen(np.append(self.row, row), np.append(self.column, column))
+
+
+def counts_of_values(cells: Array, weight: Array) -> Array:
+    """Return how many rows hold each value of a column, by how often each row counts."""
+    seen = ~np.isnan(cells)
+    _, value = np.unique(cells[seen], return_inverse=True)
+    return np.bincount(value, weight[seen], 1).astype(np.float64)
+
+
+def log_mass_of_unseen(counts: Array) -> float:
+    """Return the log-probability, in nats, that a cell holds a value that no row holds.
+
+    It is about the share of the values that one row alone holds (Good 1953, who gives the idea to
+    Turing): (n_1 + 1) / (N + 1) for N cells, of which n_1 have a value of their own. The added ones
+    keep it above 0 where every value came twice. ``counts`` are how many rows hold each value.
+    """
+    return float(np.log((np.count_nonzero(np.rint(counts) == 1.0) + 1.0) / (counts.sum() + 1.0)))
+
+
+def with_cost(scores: Array, unseen: Unseen, log_mass: Array | None) -> Array:
+    """Add the log-probability of what fit has not seen, to scores of rows or of their cells."""
+    if log_mass is None or not len(unseen.row):
+        return scores
+    scores = scores.copy()
+    np.add.at(scores, (unseen.row, unseen.column)[: scores.ndim], log_mass[unseen.column])
+    return scores
+
+
+def refused(name: str, levels: tuple[Any, ...], rows: NDArray[np.intp], held: list[Any]) -> str:
+    """Say which rows of a column hold levels that were not there in fit."""
+    return (
+        f"Column {name} holds {_where(rows, held)}, which was not there in fit; its levels were "
+        f"{some_of(levels)}."
+    )
+
+
+def warn_if_all(name: str, levels: tuple[Any, ...], n_present: int, held: list[Any]) -> None:
+    """Warn of a column in which no cell holds a level that was there in fit."""
+    if held and len(held) == n_present:
+        examples = list(dict.fromkeys(held))
+        warn(
+            f"No cell of column {name} holds a level that was there in fit: it holds "
+            f"{some_of(examples, 3)}, where fit had {some_of(levels, 3)}. All of them are treated "
+            "as missing. Look for blanks, other spellings and other types."
+        )
+
+
+def _where(rows: NDArray[np.intp], held: list[Any]) -> str:
+    by_level: dict[Any, list[int]] = {}
+    for row, level in zip(rows.tolist(), held, strict=True):
+        by_level.setdefault(level, []).append(row)
+    said = [f"the level {level!r} in row {some_of(rows)}" for level, rows in by_level.items()]
+    return ", ".join(said[:5]) + (f" and {len(said) - 5} more" if len(said) > 5 else "")
