@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._inference.codes import Weights, complete_codes
+from ._inference.codes import TOO_WILD, Weights, complete_codes
 from ._parameters import INACTIVE_KL, Parameters
 from ._resources import for_each, own_gradients
 from ._table.checks import Said, check_support
@@ -201,10 +201,10 @@ class Fitted:
         z = complete_codes(table, self.weights, self.columns, activation, for_each)
         if z is None:
             return self._encode(table, whiten, dtype, device)
+        others = ~(np.abs(z) < TOO_WILD).all(axis=1)  # nan, too
         z *= self.code_scale(whiten)
-        missing = np.isnan(z).any(axis=1)
-        if missing.any():
-            z[missing] = self._encode(table[missing], whiten, dtype, device)
+        if others.any():
+            z[others] = self._encode(table[others], whiten, dtype, device)
         return z.astype(dtype, copy=False)
 
     def _encode(self, table: Any, whiten: bool, dtype: Any, device: str) -> Array:

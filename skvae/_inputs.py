@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ._table.schema import LabelledRows
 
 E = TypeVar("E")
+NEGLIGIBLE = 1e-100  # share of the heaviest weight that changes no sum of floats
 PLAIN = (np.dtype(np.float64), np.dtype(np.float32))
 
 
@@ -101,7 +102,8 @@ def validated(estimator: Any, X: Any, reset: bool) -> Any:
             f"X must hold numbers or levels of categories; its dtype is {found.dtype}. Turn such "
             "columns into numbers first, for example dates into days since the first."
         )
-    return check_array(found, dtype=None, ensure_all_finite="allow-nan", input_name="X")
+    with np.errstate(invalid="ignore"):  # its sum of the largest floats of both signs
+        return check_array(found, dtype=None, ensure_all_finite="allow-nan", input_name="X")
 
 
 def _unmasked(X: Any) -> Any:
@@ -128,7 +130,10 @@ def _is_plain(estimator: Any, X: Any) -> bool:
 
 
 def _checked_sparse(X: Any) -> Any:
-    check_array(X, accept_sparse="csr", dtype=None, ensure_all_finite="allow-nan", input_name="X")
+    with np.errstate(invalid="ignore"):
+        check_array(
+            X, accept_sparse="csr", dtype=None, ensure_all_finite="allow-nan", input_name="X"
+        )
     if X.dtype.kind not in "buif":
         raise ValueError(f"X must hold numbers; its dtype is {X.dtype}.")
     if not X.has_canonical_format or (X.data == 0).any():
@@ -142,6 +147,7 @@ def training_weight(sample_weight: Any, X: Any) -> Array:
     """Return how often each row counts: at least one does."""
     if sample_weight is None:
         return np.ones(X.shape[0])
+    sample_weight = _of_common_size(sample_weight)
     sized = np.empty((X.shape[0], 0))  # all that is needed of X is its number of rows
     weight = _check_sample_weight(sample_weight, sized, dtype=np.float64, ensure_non_negative=True)
     if not (weight > 0.0).any():
@@ -150,6 +156,23 @@ def training_weight(sample_weight: Any, X: Any) -> Array:
             f"{len(weight)} are zero, which leaves no row to fit."
         )
     return weight
+
+
+def _of_common_size(sample_weight: Any) -> Any:
+    """Divide weights whose sums and ratios are no floats by the largest; tiny ones become 0."""
+    try:
+        weight = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError):
+        return sample_weight  # for scikit-learn to refuse
+    largest = weight.max(initial=0.0)
+    if not 0.0 < largest < np.inf or (weight.min() < 0.0):
+        return sample_weight
+    lightest = weight[weight > 0.0].min()
+    if largest < 1.0 / NEGLIGIBLE and lightest > NEGLIGIBLE:
+        return sample_weight
+    with np.errstate(over="ignore"):
+        shares = weight / largest
+    return np.where(shares > NEGLIGIBLE, shares, 0.0)
 
 
 def counted(X: Any, weight: Array) -> tuple[Any, Array]:

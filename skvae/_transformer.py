@@ -74,7 +74,7 @@ class VAETransformer(
         for which ``inverse_transform`` gives the most frequent.
     handle_unknown : {"ignore", "error"}, default="ignore"
         What to do with a level that was not there in ``fit``, or another number where ``"auto"``
-        found only 0 and 1: take it as missing (scores pay Good's 1953 mass of the unseen), or raise.
+        found only 0 and 1: take it as missing (scores pay Good's (1953) mass of unseen), or raise.
     noise : {"auto", "shared", "per_column"}, default="auto"
         Whether the (scaled) columns share one Gaussian noise scale, as in probabilistic PCA, or
         each has its own, as in factor analysis. ``"auto"`` is shared, which makes better codes;

@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris
 
 from skvae import VAETransformer
@@ -398,3 +399,65 @@ def test_a_few_rows_of_a_real_table_are_enough():
     vae = VAETransformer(random_state=0).fit(X[:25])
     assert np.isfinite(vae.score(X[25:60]))
     assert vae.n_components_ == 9  # a third of the rows, at most
+
+
+# -- wild rows ------------------------------------------------------------------------------------
+
+LARGEST = np.finfo(np.float64).max
+WILD = [1e100, 1e155, 1e200, 1e300, LARGEST, -LARGEST]
+
+
+@pytest.fixture(scope="module", params=["linear", "trained"])
+def scored(request):
+    X = np.random.default_rng(0).normal(size=(200, 4))
+    max_iter = 0 if request.param == "linear" else 10
+    return VAETransformer(2, max_iter=max_iter, random_state=0).fit(X), X
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("ignore:(.|\n)*(inactive|importance weight):UserWarning")
+@pytest.mark.parametrize("n_rows", [3, 100])  # by NumPy, and by torch
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("value", WILD)
+def test_a_wild_row_has_finite_scores_extreme_codes_and_a_finite_mean(
+    scored, value, everywhere, n_rows
+):
+    vae, X = scored
+    rows = X[:n_rows].copy()
+    rows[0, slice(None) if everywhere else 1] = value
+    for method in METHODS:
+        scores = vae.score_samples(rows, method=method)
+        assert np.isfinite(scores[1:]).all()
+        assert scores[0] < -1e100 and not np.isnan(scores[0])
+    codes = vae.transform(rows)
+    assert np.isfinite(codes).all() and np.abs(codes[0]).max() > 1e90
+    assert_allclose(codes[1:], vae.transform(X[1:n_rows]), rtol=1e-6)
+    assert np.isfinite(vae.inverse_transform(codes)).all()
+    assert not np.isnan(vae.score_features(rows)).any()
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("ignore:(.|\n)*(inactive|still rising)")
+@pytest.mark.parametrize("factor", [5e-324, 1e-310, 1e-200, 1e200, 1e306, 1.7e308])
+def test_the_unit_of_the_weights_is_no_matter_up_to_the_largest_and_smallest_floats(factor):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    likes = [
+        VAETransformer(1, max_iter=3, random_state=0).fit(X, sample_weight=weight)
+        for weight in (np.full(60, factor), np.full(60, 0.5))  # shares both: they sum to less
+    ]
+    if factor > 1.0:
+        likes[1] = VAETransformer(1, max_iter=3, random_state=0).fit(X)
+    assert_allclose(likes[0].score_samples(X), likes[1].score_samples(X), rtol=1e-6)
+
+
+def test_all_that_a_factor_of_whole_weights_changes_are_degrees_of_freedom():
+    # Every row twice: the unbiased variance is that of 2 n rows, and nothing else differs.
+    X, n = np.random.default_rng(0).normal(size=(60, 5)), 60
+    once, twice = (
+        VAETransformer(2, max_iter=0).fit(X, sample_weight=np.full(n, w)) for w in (1.0, 2.0)
+    )
+    ratio = (2 * n / (2 * n - 1)) / (n / (n - 1))
+    assert_allclose(twice.noise_variance_, once.noise_variance_ * ratio, rtol=1e-9)
+    # The same rows, in both of their forms.
+    repeated = VAETransformer(2, max_iter=0).fit(np.repeat(X, 2, axis=0))
+    assert_allclose(twice.score_samples(X), repeated.score_samples(X), rtol=1e-9)

@@ -469,3 +469,9 @@ def test_a_divergence_of_partial_fit_names_its_epoch_and_the_wildest_column(fitt
             before = joblib.hash(vars(vae))
             vae.partial_fit(_with(X, 0, 2, 1e3))
     assert joblib.hash(vars(vae)) == before
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_values_whose_squares_are_no_floats_are_refused_by_the_name_of_their_column():
+    wild = np.random.default_rng(0).normal(size=(200, 4)) * 1.7e307
+    _assert_refused(_vae(), lambda vae: vae.fit(wild), ValueError, "values of column 0 are too")

@@ -18,13 +18,14 @@ from scipy.special import expit, ndtr
 
 from .._parameters import CELL_LIMIT
 from .._table.column import Array
-from .._table.columns import Columns
+from .._table.columns import FARTHEST, Columns
 from .._table.statistics import row_chunks
 
 Weights = Mapping[str, NDArray]
 
 
 FEW_ROWS = 32
+TOO_WILD = 1e12  # of a code: the squares of its row may be infinite in float32
 CACHED_NUMBERS = 2**18  # in a temporary array: they stay in the cache of one core
 ROWS_FOR_PRODUCTS = 256  # fewer would make the matrix products slower
 NUMPY_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -42,7 +43,11 @@ def complete_codes(
     activation: str,
     for_each: Callable[..., None],
 ) -> Array | None:
-    """Return locations (N, K), nan where cells are missing; None: ``VAE.encode`` does it all."""
+    """Return locations (N, K); None: ``VAE.encode`` does it all.
+
+    They are nan where cells are missing, and above ``TOO_WILD`` where something may have overflown:
+    these rows it has to do.
+    """
     numbers = isinstance(X, np.ndarray) and X.dtype.kind in "buif"
     if not numbers or not columns.kinds.sees_numbers:
         return None
@@ -123,7 +128,9 @@ def _layers(weights: Weights) -> Iterator[tuple[NDArray, NDArray]]:
 def _few(X: NDArray, encoder: _Encoder, columns: Columns, activation: str) -> Array:
     """Compute them by NumPy, in float64."""
     how = _Functions(_numpy_linear, _numpy_tame, NUMPY_ACTIVATIONS[activation])
-    x = _less(X, columns.shift) / columns.scale
+    with np.errstate(over="ignore"):
+        x = _less(X, columns.shift) / columns.scale
+    x = np.clip(x, -FARTHEST, FARTHEST)
     return _locations(x, (x - encoder.center) / encoder.spread, encoder, how)
 
 
@@ -161,7 +168,7 @@ def _many(
     result = np.empty((len(X), len(encoder.unit)), dtype)
 
     def encode(rows: slice) -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), np.errstate(over="ignore"):
             d = torch.from_numpy(_less(X[rows], center))
             robust = torch.addcmul(offset, d, slope)
             result[rows] = _locations(d, robust, encoder, how).numpy()

@@ -13,6 +13,8 @@ from .column import Array
 from .statistics import Scaling, geometric_mean, row_chunks
 from .support import Kinds, Limits, limits_of
 
+FARTHEST = 1e100  # units of the model
+
 
 class EncodedChunk(NamedTuple):
     """Some rows of a table as the model sees them."""
@@ -65,9 +67,15 @@ class Columns:
         return len(self.shift)
 
     def encode(self, X: Any) -> tuple[Array, NDArray[np.bool_] | None]:
-        """Turn rows of a table into x and what of it is observed (None: all); sparse are filled."""
+        """Turn rows of a table into x and what of it is observed (None: all); sparse are filled.
+
+        What is further out than any square could be finite counts as ``FARTHEST``.
+        """
         X = X.toarray() if issparse(X) else X
-        x = (X.astype(np.float64, copy=False) - self.shift) / self.scale
+        with np.errstate(over="ignore"):
+            x = (X.astype(np.float64, copy=False) - self.shift) / self.scale
+        if not (np.abs(x).max(initial=0.0) <= FARTHEST):
+            x = np.clip(x, -FARTHEST, FARTHEST)  # nan stays
         missing = np.isnan(x)
         if not missing.any():
             return x, None
