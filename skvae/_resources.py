@@ -57,44 +57,63 @@ def _blas() -> ThreadpoolController:
     return _controller().select(user_api="blas")
 
 
-class _ProcessLimit:
-    """One thread for BLAS, whose number is the process's: the first in sets it, the last restores.
+class _Limit:
+    """One thread for some libraries: the first user sets it, the last to leave restores it.
 
-    Else a thread that leaves later would restore the limit of one that is long gone.
+    Else a thread that leaves later would restore the limit of one that is long gone. What was set
+    before is written down first, and to leave twice is to leave once, so that an interrupt at any
+    line leaves nothing behind.
     """
 
-    lock = threading.Lock()
-    users = 0
-    limiter: Any = None
-    n_threads = 1  # of MKL, as torch.set_num_threads set it
+    def __init__(self, libraries: Callable[[], ThreadpoolController]) -> None:
+        self._libraries = libraries
+        self._users: set[object] = set()
+        self._before: list[tuple[Callable[[int], Any], int]] = []
 
-    @classmethod
-    def enter(cls) -> None:
+    def enter(self, user: object) -> None:
+        self._users.add(user)
+        if len(self._users) > 1:
+            return
+        libraries = self._libraries().lib_controllers
+        self._before = [(library.set_num_threads, library.num_threads) for library in libraries]
+        self._before += self._others()
+        for set_number, _ in self._before:
+            set_number(1)
+
+    def leave(self, user: object) -> None:
+        self._users.discard(user)
+        if self._users:
+            return
+        for set_number, number in self._before:
+            set_number(number)
+        self._before = []
+
+    def _others(self) -> list[tuple[Callable[[int], Any], int]]:
+        """Return libraries that threadpoolctl does not reach."""
+        return []
+
+
+class _BlasLimit(_Limit):
+    """BLAS's number is the process's."""
+
+    def _others(self) -> list[tuple[Callable[[int], Any], int]]:
+        # After torch.set_num_threads MKL's number no longer follows OpenMP's. It is linked into
+        # torch, where threadpoolctl does not reach it.
         import torch
 
-        with cls.lock:
-            cls.users += 1
-            if cls.users > 1:
-                return
-            # After torch.set_num_threads MKL's number no longer follows OpenMP's. MKL is linked
-            # into torch, where threadpoolctl does not reach it.
-            info = torch.__config__.parallel_info()
-            pinned = re.search(r"mkl_get_max_threads\(\) : (\d+)", info)
-            cls.n_threads = int(pinned[1]) if pinned else 1
-            cls.limiter = _blas().limit(limits=1)
-            if cls.n_threads > 1:
-                torch.set_num_threads(1)
+        pinned = re.search(r"mkl_get_max_threads\(\) : (\d+)", torch.__config__.parallel_info())
+        n_threads = int(pinned[1]) if pinned else 1
+        return [(torch.set_num_threads, n_threads)] if n_threads > 1 else []
 
-    @classmethod
-    def leave(cls) -> None:
-        import torch
 
-        with cls.lock:
-            cls.users -= 1
-            if cls.users == 0:
-                cls.limiter.restore_original_limits()
-                if cls.n_threads > 1:
-                    torch.set_num_threads(cls.n_threads)
+class _Limits(threading.local):
+    """OpenMP's number is each thread's own."""
+
+    def __init__(self) -> None:
+        self.openmp = _Limit(_openmp)
+
+
+_BLAS, _BLAS_LOCK, _OWN = _BlasLimit(_blas), threading.RLock(), _Limits()
 
 
 @contextmanager
@@ -102,12 +121,23 @@ def _one_thread_each() -> Iterator[None]:
     """Hold to one thread, also where ``torch.set_num_threads`` was called."""
     import torch  # noqa: F401  its OpenMP is limited, too
 
-    with _openmp().limit(limits=1):  # OpenMP's number is each thread's own
-        _ProcessLimit.enter()
+    user, openmp = object(), _OWN.openmp
+    try:
         try:
+            openmp.enter(user)
+            with _BLAS_LOCK:
+                _BLAS.enter(user)
             yield
         finally:
-            _ProcessLimit.leave()
+            _leave(openmp, user)
+    finally:  # again, where an interrupt came between
+        _leave(openmp, user)
+
+
+def _leave(openmp: _Limit, user: object) -> None:
+    with _BLAS_LOCK:
+        _BLAS.leave(user)
+    openmp.leave(user)
 
 
 def for_each(function: Callable[[T], None], items: Iterable[T], work: float) -> None:
@@ -147,19 +177,35 @@ def _one_thread() -> None:
     _controller().limit(limits=1)
 
 
+class _Products(threading.local):
+    """Whether this thread's own products may have bfloat16 factors: no other's are touched."""
+
+    short = False
+
+
+_PRODUCTS = _Products()
+
+
+def products_may_be_short() -> bool:
+    """Tell whether the large products of this thread may have bfloat16 factors."""
+    return _PRODUCTS.short
+
+
 @contextmanager
 def training_resources(work: float, precision: str) -> Iterator[None]:
     """Allow bfloat16 products if they pay, and enough threads, for ``work`` multiplications.
 
-    Sums and weights stay float32: only the factors of matrix products are rounded, and what the
-    gradient by hand gets from the MLPs' large ones, on processors that have the instruction.
+    Sums and weights stay float32: only the factors are rounded that the gradient by hand gives the
+    MLPs' large products, on processors that have the instruction.
     """
     shorten = precision == "auto" and work >= BFLOAT16_WORK and _multiplies_bfloat16()
-    with (
-        enough_threads(work / BFLOAT16_SPEEDUP if shorten else work),
-        _bfloat16_products() if shorten else nullcontext(),
-    ):
-        yield
+    before = _PRODUCTS.short
+    with enough_threads(work / BFLOAT16_SPEEDUP if shorten else work):
+        try:
+            _PRODUCTS.short = shorten
+            yield
+        finally:
+            _PRODUCTS.short = before
 
 
 @contextmanager
@@ -178,32 +224,4 @@ def own_gradients() -> Iterator[None]:
 def _multiplies_bfloat16() -> bool:
     import torch
 
-    has_setting = hasattr(getattr(torch.backends.mkldnn, "matmul", None), "fp32_precision")
-    return has_setting and bool(torch.cpu._is_avx512_bf16_supported())
-
-
-class _SharedSetting:
-    """The process has one setting: the first fit in sets it, the last one out restores it."""
-
-    lock = threading.Lock()
-    users = 0
-    before = "none"
-
-
-@contextmanager
-def _bfloat16_products() -> Iterator[None]:
-    import torch
-
-    setting: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    with _SharedSetting.lock:
-        if _SharedSetting.users == 0:
-            _SharedSetting.before = setting.fp32_precision
-            setting.fp32_precision = "bf16"
-        _SharedSetting.users += 1
-    try:
-        yield
-    finally:
-        with _SharedSetting.lock:
-            _SharedSetting.users -= 1
-            if _SharedSetting.users == 0:
-                setting.fp32_precision = _SharedSetting.before
+    return bool(torch.cpu._is_avx512_bf16_supported())

@@ -234,7 +234,7 @@ def test_short_factors_round_the_mlps_products_alone(likelihood, hidden, monkeyp
     monkeypatch.setattr(products, "NARROW", 0)
     gradients = []
     for short in (False, True):
-        monkeypatch.setattr(products, "_precision", lambda short=short: "bf16" if short else "none")
+        monkeypatch.setattr(products, "products_may_be_short", lambda short=short: short)
         vae, (x, *rest) = _vae(likelihood, hidden).float(), _batch(dtype=torch.float32)
         x[:, [0, 5]] = torch.floor(2.0 * x[:, [0, 5]])
         bound = gradient_of(vae, "elbo", 0.0)(x, None, *rest, 1.0)

@@ -286,6 +286,7 @@ def test_threads_that_leave_in_any_order_restore_the_pools():
     import threading
 
     import threadpoolctl
+    import torch  # noqa: F401  its pool, too
 
     from skvae._resources import enough_threads
 

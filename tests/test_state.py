@@ -6,7 +6,8 @@ import pickle
 import random
 import subprocess
 import sys
-from contextlib import nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
 
 import joblib
 import numpy as np
@@ -18,10 +19,11 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer, _resources
 from skvae._inference import codes
 from skvae._model.networks import Encoder
 from skvae._model.vae import VAE
+from skvae._resources import products_may_be_short
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -139,11 +141,14 @@ def test_a_method_that_raises_changes_nothing_global(fitted, method, monkeypatch
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])
-def test_the_precision_of_products_is_the_users_again_after_a_large_fit(
+def test_the_precision_of_products_is_the_users_during_a_large_fit_and_after(
     precision, error, monkeypatch
 ):
     def tell(*args):
-        seen.append(torch.backends.mkldnn.matmul.fp32_precision)
+        seen.append(products_may_be_short())
+        assert torch.backends.mkldnn.matmul.fp32_precision == now
+        with ThreadPoolExecutor(1) as pool:
+            assert not pool.submit(products_may_be_short).result()
         if error is not None:
             raise error
         return forward(*args)
@@ -155,13 +160,42 @@ def test_the_precision_of_products_is_the_users_again_after_a_large_fit(
     monkeypatch.setattr("skvae._resources._multiplies_bfloat16", lambda: True)
     torch.set_float32_matmul_precision(precision)
     try:
-        before = _global_state()
+        before, now = _global_state(), torch.backends.mkldnn.matmul.fp32_precision
         with nullcontext() if error is None else pytest.raises(error):
             _vae().fit(X)
         assert _global_state() == before
     finally:
         torch.set_float32_matmul_precision("highest")
-    assert "bf16" in seen
+    assert any(seen) and not products_may_be_short()
+
+
+@pytest.mark.parametrize("n_lines", [*range(1, 120, 3), *range(120, 400, 40)])
+def test_an_interrupt_at_any_line_leaves_the_limits_as_they_were(n_lines):
+    # The lines that set and restore something, one after the other.
+    left = n_lines
+
+    def trace(frame, event, _):
+        nonlocal left
+        if frame.f_code.co_filename != _resources.__file__:
+            return None
+        if event == "line":
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+        return trace
+
+    vae = _vae().fit(X)
+    with threadpoolctl.threadpool_limits(3):
+        before, tracer = _global_state(), sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with suppress(KeyboardInterrupt):
+                vae.score_samples(X)
+        finally:
+            sys.settrace(tracer)
+        assert _global_state() == before
+        vae.score_samples(X)
+        assert _global_state() == before
 
 
 @every_setting

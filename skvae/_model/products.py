@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._resources import products_may_be_short
+
 LARGE = 1.5e6  # multiplications
 SHORT = 8e6
 NARROW = 32  # columns: of fewer MKL makes slow work
@@ -25,13 +27,14 @@ def is_large(n_rows: int, weight: Tensor) -> bool:
 
 
 def is_short(n_rows: int, weight: Tensor) -> bool:
-    """Whether such products are to have bfloat16 factors: where the setting allows it, and it pays.
+    """Whether such products are to have bfloat16 factors: where that is allowed, and pays.
 
-    The setting alone rounds nothing on processors that multiply them but not by tiles.
+    The user's own setting rounds nothing on processors that multiply them but not by tiles.
     """
     fits = weight.dtype == torch.float32 and weight.device.type == "cpu"
     pays = n_rows * weight.numel() >= SHORT and min(weight.shape) > NARROW
-    return fits and pays and _precision() == "bf16" and torch.cpu._is_avx512_bf16_supported()
+    allowed = products_may_be_short() or _precision() == "bf16"
+    return fits and pays and allowed and torch.cpu._is_avx512_bf16_supported()
 
 
 def _already_onednn() -> bool:
