@@ -159,7 +159,7 @@ def training_weight(sample_weight: Any, X: Any) -> Array:
 
 
 def _of_common_size(sample_weight: Any) -> Any:
-    """Divide weights whose sums and ratios are no floats by the largest; tiny ones become 0."""
+    """Return weights whose sums and ratios are floats: over the largest; tiny ones become 0."""
     try:
         weight = np.asarray(sample_weight, dtype=np.float64)
     except (TypeError, ValueError):

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .column import Raw, is_missing, raw_objects
+from .column import Raw, is_missing, raw_objects, within
 from .of_pandas import filled_pandas, indicated_pandas, raw_pandas
 from .of_polars import emptied_polars, filled_polars, indicated_polars, polars_missing, raw_polars
 
@@ -130,5 +130,7 @@ def completed(
         result = result.astype(object)  # levels, though X holds nothing but holes
     row, column = np.nonzero(missing)
     if len(row):
-        result[row, column] = filling.values[place[row], column]
+        values = filling.values[place[row], column]
+        is_float = result.dtype.kind == "f" and values.dtype.kind == "f"
+        result[row, column] = within(values, result.dtype) if is_float else values
     return np.hstack([result[:, kept], missing[:, indicated].astype(result.dtype)])

@@ -104,7 +104,10 @@ def _filled_series(series: Any, row: NDArray[np.intp], cells: Any) -> Any:
         series.iloc[row] = cells.astype(series.dtype).array
         return series.astype(dtype)
     if dtype.kind in "iu":
-        cells = cells.round()
+        bounds = np.iinfo(_plain(dtype))
+        cells = pd.Series(whole(cells.to_numpy(dtype=float), int(bounds.min), int(bounds.max)))
+    if dtype.kind == "f":
+        cells = pd.Series(within(cells.to_numpy(dtype=float), _plain(dtype)))
     if isinstance(dtype, pd.CategoricalDtype):
         known = set(dtype.categories)
         series = series.cat.add_categories([v for v in cells.unique() if v not in known])

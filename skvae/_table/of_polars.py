@@ -65,6 +65,8 @@ def _polars_numbers(name: str, values: Any, boolean: bool, dtype: Any) -> Any:
         rounded = whole(values, lower, upper)
         cells: list[Any] = [None if value != value else int(value) for value in rounded]
         return pl.Series(name, cells, dtype=dtype)
+    if dtype == pl.Null:  # which holds nothing else
+        return pl.Series(name, [None] * len(values), dtype)
     if dtype == pl.Float32:
         values = within(values, np.float32)
     made = pl.Series(name, [None if value != value else value for value in values], pl.Float64)

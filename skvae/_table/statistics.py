@@ -50,7 +50,7 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
         extremes.see(chunk[weight[rows] > 0.0])
     empty = n_missing == X.shape[0]
     mean = np.where(empty, 0.0, scaler.mean_)
-    variance = np.where(empty, 0.0, scaler.var_)
+    variance = np.where(empty, 0.0, np.maximum(scaler.var_, 0.0))  # its rounding can fall below
     if not np.isfinite(variance).all():
         column = int(np.argmin(np.isfinite(variance)))
         largest = np.nanmax(np.abs(X[:, [column]].toarray() if issparse(X) else X[:, column]))
