@@ -225,10 +225,13 @@ def prepare(
     else:
         schema, asked, table = fit_table(parameters, rows)
         table, weight, copies = merged(table, rows.weight)
-        look = look_at(table, weight / rows.weight.min(), schema.columns)
+        number = np.ones(len(weight)) if copies is None else copies.astype(np.float64)
+        look = look_at(table, weight, schema.columns, number)
         schema = _with_remarks(schema, look)
         columns = columns_for(parameters, schema, asked, table, look)
-        vae, launch, optimism = module_at_start(parameters, columns, table, weight, seed)
+        vae, launch, optimism = module_at_start(
+            parameters, columns, table, weight, seed, copies=number
+        )
     encoded = rows_for(parameters, columns, table, weight, overwrite=True)
     if copies is not None:
         encoded = encoded.of_copies(torch.from_numpy(copies).to(encoded.weight.device))
@@ -273,7 +276,13 @@ def _with_remarks(schema: Schema, look: Look) -> Schema:
 
 
 def module_at_start(
-    parameters: Parameters, columns: Columns, table: Any, weight: Array, seed: int
+    parameters: Parameters,
+    columns: Columns,
+    table: Any,
+    weight: Array,
+    seed: int,
+    *,
+    copies: Array | None = None,
 ) -> tuple[VAE, VAE, float]:
     """Build a module at its start, in float64, and one where training begins, with its optimism."""
     n_rows, n_columns = table.shape
@@ -285,7 +294,9 @@ def module_at_start(
         vae = module_for(architecture_of(parameters), columns, vae.n_features)
     vae = vae.to(device_of(parameters["device"]))
     with enough_threads(float(vae.n_features) ** 2 * CHUNK_ROWS):
-        launch, optimism = start_linear(vae, columns, table, weight)
+        launch, optimism = start_linear(
+            vae, columns, table, weight, np.ones(n_rows) if copies is None else copies
+        )
     for module in {vae, launch}:
         module.initialise(torch.Generator().manual_seed(seed))
     return vae, launch, optimism

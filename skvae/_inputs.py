@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ._table.schema import LabelledRows
 
 E = TypeVar("E")
-NEGLIGIBLE = 1e-100  # share of the heaviest weight that changes no sum of floats
+NEGLIGIBLE = 1e-30  # share of the heaviest weight that changes no sum, and is a float32
 PLAIN = (np.dtype(np.float64), np.dtype(np.float32))
 
 

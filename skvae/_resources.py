@@ -74,9 +74,10 @@ class _Limit:
         self._users.add(user)
         if len(self._users) > 1:
             return
-        libraries = self._libraries().lib_controllers
-        self._before = [(library.set_num_threads, library.num_threads) for library in libraries]
-        self._before += self._others()
+        if not self._before:  # else it is what an interrupt left to restore
+            libraries = self._libraries().lib_controllers
+            before = [(library.set_num_threads, library.num_threads) for library in libraries]
+            self._before = before + self._others()
         for set_number, _ in self._before:
             set_number(1)
 

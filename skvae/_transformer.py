@@ -130,9 +130,8 @@ class VAETransformer(
     warm_start : bool, default=False
         Let ``fit`` go on from the previous fit's weights and scaling.
     precision : {"auto", "float32", "float64"}, default="auto"
-        Precision of training. ``"auto"`` is float32, with bfloat16 factors in the products of
-        large layers where the processor multiplies those. Scores are evaluated in float64, and so
-        are codes, but for many rows of float32.
+        Precision of training. ``"auto"`` is float32, with bfloat16 factors in large products where
+        the processor multiplies those. Scores are float64, and so are codes but of float32 rows.
     device : str, default="auto"
         A torch device; ``"auto"`` is a GPU where there is one. ``transform`` of complete rows of
         numbers stays on the processor.
@@ -157,7 +156,8 @@ class VAETransformer(
     loss_curve_ : list of float
         Minus the training objective after each epoch, in nats a row and original units.
     validation_scores_ : list of float
-        Held-out bound of the start and after each epoch, in nats a row and original units.
+        Held-out bound of the start and after each epoch, in nats a row and original units; less
+        what training gains by beginning at a model that has seen these rows, if the start is K = 0.
     kl_per_component_ : ndarray of shape (n_components_,)
         Mean KL divergence of each component, in nats, falling: the information that it carries.
     n_active_components_ : int
@@ -492,8 +492,8 @@ class VAETransformer(
         scores, diagnostics = now.model_.score(
             table, method, now.n_importance_samples, refine, now.device
         )
-        log_unseen = None if method == "kl" else now.model_.columns.log_unseen
-        scores = with_cost(scores, unseen, log_unseen)
+        if method != "kl":
+            scores = with_cost(scores, unseen, now.model_.columns.log_unseen)
         warn_about_estimates(diagnostics, refine)
         return (scores, diagnostics) if return_diagnostics else scores
 

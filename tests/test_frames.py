@@ -354,13 +354,15 @@ def test_a_column_of_nothing_but_new_levels_is_told_with_examples(colours, metho
         getattr(vae, method)(X.assign(colour=[None] * N))
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("weighted", [False, True, "one is tiny"])
 @pytest.mark.parametrize("max_categories", [None, 5])
 def test_a_level_that_fit_has_not_seen_costs_the_mass_of_what_came_once(max_categories, weighted):
     # Good & Turing: of 40 cells 4 have a level of their own.
     levels = ["a"] * 20 + ["b"] * 10 + ["c"] * 4 + ["d"] * 2 + ["e", "f", "g", "h"]
     X = pandas.DataFrame({"level": levels, "x": _rng().normal(size=40)})
     weight = np.full(40, 3.0) if weighted else None
+    if weighted == "one is tiny":  # weights that are no counts: rows are counted
+        weight[0] = 1e-9
     vae = _vae(max_iter=0, max_categories=max_categories).fit(X, sample_weight=weight)
     new, missing = (_with_cell(X, 0, "level", value) for value in ("z", None))
     cost = vae.score_samples(new)[0] - vae.score_samples(missing)[0]

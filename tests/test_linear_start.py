@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose
 from scipy.linalg import subspace_angles
 from sklearn.datasets import (
@@ -19,6 +20,7 @@ from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
 from skvae._start.linear_gaussian import symmetric_eigenpairs
+from skvae._training.rows import DenseCells, Rows
 
 SCALES = 10.0 ** np.linspace(-8, 8, 12)
 
@@ -325,3 +327,25 @@ def test_more_components_than_columns_are_a_cap_that_is_said():
     with pytest.warns(UserWarning, match="n_components=9 is more than there are columns.* has 4"):
         vae = linear(X, 9)
     assert vae.transform(X).shape == (150, 4) and vae.n_components_ == 4
+
+
+@pytest.mark.parametrize("weight", [np.ones(100), np.r_[1e-9, np.ones(99)]], ids=["1", "tiny"])
+def test_a_tiny_weight_does_not_make_chance_look_like_structure(weight):
+    X = _levels(100, 20, 3, 0.0)
+    vae = VAETransformer(max_iter=0, random_state=0, categorical_features=[*range(20)])
+    with pytest.warns(UserWarning, match="The columns share no structure"):
+        vae.fit(X, sample_weight=weight)
+
+
+def test_epoch_0_is_the_start_that_is_kept_also_for_callbacks():
+    from skvae._training.loop import train
+    from skvae._training.plan import Plan, Start
+
+    vae = VAETransformer(2, max_iter=0, random_state=0).fit(load_iris().data)
+    launch, start = vae.model_.module().float(), vae.model_.fresh_module("cpu").float()
+    with torch.no_grad():
+        start.decoder.linear.bias.add_(1.0)
+    rows = Rows(DenseCells(torch.zeros(10, 4), None), torch.ones(10))
+    plan = Plan(max_epochs=1, batch_size=5, learning_rate=0.001)
+    epochs = train(launch, rows, None, plan, torch.Generator(), start=Start(start))
+    assert_allclose(next(epochs).snapshot()["decoder.linear.bias"], start.decoder.linear.bias.data)

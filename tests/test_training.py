@@ -49,7 +49,7 @@ def _start(X, n_components=3, hidden=(8,)):
     parameters, weight = vae.get_params(), np.ones(len(X))
     schema = Schema(tuple(Column(str(number), "number") for number in range(X.shape[1])))
     asked = X.shape[1] * ["auto"]
-    look = look_at(X, weight, schema.columns)
+    look = look_at(X, weight, schema.columns, weight)
     columns = fitting.columns_for(parameters, schema, asked, X, look)
     rows = fitting.rows_for(parameters, columns, X, weight)
     module, *_ = fitting.module_at_start(parameters, columns, X, weight, seed=0)

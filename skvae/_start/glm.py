@@ -49,7 +49,7 @@ def fit_decoder(
     # One Newton step from the marginal overshoots for rare levels: those begin at the marginal.
     at_marginal = full.clone()
     at_marginal[place, :-1] = 0.0
-    is_worse = regression.by_column(full) < regression.by_column(at_marginal)
+    is_worse = ~(regression.by_column(full) >= regression.by_column(at_marginal))  # nan, too
     start = torch.where(is_worse[vae.likelihood.column, None][place], at_marginal[place], start)
 
     def objective(own: Array) -> tuple[float, Array]:
@@ -64,9 +64,10 @@ def fit_decoder(
     begin = start.flatten().numpy(force=True)
     found = minimize(objective, begin, jac=True, method="L-BFGS-B", options=options)
     if np.isfinite(found.x).all() and np.isfinite(found.fun):
-        full[place] = torch.from_numpy(found.x).view(start.shape).to(vae.device)
-        layer.weight.copy_(full[:, :-1])
-        layer.bias.copy_(full[:, -1])
+        start = torch.from_numpy(found.x).view(start.shape).to(vae.device)
+    full[place] = start
+    layer.weight.copy_(full[:, :-1])
+    layer.bias.copy_(full[:, -1])
 
 
 class _Regression:

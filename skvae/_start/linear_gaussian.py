@@ -181,7 +181,8 @@ def _climbed(covariance: Array, n_components: int, floor: float, groups: Groups)
         np.maximum(np.log(0.5 * mean), lowest),
         jac=True,
         method="L-BFGS-B",
-        bounds=[(low, None) for low in lowest],
+        # At the maximum no noise is more than the variance of its columns.
+        bounds=[(low, max(low, high)) for low, high in zip(lowest, np.log(mean), strict=True)],
         options={"maxiter": steps, "ftol": 0.0, "gtol": 1e-10, "maxcor": 50},
     )
     return groups.spread(np.exp(found.x), fixed)

@@ -19,6 +19,7 @@ from .._table.column import Array
 from .._table.columns import Columns
 from .._table.statistics import robust_units, row_chunks, some_rows
 from ..likelihoods._likelihood import LinearFit
+from ..priors import StandardNormal
 from .em import ObservedRows, em_for_missing
 from .glm import fit_decoder, glm_rows
 from .linear_gaussian import (
@@ -52,6 +53,7 @@ class _Features:
     columns: Columns
     table: Any
     weight: Array
+    copies: Array  # (N,)  how many rows each stands for
 
     @property
     def column(self) -> NDArray[np.intp]:
@@ -74,8 +76,10 @@ class _Features:
 
     def sample(self) -> tuple[Array, Array]:
         """Return some rows of the table, and their weights."""
-        width = self.vae.n_features
-        return some_rows(self.table, width), some_rows(self.weight, width)
+        return self.some_of(self.table), self.some_of(self.weight)
+
+    def some_of(self, rows: Any) -> Array:
+        return some_rows(rows, self.vae.n_features)
 
     def of(self, rows: Any) -> tuple[Array, Seen | None]:
         """Return features (N, P) of rows of a table, and which are observed (None: all)."""
@@ -109,27 +113,31 @@ class _Features:
         return mean, np.maximum(second / count - mean**2, 0.0)
 
 
-def start_linear(vae: VAE, columns: Columns, table: Any, weight: Array) -> tuple[VAE, float]:
+def start_linear(
+    vae: VAE, columns: Columns, table: Any, weight: Array, copies: Array
+) -> tuple[VAE, float]:
     """Let ``vae`` begin at the linear-Gaussian model of the table's features.
 
     Where columns hold levels or something is missing, that model is no maximum of a likelihood. It
     begins with independent columns, which is K = 0, if those are better on rows not seen. Nothing
     leads training away from there, so it begins at the linear model: that is returned, and by how
-    many nats a row its bound is higher on rows that it has seen.
+    many nats a row its bound is higher on rows that it has seen. ``copies`` (N,) are how many rows
+    each of the table's stands for, where weights are no numbers of rows.
     """
-    source = _Features(vae, columns, table, weight)
+    source = _Features(vae, columns, table, weight, copies)
     _begin_linear(source)
     few = slice(None, EM_ROWS)
     sample, shares = source.sample()
     _start_prior(vae, *columns.encode(sample[few]), shares[few])
-    if not source.fixed.any() and not columns.may_miss.any():
+    is_maximum = not source.fixed.any() and not columns.may_miss.any()
+    if is_maximum or not isinstance(vae.prior.specification, StandardNormal):
         return vae, 0.0
     on_seen, on_unseen = _gains(source)
     if on_unseen > 0.0:
         return vae, 0.0
     linear = copy.deepcopy(vae)
     _begin_independent(source)
-    return linear, on_seen - on_unseen
+    return linear, max(on_seen - on_unseen, 0.0)
 
 
 def _begin_linear(source: _Features) -> None:
@@ -179,17 +187,23 @@ def _gains(source: _Features) -> tuple[float, float]:
     which count several times, are held out by their number.
     """
     vae, (sample, shares) = source.vae, source.sample()
-    count = shares / shares.min()
+    count = source.some_of(source.copies)
     by_chance = vae.n_features * vae.n_components / min(count.sum(), glm_rows(vae.n_features))
     gain = _gain(source, sample, shares)
     held_out = np.diff(np.floor(count.cumsum() / HELD_OUT), prepend=0.0)
     if gain > by_chance or not held_out.any():
         return gain, gain
     kept = count - held_out
-    trained = kept > 0.0
-    part = replace(source, vae=copy.deepcopy(vae), table=sample[trained], weight=kept[trained])
+    trained, judged = kept > 0.0, held_out > 0.0
+    part = replace(
+        source,
+        vae=copy.deepcopy(vae),
+        table=sample[trained],
+        weight=(shares * kept / count)[trained],
+        copies=kept[trained],
+    )
     _begin_linear(part)
-    return gain, _gain(part, sample[held_out > 0.0], held_out[held_out > 0.0])
+    return gain, _gain(part, sample[judged], (shares * held_out / count)[judged])
 
 
 @torch.no_grad()

@@ -21,8 +21,8 @@ class Look(NamedTuple):
     log_unseen: Array | None = None  # (D,)  log-probability of a value that no row holds
 
 
-def look_at(X: Any, weight: Array, columns: Sequence[Column]) -> Look:
-    """Look at the columns of a table, with how often each row counts: the lightest once."""
+def look_at(X: Any, weight: Array, columns: Sequence[Column], copies: Array) -> Look:
+    """Look at the columns of a table, with weights, and how many rows each row stands for."""
     moments = measure(X, weight, [column.name for column in columns])
     binary = two_valued(X)
     numbers = all(column.kind != "category" for column in columns)
@@ -34,11 +34,11 @@ def look_at(X: Any, weight: Array, columns: Sequence[Column]) -> Look:
     if not one_unit and not issparse(X):
         heavy = heavy_tailed(X)
     natures = [_nature(column, bool(binary[n]), bool(heavy[n])) for n, column in enumerate(columns)]
-    return Look(moments, one_unit, natures, _log_unseen(X, weight, columns, natures))
+    return Look(moments, one_unit, natures, _log_unseen(X, copies, columns, natures))
 
 
 def _log_unseen(
-    X: Any, weight: Array, columns: Sequence[Column], natures: Sequence[Nature]
+    X: Any, copies: Array, columns: Sequence[Column], natures: Sequence[Nature]
 ) -> Array:
     """Return it for columns of levels, or of 0 and 1; numbers have a density everywhere."""
     result = np.zeros(len(columns))
@@ -46,7 +46,7 @@ def _log_unseen(
         if nature not in ("levels", "two_valued"):
             continue
         cells = X[:, [number]].toarray()[:, 0] if issparse(X) else X[:, number]
-        counts = counts_of_values(cells.astype(np.float64, copy=False), weight)
+        counts = counts_of_values(cells.astype(np.float64, copy=False), copies)
         if shares := columns[number].shares:  # of the last place, which rare levels have in common
             counts = np.append(counts[:-1], counts[-1] * np.array(shares))
         result[number] = log_mass_of_unseen(counts)

@@ -24,11 +24,11 @@ class Unseen(NamedTuple):
         return Unseen(np.append(self.row, row), np.append(self.column, column))
 
 
-def counts_of_values(cells: Array, weight: Array) -> Array:
-    """Return how many rows hold each value of a column, by how often each row counts."""
+def counts_of_values(cells: Array, copies: Array) -> Array:
+    """Return how many rows hold each value of a column; each cell stands for so many of them."""
     seen = ~np.isnan(cells)
     _, value = np.unique(cells[seen], return_inverse=True)
-    return np.bincount(value, weight[seen], 1).astype(np.float64)
+    return np.bincount(value, copies[seen], 1).astype(np.float64)
 
 
 def log_mass_of_unseen(counts: Array) -> float:

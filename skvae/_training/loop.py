@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -52,7 +53,15 @@ def train(
             if probe is not None and number > 0:
                 probe.calibrate(vae)
             held_out_bound, doubt = _measured(probe, vae, start, number)
-        yield Epoch(number, bound, held_out_bound, doubt, run.snapshot, run.n_undone)
+        snapshot = run.snapshot
+        if number == 0 and start is not None:
+            snapshot = partial(state_of, start.vae)
+        yield Epoch(number, bound, held_out_bound, doubt, snapshot, run.n_undone)
+
+
+def state_of(vae: VAE) -> State:
+    """Copy a module's state."""
+    return {name: value.clone() for name, value in vae.state_dict().items()}
 
 
 def _measured(
@@ -222,7 +231,7 @@ class Run:
     def snapshot(self) -> State:
         """Copy the module's state with the averaged weights."""
         with self.averaged():
-            return {name: value.clone() for name, value in self.vae.state_dict().items()}
+            return state_of(self.vae)
 
     def memory(self) -> State:
         """Return what a later ``Run`` needs to go on as if it were this one."""

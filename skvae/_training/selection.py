@@ -64,7 +64,7 @@ def climb(
     if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
         return Outcome(None, [], [], 0, 0, False)
     if not selection.early_stopping:
-        last, bounds, undone = _consume(train(vae, rows, None, plan, generator), watch)
+        last, bounds, undone = _consume(train(vae, rows, None, plan, generator, start=start), watch)
         return Outcome(last.snapshot(), bounds, [], last.number, last.number, False, undone)
     stopper = EarlyStopping(selection.patience, selection.tol)
 
