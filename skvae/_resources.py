@@ -126,8 +126,7 @@ def _one_thread_each() -> Iterator[None]:
     try:
         try:
             openmp.enter(user)
-            with _BLAS_LOCK:
-                _BLAS.enter(user)
+            _locked(_BLAS.enter, user)
             yield
         finally:
             _leave(openmp, user)
@@ -136,9 +135,29 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _leave(openmp: _Limit, user: object) -> None:
-    with _BLAS_LOCK:
-        _BLAS.leave(user)
+    _locked(_BLAS.leave, user)
     openmp.leave(user)
+
+
+def _locked(function: Callable[[object], None], user: object) -> None:
+    """Call a function while no other thread does.
+
+    An interrupt at the end of a ``with`` would leave the lock held (CPython's issue 74174).
+    """
+    held: list[bool] = []
+    try:
+        try:
+            held.append(_BLAS_LOCK.acquire())
+            function(user)
+        finally:
+            _release(held)
+    finally:  # again, where an interrupt came between
+        _release(held)
+
+
+def _release(held: list[bool]) -> None:
+    release: Callable[[], object] = _BLAS_LOCK.release
+    _ = held and (held.pop(), release())  # in one line: both, or neither
 
 
 def for_each(function: Callable[[T], None], items: Iterable[T], work: float) -> None:
