@@ -178,7 +178,8 @@ def test_sparse_rows_are_merged_as_the_dense_ones(kind, make):
 
 def _cells(X, dtype=torch.float64):
     n = X.shape[1]
-    look = look_at(X, np.ones(len(X)), n * [Column("x", "number")], np.ones(len(X)))
+    ones = np.ones(X.shape[0])
+    look = look_at(X, ones, n * [Column("x", "number")], ones)
     columns = fit_columns(
         X, look, kinds_of(n * ["gaussian"], n * ["number"], "auto", n * [0]), "columns"
     )
