@@ -49,8 +49,8 @@ class VAETransformer(
     Parameters
     ----------
     n_components : int or "auto", default="auto"
-        Number of components K of z. ``"auto"`` is a third of the columns, at most 10, and at most
-        a third of the distinct rows.
+        Number of components K of z, at most one a column, or a level. ``"auto"`` is a third of the
+        columns, at most 10, and at most a third of the distinct rows.
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the encoder's hidden layers; the decoder has them in reverse. ``"auto"`` is
         (128, 128) below 100 columns and (256, 256) from there; ``()`` is the linear model.
@@ -304,8 +304,8 @@ class VAETransformer(
         Raises
         ------
         ValueError
-            If a parameter or X is not admissible, or if the bound becomes infinite. The estimator
-            is then left as it was.
+            If a parameter or X is not admissible, or if the bound becomes infinite at small
+            learning rates, too. The estimator is then left as it was.
         """
         from ._fitting import fit
 
