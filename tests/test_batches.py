@@ -29,7 +29,7 @@ def _generator(seed=0):
 
 def _merged(X, weight=None):
     """The merged rows and their weights."""
-    index, weight = merge_duplicates(X, np.ones(X.shape[0]) if weight is None else weight)
+    index, weight, _ = merge_duplicates(X, np.ones(X.shape[0]) if weight is None else weight)
     return X[index], weight
 
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import math
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -625,3 +626,28 @@ def test_the_unit_of_the_weights_changes_no_split():
 def _held_out(X, weight):
     """Held-out bounds but for the start's, which has the weights' degrees of freedom."""
     return _vae(max_iter=3).fit(X, sample_weight=weight).validation_scores_[1:]
+
+
+@pytest.mark.parametrize("weights", ["one is 1.001", "all differ"])
+def test_weights_that_are_no_counts_leave_equal_rows_their_number(weights):
+    # 12 kinds of row among 5000: with one weight of 1.001 they were 12 rows, and none was learnt.
+    rng = np.random.default_rng(0)
+    hidden = rng.normal(size=5000)
+    frame = pd.DataFrame(
+        {f"c{j}": np.where(hidden + 0.4 * rng.normal(size=5000) > 0, "u", "v") for j in range(3)}
+    )
+    frame["c2"] = np.where(hidden > 0.5, "hi", np.where(hidden < -0.5, "lo", "mid"))
+    weight = rng.uniform(0.9, 1.1, 5000)
+    if weights == "one is 1.001":
+        weight = np.r_[1.001, np.ones(4999)]
+    plain, weighted = (
+        VAETransformer(1, random_state=0).fit(frame, sample_weight=w) for w in (None, weight)
+    )
+    assert weighted.best_iter_ > 0
+    assert abs(weighted.score(frame) - plain.score(frame)) < 0.02
+    new, missing = frame[:1].astype(object), frame[:1].astype(object)
+    new.iloc[0, 0], missing.iloc[0, 0] = "new", None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "No cell")
+        cost = weighted.score(new) - weighted.score(missing)
+    assert cost == pytest.approx(-np.log(5001.0))

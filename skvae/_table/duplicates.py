@@ -12,12 +12,12 @@ from .statistics import CHUNK_ROWS, row_chunks
 MOST_COPIES = 2**24  # of all rows: more are no counts
 
 
-def merge_duplicates(X: Any, weight: Array) -> tuple[NDArray[np.intp], Array]:
+def merge_duplicates(X: Any, weight: Array) -> tuple[NDArray[np.intp], Array, Array]:
     """Merge equal rows, in an order that depends on their values alone.
 
-    Returns the index of one row of each kind and the kinds' summed weights; rows of weight zero
-    are dropped. So repeating rows, weighting them and shuffling them are the same thing, and no
-    row can stand both in the training and in the held-out part.
+    Returns the index of one row of each kind, the kinds' summed weights, and how many rows are of
+    each; rows of weight zero are dropped. So repeating rows, weighting them and shuffling them are
+    the same thing.
     """
     kept = np.flatnonzero(weight > 0.0)
     key = (_sparse_row_hash(X) if issparse(X) else _row_hash(X))[kept]
@@ -30,7 +30,8 @@ def merge_duplicates(X: Any, weight: Array) -> tuple[NDArray[np.intp], Array]:
         equal = _equal_rows(X[kept[candidates]], X[kept[candidates - 1]])
         new[candidates[equal]] = False
     first = np.flatnonzero(new)
-    return kept[first], np.add.reduceat(weight[kept], first)
+    n_rows = np.diff(first, append=len(kept)).astype(np.float64)
+    return kept[first], np.add.reduceat(weight[kept], first), n_rows
 
 
 def _equal_rows(A: Any, B: Any) -> NDArray[np.bool_]:
@@ -72,11 +73,11 @@ def merged(X: Any, weight: Array) -> tuple[Any, Array, NDArray[np.int64] | None]
     """Take one row of each kind, in a copy, how often it counts, and how many rows it stands for.
 
     That number is the weight in units of the lightest row's, where these are whole numbers: else
-    weights are no counts, and every row stands for itself (None).
+    weights are no counts, and rows are. None: each row stands for itself.
     """
     unit = weight[weight > 0.0].min()
-    index, weight = merge_duplicates(X, weight)
-    copies = np.rint(weight / unit)
-    whole = np.abs(weight / unit - copies).max() < 1e-6 and copies.sum() <= MOST_COPIES
-    some = whole and copies.max() > 1.0
-    return X[index], weight, copies.astype(np.int64) if some else None
+    index, total, n_rows = merge_duplicates(X, weight)
+    copies = np.rint(total / unit)
+    if np.abs(total / unit - copies).max() >= 1e-6 or copies.sum() > MOST_COPIES:
+        copies = n_rows
+    return X[index], total, copies.astype(np.int64) if copies.max() > 1.0 else None
