@@ -21,7 +21,7 @@ from ._table.column import Array, Unknown
 from ._table.columns import Columns
 from ._table.frames import library_of
 from ._table.schema import Schema
-from ._table.unseen import Unseen
+from ._table.unseen import Unseen, warn_of_switches
 
 if TYPE_CHECKING:
     import torch
@@ -159,20 +159,20 @@ class Fitted:
 
         Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
         """
-        schema = self.schema
+        schema, limits, kinds = self.schema, self.columns.limits, self.columns.kinds
         if schema.library == "pandas" and library_of(X) == "pandas":
             names, now = list(schema.template.columns), list(X.columns)
             if names != now:
                 raise ValueError(f"The columns of X are {now}; fit had {names}.")
         table, unseen = schema.read(X, unknown)
-        limits, kinds = self.columns.limits, self.columns.kinds
         if limits.none:
             return table, unseen
         lenient = kinds.automatic & (unknown == "ignore")
         names = [column.name for column in schema.columns]
-        needs = [support.description for support in kinds.supports]
-        table, others = check_support(table, limits, lenient, Said(names, kinds.names, needs))
-        return table, unseen.with_more(*others.T)
+        said = Said(names, kinds.names, [support.description for support in kinds.supports])
+        known, others = check_support(table, limits, lenient, said)
+        warn_of_switches(names, table, others)
+        return known, unseen.with_more(*others.T)
 
     def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
         """Turn a table into what was fitted: kind of frame, names, order and dtypes."""

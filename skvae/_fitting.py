@@ -42,6 +42,10 @@ ROUNDED = (
     "varies by no more than the rounding of float64 and is taken as constant. Subtract what its "
     "values have in common before they become floats, if the differences matter."
 )
+EMPTY = (
+    "holds no value. Whatever later rows hold there is taken as missing. Drop it, or fit to rows "
+    "that have values."
+)
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 
 
@@ -227,7 +231,7 @@ def prepare(
         table, weight, copies = merged(table, rows.weight)
         number = np.ones(len(weight)) if copies is None else copies.astype(np.float64)
         look = look_at(table, weight, schema.columns, number)
-        schema = _with_remarks(schema, look)
+        schema = _with_remarks(schema, look, len(weight))
         columns = columns_for(parameters, schema, asked, table, look)
         vae, launch, optimism = module_at_start(
             parameters, columns, table, weight, seed, copies=number
@@ -265,13 +269,14 @@ def columns_for(
     return fit_columns(table, look, kinds, parameters["scaling"])
 
 
-def _with_remarks(schema: Schema, look: Look) -> Schema:
-    """Say of which columns the numbers are too close to each other to be told apart."""
-    pairs = zip(schema.columns, look.moments.is_rounding, strict=True)
-    said = [
-        replace(column, remark=column.remark or ROUNDED) if rounded else column
-        for column, rounded in pairs
-    ]
+def _with_remarks(schema: Schema, look: Look, n_rows: int) -> Schema:
+    """Say which columns hold nothing, or numbers too close to each other to be told apart."""
+    moments, said = look.moments, []
+    for number, column in enumerate(schema.columns):
+        remark = ROUNDED if moments.is_rounding[number] else ""
+        if moments.n_missing[number] == n_rows and column.kind != "category":
+            remark = EMPTY
+        said.append(replace(column, remark=column.remark or remark))
     return replace(schema, columns=tuple(said))
 
 

@@ -34,8 +34,8 @@ def warn_about_fit(
     n_active, n_components = fitted.n_active_components, fitted.n_components
     if n_components_asked != "auto" and n_components < n_components_asked:
         warn(
-            f"n_components={n_components_asked} is more than there are columns, of a category each "
-            f"level: the model has {n_components} components."
+            f"n_components={n_components_asked} is more than the number of columns (each level of "
+            f"a category counts as one): the model has {n_components} components."
         )
     columns = fitted.columns
     judged = bool(columns.kinds.with_units("none").any() or columns.may_miss.any())

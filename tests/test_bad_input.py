@@ -475,3 +475,10 @@ def test_a_divergence_of_partial_fit_names_its_epoch_and_the_wildest_column(fitt
 def test_values_whose_squares_are_no_floats_are_refused_by_the_name_of_their_column():
     wild = np.random.default_rng(0).normal(size=(200, 4)) * 1.7e307
     _assert_refused(_vae(), lambda vae: vae.fit(wild), ValueError, "values of column 0 are too")
+
+
+def test_nothing_but_other_numbers_than_0_and_1_is_told():
+    bits = (np.random.default_rng(0).random((60, 3)) < 0.5).astype(float)
+    vae = _vae().fit(bits)
+    with pytest.warns(UserWarning, match="No cell of column 1 holds a level .* it holds 7.0"):
+        vae.score_samples(np.column_stack([bits[:, 0], np.full(60, 7.0), bits[:, 2]]))

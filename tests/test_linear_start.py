@@ -324,7 +324,7 @@ def test_as_many_components_as_numbers_leave_these_their_noise():
 
 def test_more_components_than_columns_are_a_cap_that_is_said():
     X = load_iris().data
-    with pytest.warns(UserWarning, match="n_components=9 is more than there are columns.* has 4"):
+    with pytest.warns(UserWarning, match="n_components=9 is more than the number.* has 4"):
         vae = linear(X, 9)
     assert vae.transform(X).shape == (150, 4) and vae.n_components_ == 4
 

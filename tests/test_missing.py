@@ -418,3 +418,19 @@ def test_curves_are_in_nats_a_row_and_original_units(factor):
     expected = vae.score(X)
     assert vae.validation_scores_[0] == pytest.approx(expected, abs=0.2)
     assert vae.loss_curve_[0] == pytest.approx(-expected, abs=0.2)
+
+
+@pytest.mark.parametrize("n_rows", [3, 60])
+@pytest.mark.parametrize("max_iter", [0, 5])
+def test_a_column_that_was_empty_in_fit_says_nothing_later(max_iter, n_rows):
+    X = np.random.default_rng(0).normal(size=(60, 4))
+    X[:, 2] = np.nan
+    vae = VAETransformer(2, max_iter=max_iter, random_state=0)
+    with pytest.warns(UserWarning, match="Column 2 holds no value"):
+        vae.fit(X)
+    later = X[:n_rows].copy()
+    later[:, 2] = 1000.0
+    for method in ("log_likelihood", "elbo", "reconstruction", "kl"):
+        scores = vae.score_samples(later, method=method)
+        assert_array_equal(scores, vae.score_samples(X[:n_rows], method=method))
+    assert_array_equal(vae.transform(later), vae.transform(X[:n_rows]))

@@ -49,7 +49,7 @@ def complete_codes(
     these rows it has to do.
     """
     numbers = isinstance(X, np.ndarray) and X.dtype.kind in "buif"
-    if not numbers or not columns.kinds.sees_numbers:
+    if not numbers or not columns.kinds.sees_numbers or columns.empty is not None:
         return None
     encoder = _encoder_of(weights, columns)
     if len(X) <= FEW_ROWS:

@@ -49,6 +49,8 @@ class Columns:
         The values that these give a density to.
     log_unseen : ndarray of shape (n_columns,) or None
         Log-probability of a level, or of a value beside 0 and 1, that no row of fit holds.
+    empty : ndarray of bool of shape (n_columns,) or None
+        Columns that held nothing in fit; None if there are none. Later values there say nothing.
     """
 
     scaling: Scaling
@@ -62,6 +64,7 @@ class Columns:
     kinds: Kinds
     limits: Limits
     log_unseen: Array | None = None
+    empty: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.shift)
@@ -76,6 +79,8 @@ class Columns:
             x = (X.astype(np.float64, copy=False) - self.shift) / self.scale
         if not (np.abs(x).max(initial=0.0) <= FARTHEST):
             x = np.clip(x, -FARTHEST, FARTHEST)  # nan stays
+        if self.empty is not None:
+            x[:, self.empty] = np.nan
         missing = np.isnan(x)
         if not missing.any():
             return x, None
@@ -131,6 +136,7 @@ def fit_columns(X: Any, look: Look, kinds: Kinds, scaling: str | None) -> Column
         kinds=kinds,
         limits=limits_of(kinds.supports),
         log_unseen=look.log_unseen,
+        empty=empty if (empty := moments.n_missing == X.shape[0]).any() else None,
     )
 
 

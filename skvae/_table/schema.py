@@ -78,8 +78,9 @@ class Schema:
             unseen = unseen.with_more(rows, np.full(len(rows), number))
             if unknown == "error" and held:
                 wrong.append(refused(column.name, column.levels, rows, held))
-            n_present = int((~np.isnan(cells[:, number])).sum()) + len(held)
-            warn_if_all(column.name, column.levels, n_present, held)
+            elif held:
+                n_present = int((~np.isnan(cells[:, number])).sum()) + len(held)
+                warn_if_all(column.name, column.levels, n_present, held)
         if wrong:
             raise ValueError(
                 f"{' '.join(wrong)} Correct it, or use handle_unknown='ignore', which treats it as "

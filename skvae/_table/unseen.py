@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from .._advice import warn
 from .column import Array, some_of
@@ -60,13 +61,23 @@ def refused(name: str, levels: tuple[Any, ...], rows: NDArray[np.intp], held: li
 
 def warn_if_all(name: str, levels: tuple[Any, ...], n_present: int, held: list[Any]) -> None:
     """Warn of a column in which no cell holds a level that was there in fit."""
-    if held and len(held) == n_present:
+    if len(held) == n_present:
         examples = list(dict.fromkeys(held))
         warn(
             f"No cell of column {name} holds a level that was there in fit: it holds "
             f"{some_of(examples, 3)}, where fit had {some_of(levels, 3)}. All of them are treated "
             "as missing. Look for blanks, other spellings and other types."
         )
+
+
+def warn_of_switches(names: list[str], table: Any, cells: NDArray[np.intp]) -> None:
+    """Warn of columns of 0 and 1 in which no cell is one of them; ``cells`` (M, 2) are those."""
+    for column in np.unique(cells[:, 1]).tolist():
+        rows = cells[cells[:, 1] == column, 0]
+        own = table[:, [column]]
+        values = own.toarray()[:, 0] if issparse(own) else own[:, 0]
+        n_present = int((values == values).sum())
+        warn_if_all(names[column], (0, 1), n_present, values[rows].tolist())
 
 
 def _where(rows: NDArray[np.intp], held: list[Any]) -> str:
