@@ -50,11 +50,15 @@ def warn_about_fit(
     if len(at_floor):
         named = ", ".join(names[column] for column in at_floor[:5])
         more = " and others" if len(at_floor) > 5 else ""
-        fewer = "Use fewer n_components, or drop" if n_components > 1 else "Drop"
+        fix = "Drop columns that repeat others."
+        if len(columns) == 1:
+            fix = "A column alone has no structure that a model could find."
+        elif n_components_asked != "auto" and n_components > 1:
+            fix = "Use fewer n_components, or drop columns that repeat others."
         warn(
             f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "
             "column's standard deviation: the components reproduce it exactly, so its density "
-            f"has no natural limit. {fewer} columns that repeat others.",
+            f"has no natural limit. {fix}",
         )
 
 

@@ -188,6 +188,12 @@ def test_a_column_of_a_frame_is_called_by_its_name():
     assert "The noise scale of column 'visits', 'again' fell to its floor" in text
 
 
+def test_a_column_alone_is_not_told_to_drop_others():
+    X = np.random.default_rng(0).normal(size=(100, 1))
+    (text,) = _texts(lambda: VAETransformer(max_iter=3, random_state=0).fit(X))
+    assert text.endswith("A column alone has no structure that a model could find.")
+
+
 def test_no_more_than_five_columns_are_listed():
     X = np.repeat(np.random.default_rng(0).normal(size=(50, 1)), 8, axis=1)
     (text,) = _texts(lambda: _vae(1).fit(X))

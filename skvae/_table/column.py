@@ -194,9 +194,15 @@ def check_finite(cells: Array, name: str) -> None:
         )
 
 
+def shown(level: Any) -> str:
+    """Return how a message shows a level: whole numbers without the point of a float."""
+    whole_float = isinstance(level, float) and abs(level) < 1e15 and level.is_integer()
+    return repr(int(level) if whole_float else level)
+
+
 def some_of(levels: Sequence[Any], most: int = 5) -> str:
-    shown = ", ".join(map(repr, levels[:most]))
-    return shown + (f" and {len(levels) - most} more" if len(levels) > most else "")
+    shown_levels = ", ".join(map(shown, levels[:most]))
+    return shown_levels + (f" and {len(levels) - most} more" if len(levels) > most else "")
 
 
 def whole(values: Array, lower: int, upper: int) -> Array:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from .._advice import warn
-from .column import Array, some_of
+from .column import Array, shown, some_of
 
 
 class Unseen(NamedTuple):
@@ -84,5 +84,5 @@ def _where(rows: NDArray[np.intp], held: list[Any]) -> str:
     by_level: dict[Any, list[int]] = {}
     for row, level in zip(rows.tolist(), held, strict=True):
         by_level.setdefault(level, []).append(row)
-    said = [f"the level {level!r} in row {some_of(rows)}" for level, rows in by_level.items()]
+    said = [f"the level {shown(level)} in row {some_of(rows)}" for level, rows in by_level.items()]
     return ", ".join(said[:5]) + (f" and {len(said) - 5} more" if len(said) > 5 else "")
