@@ -42,6 +42,10 @@ ROUNDED = (
     "varies by no more than the rounding of float64 and is taken as constant. Subtract what its "
     "values have in common before they become floats, if the differences matter."
 )
+TINY = (
+    "holds numbers that differ by so little that their squares are no floats, and is taken as "
+    "constant. Use another unit."
+)
 EMPTY = (
     "holds no value. Whatever later rows hold there is taken as missing. Drop it, or fit to rows "
     "that have values."
@@ -274,6 +278,7 @@ def _with_remarks(schema: Schema, look: Look, n_rows: int) -> Schema:
     moments, said = look.moments, []
     for number, column in enumerate(schema.columns):
         remark = ROUNDED if moments.is_rounding[number] else ""
+        remark = TINY if moments.is_tiny[number] else remark
         if moments.n_missing[number] == n_rows and column.kind != "category":
             remark = EMPTY
         said.append(replace(column, remark=column.remark or remark))

@@ -21,7 +21,14 @@ from ._parameters import (
     seed_of,
 )
 from ._table.column import Array
-from ._table.frames import Filling, completed, library_of, where_missing, with_missing
+from ._table.frames import (
+    Filling,
+    check_indicators,
+    completed,
+    library_of,
+    where_missing,
+    with_missing,
+)
 from ._table.schema import Schema, where_strays
 from ._transformer import VAETransformer
 from ._versions import Versioned
@@ -146,13 +153,15 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         )
         vae.fit(_marked(X, missing), sample_weight=rows.weight)
         missing = missing | where_strays(_marked(X, missing), vae.model_.schema)
+        indicated = np.flatnonzero(missing.any(axis=0))
         learned = {
             "vae_": vae,
             "_empty": missing.all(axis=0),
-            "_indicated": np.flatnonzero(missing.any(axis=0)),
+            "_indicated": indicated,
             "indicator_": None,
         }
         if self.add_indicator:
+            check_indicators(X, indicated)
             holes = np.where(missing, np.nan, 0.0)
             learned["indicator_"] = MissingIndicator(error_on_new=False).fit(holes)
         become(self, attributes | learned)

@@ -78,6 +78,7 @@ def validated(estimator: Any, X: Any, reset: bool) -> Any:
     if isinstance(X, np.ma.MaskedArray):
         X = _unmasked(X)
     if library_of(X) is not None:
+        _check_names(X)
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         for what, size in zip(["sample", "feature"], X.shape, strict=True):
             if size == 0:
@@ -104,6 +105,14 @@ def validated(estimator: Any, X: Any, reset: bool) -> Any:
         )
     with np.errstate(invalid="ignore"):  # its sum of the largest floats of both signs
         return check_array(found, dtype=None, ensure_all_finite="allow-nan", input_name="X")
+
+
+def _check_names(X: Any) -> None:
+    """Raise a ValueError if two columns of a frame have one name, which cannot tell them apart."""
+    if len(set(X.columns)) == len(X.columns):
+        return
+    twice = next(name for name in X.columns if list(X.columns).count(name) > 1)
+    raise ValueError(f"X has two columns of the name {twice!r}. Give each column its own name.")
 
 
 def _unmasked(X: Any) -> Any:

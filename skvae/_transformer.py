@@ -70,10 +70,10 @@ class VAETransformer(
         Columns that hold categories: those with a dtype of categories, strings or objects that are
         no numbers; none; or the columns that a mask, numbers or names point at.
     max_categories : int or None, default=255
-        Most levels of a category. Rarer ones share one level, of which ``sample`` draws one, and
-        for which ``inverse_transform`` gives the most frequent.
+        Most levels of a category. Rarer ones share one place: ``sample`` draws among them, scores
+        have each one's share, and ``inverse_transform`` gives the most frequent.
     handle_unknown : {"ignore", "error"}, default="ignore"
-        What to do with a level that was not there in ``fit``, or another number where ``"auto"``
+        What to do with a level that was not in ``fit``, or a number outside [0, 1] where ``"auto"``
         found only 0 and 1: take it as missing (scores pay Good's (1953) mass of unseen), or raise.
     noise : {"auto", "shared", "per_column"}, default="auto"
         Whether the (scaled) columns share one Gaussian noise scale, as in probabilistic PCA, or

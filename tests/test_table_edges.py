@@ -169,3 +169,181 @@ def test_the_linear_model_of_a_table_with_switches_is_fitted():
     X = np.column_stack([rng.normal(size=(80, 3)), rng.uniform(size=(80, 2)) < 0.4])
     vae = VAETransformer(2, hidden_layer_sizes=(), max_iter=0, random_state=0).fit(X)
     assert vae.likelihood_.tolist() == ["gaussian"] * 3 + ["bernoulli"] * 2
+
+
+@pytest.mark.parametrize("dtype", ["int32", "Int32", "uint32", "int64", "Int64", "uint64"])
+def test_codes_in_single_precision_make_no_integer_wrap(dtype):
+    top = np.iinfo(dtype.lower()).max
+    frame = pandas.DataFrame({"i": np.where(Z > 0, top, top // 2).astype(dtype.lower()), "x": Z})
+    vae = VAETransformer(1, max_iter=0).fit(frame.astype({"i": dtype}))
+    codes = 3.0 * vae.transform(frame.astype({"i": dtype}))
+    wide, short = (vae.inverse_transform(z)["i"] for z in (codes, codes.astype(np.float32)))
+    assert np.abs(short.astype(float) - wide.astype(float)).max() <= 1e-5 * float(top)
+    assert short.max() > 0.99 * top
+
+
+BOOLEANS = {
+    "polars": lambda: polars.DataFrame({"t": [None, None, True], "x": [-0.5, -2.0, 0.0]}),
+    "boolean": lambda: _boolean_frame("boolean"),
+    "bool[pyarrow]": lambda: _boolean_frame("bool[pyarrow]"),
+}
+
+
+def _boolean_frame(dtype):
+    return pandas.DataFrame(
+        {"t": pandas.array([None, None, True], dtype=dtype), "x": [-0.5, -2.0, 0.0]}
+    )
+
+
+@pytest.mark.parametrize("kind", BOOLEANS)
+@pytest.mark.parametrize("dtype", [int, float, bool])
+def test_a_boolean_is_filled_by_whether_it_is_more_probable_than_not(kind, dtype):
+    if kind != "polars":
+        pytest.importorskip("pyarrow")
+    frame = pandas.DataFrame({"t": (Z > 0).astype(dtype), "x": Z})
+    imputer = VAEImputer(VAETransformer(1, max_iter=0), random_state=0).fit(frame)
+    assert list(imputer.transform(BOOLEANS[kind]())["t"]) == [False, False, True]
+
+
+def test_a_rare_level_has_its_share_of_the_place_that_it_has_with_others():
+    share = 1.0 / np.arange(1, 41)
+    levels = np.array([f"l{i:02d}" for i in range(40)])
+    held = RNG.choice(levels, 500, p=share / share.sum())
+    vae = VAETransformer(1, max_iter=0, max_categories=5).fit(pandas.DataFrame({"c": held}))
+    seen, counts = np.unique(held, return_counts=True)
+    each = pandas.DataFrame({"c": seen})
+    for method in ("log_likelihood", "elbo", "reconstruction"):
+        p = np.exp(vae.score_samples(each, method=method))
+        assert np.corrcoef(p, counts)[0, 1] > 0.99
+    assert np.exp(vae.score_samples(each)).sum() == pytest.approx(1.0, abs=0.01)
+    rare = [level not in vae.model_.schema.columns[0].levels for level in seen]
+    shares = vae.score_features(each)[rare, 0]
+    assert np.ptp(shares - np.log(counts[rare])) == pytest.approx(0.0, abs=1e-9)
+
+
+@pytest.mark.parametrize("scaling", ["columns", "common", None])
+def test_a_constant_column_moves_no_code_of_a_trained_model(scaling):
+    constant = np.where(RNG.random(N) < 0.5, 0.1 + 0.2, 0.3)  # but for rounding
+    X = np.column_stack([np.sin(3 * Z), np.cos(3 * Z), Z**2, constant])
+    vae = VAETransformer(2, max_iter=5, scaling=scaling, early_stopping=False, random_state=0)
+    vae.fit(X)
+    codes = []
+    for value in (0.3, 0.1 + 0.2, 0.300001, 1.0):
+        X[:, 3] = value
+        codes.append(vae.transform(X))
+    assert max(np.abs(other - codes[0]).max() for other in codes) < 1e-9
+
+
+NOT_A_NUMBER = {
+    "float32": (np.float32, np.float32("nan")),
+    "float16": (np.float16, np.float16("nan")),
+    "Decimal": (lambda value: Decimal(repr(float(value))), Decimal("NaN")),
+}
+
+
+@pytest.mark.parametrize("kind", NOT_A_NUMBER)
+def test_every_kind_of_nan_among_objects_is_missing(kind):
+    make, hole = NOT_A_NUMBER[kind]
+    X = np.empty((N, 2), dtype=object)
+    X[:, 0], X[:, 1] = [make(value) for value in Z], (2.0 * Z).tolist()
+    X[3, 0] = hole
+    filled = VAEImputer(VAETransformer(1, max_iter=0), random_state=0).fit_transform(X)
+    assert float(filled[3, 0]) == pytest.approx(Z[3], abs=0.1)
+    X[:, 0] = ["a", "b"] * (N // 2)
+    X[3, 0] = hole
+    assert _vae().fit(X).model_.schema.columns[0].levels == ("a", "b")
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_an_indicator_takes_no_columns_name(library):
+    cells = {"a": np.where(Z > 1.0, np.nan, Z), "missingindicator_a": Z + 5.0}
+    frame = __import__(library).DataFrame(cells)
+    with pytest.raises(ValueError, match="column 'missingindicator_a', but X has one"):
+        _imputer(add_indicator=True).fit(frame)
+
+
+def test_an_indicator_of_a_column_of_two_names_has_two():
+    index = pandas.MultiIndex.from_tuples([("a", "x"), ("b", "y")])
+    frame = pandas.DataFrame(np.c_[np.where(Z > 1.0, np.nan, Z), Z + 5.0], columns=index)
+    filled = _imputer(add_indicator=True).fit_transform(frame)
+    assert filled.columns.tolist() == [("a", "x"), ("b", "y"), ("missingindicator_a", "x")]
+
+
+def test_what_comes_back_in_half_precision_or_decimals_is_within_them():
+    half = polars.DataFrame({"a": polars.Series(20000 * Z).cast(polars.Float16), "b": Z})
+    vae = VAETransformer(1, max_iter=0).fit(half)
+    assert vae.inverse_transform([[100.0]])["a"][0] in (65504.0, -65504.0)
+    assert not vae.sample(2000, random_state=0)["a"].is_infinite().any()
+    prices = [Decimal(f"{30 * abs(value):.2f}") for value in Z]
+    decimals = polars.DataFrame({"a": prices, "b": np.abs(Z)}).with_columns(
+        polars.col("a").cast(polars.Decimal(4, 2), strict=False)
+    )
+    vae = VAETransformer(1, max_iter=0).fit(decimals)
+    ends = vae.inverse_transform([[100.0], [-100.0]])["a"].to_list()
+    assert sorted(ends) == [Decimal("-99.99"), Decimal("99.99")]
+
+
+def test_arrow_decimals_come_back_within_their_digits():
+    arrow = pytest.importorskip("pyarrow")
+    dtype = pandas.ArrowDtype(arrow.decimal128(4, 2))
+    frame = pandas.DataFrame({"a": pandas.Series(30 * np.abs(Z)).astype(dtype), "b": np.abs(Z)})
+    ends = VAETransformer(1, max_iter=0).fit(frame).inverse_transform([[100.0], [-100.0]])["a"]
+    assert sorted(ends) == [Decimal("-99.99"), Decimal("99.99")]
+
+
+@pytest.mark.parametrize("text", ["12.0", "13", "1_3", "nan", "x"])
+@pytest.mark.parametrize("strays", [True, False])
+def test_a_text_is_no_number_among_numbers(text, strays):
+    cells = Z.astype(object)
+    if strays:
+        cells[:2] = "12"
+    vae = VAETransformer(1, max_iter=0).fit(pandas.DataFrame({"a": cells, "b": Z}))
+    with pytest.raises(ValueError, match="Column 'a' needs numbers; row 1 holds"):
+        vae.transform(pandas.DataFrame({"a": [1.0, text], "b": [0.0, 0.0]}, dtype=object))
+
+
+def test_numbers_written_as_text_are_read_where_the_user_said_that_they_are_numbers():
+    frame = pandas.DataFrame({"a": [repr(float(value)) for value in Z], "b": Z})
+    vae = VAETransformer(1, max_iter=0, likelihood="gaussian").fit(frame)
+    assert np.array_equal(vae.transform(frame[:9]), vae.transform(frame.astype(float)[:9]))
+    with pytest.raises(ValueError, match="row 0 holds '1_3'"):
+        vae.transform(pandas.DataFrame({"a": ["1_3"], "b": [0.0]}))
+
+
+@pytest.mark.parametrize("kind", ["pandas", "numpy"])
+def test_a_marker_that_is_a_number_is_no_truth_value(kind):
+    frame = pandas.DataFrame({"a": Z > 0, "b": Z > 0.5})
+    X = frame if kind == "pandas" else frame.to_numpy()
+    filled = VAEImputer(VAETransformer(1, max_iter=0), missing_values=0).fit_transform(X)
+    assert np.array_equal(np.asarray(filled), frame.to_numpy())
+
+
+def test_an_imputed_level_that_the_new_enum_lacks_is_added_to_it():
+    frame = pandas.DataFrame({"c": pandas.Categorical(np.where(Z > 0, "hi", "lo")), "x": Z})
+    levels = polars.Series([None, "lo"], dtype=polars.Enum(["zz", "lo"]))
+    filled = _imputer().fit(frame).transform(polars.DataFrame({"c": levels, "x": [2.0, -2.0]}))
+    assert filled["c"].to_list() == ["hi", "lo"]
+
+
+def test_two_columns_of_one_name_are_refused_by_it():
+    frame = pandas.DataFrame(np.c_[Z, Z + 1.0], columns=["a", "a"])
+    with pytest.raises(ValueError, match="two columns of the name 'a'"):
+        _vae().fit(frame)
+
+
+def test_draws_of_equal_rows_are_independent():
+    # They shared their noise, so that the means of a table of draws were 0.2 sd off.
+    X = RNG.normal(size=(N, 2)) @ RNG.normal(size=(2, 5)) + 0.3 * RNG.normal(size=(N, 5))
+    imputer = VAEImputer(VAETransformer(2, max_iter=0), random_state=0).fit(X)
+    holes = np.full((2000, 5), np.nan)
+    drawn = imputer.sample_imputations(holes, 4, random_state=0)
+    means = np.array([(table.mean(0) - X.mean(0)) / X.std(0) for table in drawn])
+    assert np.abs(means).max() < 4.5 / np.sqrt(2000)
+
+
+@pytest.mark.parametrize("unit", [1e-158, 1e-170, 1e-310])
+def test_differences_whose_squares_are_no_floats_are_told(unit):
+    X = np.column_stack([Z, 2.0 * Z + RNG.normal(size=N), unit * RNG.normal(size=N)])
+    with pytest.warns(UserWarning, match="Column 2 holds numbers that differ by so little"):
+        vae = VAETransformer(1, max_iter=3, random_state=0).fit(X)
+    assert np.isfinite(vae.score_samples(X)).all()

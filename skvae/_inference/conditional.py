@@ -29,7 +29,8 @@ def conditional_draws(
     codebook: Codebook,
 ) -> tuple[Tensor]:  # (N, D)
     """Draw each row once given its observed cells, by sampling importance resampling."""
-    size = (n_samples, 1, vae.n_components)  # fresh noise: a bank has but so many points
+    # Fresh noise, a row's own: draws that share theirs are not independent.
+    size = (n_samples, len(x), vae.n_components)
     eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
     z, log_w = posterior_draws(vae, x, observed, eps, codebook)
     chosen = torch.multinomial(torch.softmax(log_w, 0).T, 1, generator=generator)[:, 0]  # (N,)

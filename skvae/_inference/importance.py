@@ -104,7 +104,7 @@ def refined_log_likelihood(
 def posterior_draws(
     vae: VAE, x: Tensor, observed: Tensor | None, eps: Tensor, codebook: Codebook
 ) -> tuple[Tensor, Tensor]:  # (S, N, K), (S, N)
-    """Draw z around the posterior's modes, from noise (S, 1, K), and return log weights, too.
+    """Draw z around the posterior's modes, from noise (S, 1 or N, K), with log weights.
 
     Where values are missing the posterior is far from diagonal, and the encoder's q too narrow.
     """

@@ -25,7 +25,7 @@ class Mixture(NamedTuple):
             log_probs.append(log_prob + log_share)
         return log_probs[0] if len(log_probs) == 1 else torch.logsumexp(torch.stack(log_probs), 0)
 
-    def sample(self, eps: Tensor) -> tuple[Tensor, Tensor]:  # (S, 1, K) -> (S, N, K), (S, N)
+    def sample(self, eps: Tensor) -> tuple[Tensor, Tensor]:  # (S, 1 or N, K) -> (S, N, K), (S, N)
         """Return samples and their log density.
 
         Each Gaussian gets its share of the noise, in turn: no draw, so always the same.
@@ -46,7 +46,9 @@ class Mixture(NamedTuple):
         """Return samples of one of the Gaussians: loc + L^-T eps."""
         identity = torch.eye(eps.shape[-1], dtype=eps.dtype, device=eps.device)
         root = torch.linalg.solve_triangular(self.factor[number], identity, upper=False)
-        return self.loc[number] + torch.einsum("sk,nkj->snj", eps[:, 0], root)
+        if eps.shape[1] == 1:
+            return self.loc[number] + torch.einsum("sk,nkj->snj", eps[:, 0], root)
+        return self.loc[number] + torch.einsum("snk,nkj->snj", eps, root)
 
     def rows(self, index: Tensor) -> "Mixture":
         return Mixture(self.loc[:, index], self.factor[:, index], self.log_share[:, index])

@@ -155,7 +155,7 @@ def _begin_linear(source: _Features) -> None:
             linear = em_for_missing(linear, some, source.groups, floor)
         features = np.where(seen, features, np.nan)
     _assign(vae.feature_scale, scale)
-    center, spread = robust_units(features, columns.scaling)
+    center, spread = robust_units(features, columns.scaling, columns.varies[source.column])
     _assign(vae.encoder.center, center)
     _assign(vae.encoder.spread, spread)
     _begin_at(vae, linear, _with_nan(x, observed), torch.from_numpy(shares))

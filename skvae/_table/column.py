@@ -47,6 +47,8 @@ class Column:
         Whether the levels have an order of their own.
     strays : tuple
         Levels among numbers that are taken as missing.
+    written : bool
+        Whether numbers were written as text.
     remark : str
         What was decided about the column that its user should know, for a warning.
     """
@@ -58,6 +60,7 @@ class Column:
     shares: tuple[float, ...] = ()
     ordered: bool = False
     strays: tuple[Any, ...] = ()
+    written: bool = False
     remark: str = ""
 
     @property
@@ -70,7 +73,7 @@ class Column:
         if self.kind != "category":
             numbers = raw.numbers
             if numbers is None:
-                numbers = as_numbers(raw, self.name, self.strays)
+                numbers = as_numbers(raw, self.name, self.strays, self.written)
             return numbers, np.zeros(0, dtype=np.intp), []
         raw = as_levels(raw)
         assert raw.places is not None
@@ -80,6 +83,15 @@ class Column:
         cells = np.array([*places, np.nan])[raw.places]
         new = np.flatnonzero(np.isnan(cells) & (raw.places >= 0))
         return cells, new, [raw.levels[place] for place in raw.places[new]]
+
+    def rare_cells(self, raw: Raw) -> tuple[NDArray[np.intp], Array]:
+        """Return the rows that hold a rare level, and its log-share of the place they share."""
+        raw = as_levels(raw)
+        assert raw.places is not None
+        share = dict(zip(self.rare, np.log(self.shares).tolist(), strict=True))
+        cells = np.array([*(share.get(level, np.nan) for level in raw.levels), np.nan])[raw.places]
+        rows = np.flatnonzero(~np.isnan(cells))
+        return rows, cells[rows]
 
     def decode(self, cells: Array, generator: np.random.Generator | None) -> list[Any]:
         """Return the levels of the places, None where missing. Rare ones are drawn if need be."""
@@ -148,8 +160,10 @@ def is_missing(value: Any) -> bool:
     """Whether a cell is None, nan, NA or NaT."""
     if value is None:
         return True
-    if isinstance(value, float):
-        return value != value
+    if isinstance(value, float | np.floating):
+        return bool(value != value)
+    if isinstance(value, Decimal):
+        return value.is_nan()
     return type(value).__name__ in ("NAType", "NaTType")
 
 
@@ -166,15 +180,20 @@ def as_levels(raw: Raw) -> Raw:
     return Raw("category", None, places, [bool(v) if as_bool else v for v in levels.tolist()], True)
 
 
-def as_numbers(raw: Raw, name: str, strays: tuple[Any, ...] = ()) -> Array:
-    """Take levels as numbers, where that is what they are; ``strays`` are missing."""
+def as_numbers(raw: Raw, name: str, strays: tuple[Any, ...] = (), written: bool = False) -> Array:
+    """Take levels as numbers, where that is what they are; ``strays`` are missing.
+
+    A text that reads as a number is one where numbers may be ``written`` as text, or where all
+    cells are texts: among numbers, it is an error.
+    """
     assert raw.places is not None
+    written |= not strays and all(isinstance(level, str | bytes) for level in raw.levels)
     values = np.full(len(raw.levels) + 1, np.nan)
     for place, level in enumerate(raw.levels):
         if level in strays:
             continue
         try:
-            values[place] = float(level)
+            values[place] = _as_number(level, written)
         except (TypeError, ValueError):
             if (row := np.flatnonzero(raw.places == place)).size:
                 raise ValueError(
@@ -182,6 +201,12 @@ def as_numbers(raw: Raw, name: str, strays: tuple[Any, ...] = ()) -> Array:
                     "or name the column in categorical_features when fitting."
                 ) from None
     return values[raw.places]
+
+
+def _as_number(level: Any, written: bool) -> float:
+    if isinstance(level, str | bytes) and (not written or "_" in str(level)):
+        raise ValueError
+    return float(level)
 
 
 def check_finite(cells: Array, name: str) -> None:
@@ -212,13 +237,19 @@ def whole(values: Array, lower: int, upper: int) -> Array:
     """
     top = float(upper)
     top = top if int(top) <= upper else float(np.nextafter(top, 0.0))
-    return np.clip(np.rint(values), float(lower), top)
+    return np.clip(np.rint(np.asarray(values, dtype=np.float64)), float(lower), top)
 
 
 def within(values: Array, dtype: Any) -> Array:
     """Keep numbers within what a shorter float dtype can hold: a cast would make them infinite."""
     limits = np.finfo(dtype)
     return values if limits.bits >= 64 else np.clip(values, limits.min, limits.max)
+
+
+def largest_decimal(digits: int, scale: int) -> float:
+    """Return the largest float that a decimal of so many digits can hold."""
+    most = float(10**digits - 1) / 10.0**scale
+    return most if digits <= 15 else most * (1.0 - 1e-15)  # floats have 15 to 16 digits
 
 
 def nearest(values: Array, levels: Any) -> NDArray[np.intp]:

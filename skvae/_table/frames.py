@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .column import Raw, is_missing, raw_objects, within
-from .of_pandas import filled_pandas, indicated_pandas, raw_pandas
+from .of_pandas import filled_pandas, indicated_pandas, indicator_of, raw_pandas
 from .of_polars import emptied_polars, filled_polars, indicated_polars, polars_missing, raw_polars
 
 Library = Literal["pandas", "polars"]
@@ -61,19 +61,37 @@ def raw_column(values: Any, name: str) -> Raw:
     return raw_objects(values.tolist(), name)
 
 
+def check_indicators(X: Any, indicated: NDArray[np.intp]) -> None:
+    """Raise a ValueError if a frame has a column of the name that an indicator would get."""
+    if library_of(X) is None:
+        return
+    wanted = {indicator_of(X.columns[column]) for column in indicated}
+    if taken := sorted(map(str, wanted & set(X.columns))):
+        raise ValueError(
+            f"add_indicator=True would make a column {taken[0]!r}, but X has one of that name. "
+            "Rename it."
+        )
+
+
 def where_missing(X: Any, marker: Any = np.nan) -> NDArray[np.bool_]:
     """Tell which cells are missing: nan, None, NA and null, and the ``marker``."""
     library = library_of(X)
     marked = not is_missing(marker)
+    truth = isinstance(marker, bool | np.bool_)  # which no number is, and no number is one
     if library == "pandas":
         gone = X.isna().to_numpy(dtype=bool)
-        return gone | (marker == X).fillna(False).to_numpy(dtype=bool) if marked else gone
+        if not marked:
+            return gone
+        found = (marker == X).fillna(False).to_numpy(dtype=bool)
+        booleans = np.array([str(dtype).startswith("bool") for dtype in X.dtypes], dtype=bool)
+        return gone | (found & (truth | ~booleans))
     if library == "polars":
         columns = [polars_missing(series, marker if marked else None) for series in X]
         return np.stack(columns, axis=1)
     if X.dtype.kind == "O":
         return np.array([[is_missing(v) or (marked and v == marker) for v in row] for row in X])
     gone = np.isnan(X) if X.dtype.kind == "f" else np.zeros(X.shape, dtype=bool)
+    marked &= truth or X.dtype.kind != "b"
     return gone | (marker == X) if marked else gone
 
 

@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .column import Column, Raw, nearest, no_dates, or_empty_category, raw_objects, whole, within
+from .column import (
+    Column,
+    Raw,
+    largest_decimal,
+    nearest,
+    no_dates,
+    or_empty_category,
+    raw_objects,
+    whole,
+    within,
+)
 
 
 def raw_pandas(series: Any, name: str) -> Raw:
@@ -53,14 +63,25 @@ def _pandas_series(values: Any, column: Column, dtype: Any) -> Any:
     if isinstance(dtype, pd.CategoricalDtype):
         places = np.where(missing, -1, nearest(values, dtype.categories))
         return pd.Series(pd.Categorical.from_codes(places, dtype=dtype))
-    if column.kind == "boolean":
+    if column.kind == "boolean" or pd.api.types.is_bool_dtype(dtype):
         series = pd.Series(values > 0.5, dtype=object).where(~missing, None)
         return series.astype(dtype)
     if pd.api.types.is_integer_dtype(dtype):
         return _integers(values, missing, dtype)
+    return pd.Series(_held_by(dtype, values)).astype(dtype)
+
+
+def _held_by(dtype: Any, values: NDArray) -> NDArray:
+    """Keep numbers within what floats or decimals of a dtype can hold."""
+    import pandas as pd
+
     if pd.api.types.is_float_dtype(dtype):
-        series = pd.Series(within(values, _plain(dtype)))
-    return series.astype(dtype)
+        return within(values, _plain(dtype))
+    arrow = getattr(dtype, "pyarrow_dtype", None)
+    if arrow is not None and str(arrow).startswith("decimal"):
+        most = largest_decimal(arrow.precision, arrow.scale)
+        return np.clip(values, -most, most)
+    return values
 
 
 def _plain(dtype: Any) -> np.dtype:
@@ -103,11 +124,14 @@ def _filled_series(series: Any, row: NDArray[np.intp], cells: Any) -> Any:
         series = series.sparse.to_dense()
         series.iloc[row] = cells.astype(series.dtype).array
         return series.astype(dtype)
+    is_bool = pd.api.types.is_bool_dtype(dtype)
+    if is_bool:
+        cells = cells.astype(float) > 0.5
     if dtype.kind in "iu":
         bounds = np.iinfo(_plain(dtype))
         cells = pd.Series(whole(cells.to_numpy(dtype=float), int(bounds.min), int(bounds.max)))
-    if dtype.kind == "f":
-        cells = pd.Series(within(cells.to_numpy(dtype=float), _plain(dtype)))
+    elif dtype.kind != "b" and pd.api.types.is_numeric_dtype(dtype):
+        cells = pd.Series(_held_by(dtype, cells.to_numpy(dtype=float)))
     if isinstance(dtype, pd.CategoricalDtype):
         known = set(dtype.categories)
         series = series.cat.add_categories([v for v in cells.unique() if v not in known])
@@ -115,8 +139,25 @@ def _filled_series(series: Any, row: NDArray[np.intp], cells: Any) -> Any:
     return series
 
 
+def indicator_of(name: Any) -> Any:
+    """Return the name of the column that says where another one was missing."""
+    if isinstance(name, tuple):
+        return (f"missingindicator_{name[0]}", *name[1:])
+    return f"missingindicator_{name}"
+
+
 def indicated_pandas(result: Any, X: Any, missing: NDArray[np.bool_], indicated: Any) -> Any:
     """Append a column for each ``indicated`` one of X that says where it was missing."""
-    for column in indicated:
-        result[f"missingindicator_{X.columns[column]}"] = missing[:, column]
-    return result
+    import pandas as pd
+
+    if not len(indicated):
+        return result
+    names = [indicator_of(name) for name in X.columns[indicated]]
+    where = pd.DataFrame(missing[:, indicated], index=result.index)
+    columns = result.columns
+    where.columns = (
+        pd.MultiIndex.from_tuples(names, names=columns.names)
+        if isinstance(columns, pd.MultiIndex)
+        else pd.Index(names, dtype=object if columns.dtype == object else None)
+    )
+    return pd.concat([result, where], axis=1)

@@ -7,7 +7,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .column import Column, Raw, nearest, no_dates, or_empty_category, raw_objects, whole, within
+from .column import (
+    Column,
+    Raw,
+    largest_decimal,
+    nearest,
+    no_dates,
+    or_empty_category,
+    raw_objects,
+    whole,
+)
+from .of_pandas import indicator_of
+
+SHORT_FLOATS: dict[str, Any] = {"Float16": np.float16, "Float32": np.float32}
 
 
 def raw_polars(series: Any, name: str) -> Raw:
@@ -47,6 +59,8 @@ def to_polars(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any
         if column.kind == "category":
             as_text = dtype == pl.Categorical or dtype == pl.Enum
             made = pl.Series(name, values, dtype=pl.String if as_text else None, strict=False)
+            if dtype == pl.Enum:  # of another table than that of fit, it may lack levels
+                dtype = pl.Enum(list(dict.fromkeys([*dtype.categories, *made.drop_nulls()])))
             series.append(made.cast(dtype))
             continue
         if column.levels:  # numbers that came as a category
@@ -67,10 +81,27 @@ def _polars_numbers(name: str, values: Any, boolean: bool, dtype: Any) -> Any:
         return pl.Series(name, cells, dtype=dtype)
     if dtype == pl.Null:  # which holds nothing else
         return pl.Series(name, [None] * len(values), dtype)
-    if dtype == pl.Float32:
-        values = within(values, np.float32)
     made = pl.Series(name, [None if value != value else value for value in values], pl.Float64)
-    return (made > 0.5 if boolean else made).cast(dtype)
+    return as_polars(made > 0.5 if boolean else made, dtype)
+
+
+def as_polars(numbers: Any, dtype: Any) -> Any:
+    """Turn numbers into a dtype, within what it can hold; a probability becomes true or false."""
+    import polars as pl
+
+    if not numbers.dtype.is_float():
+        return numbers.cast(dtype)
+    if dtype == pl.Boolean:
+        return numbers > 0.5
+    if dtype.is_integer():
+        return numbers.round().cast(dtype)
+    if dtype.is_decimal():
+        most = largest_decimal(dtype.precision or 38, dtype.scale)
+        return numbers.clip(-most, most).cast(dtype)
+    if str(dtype) in SHORT_FLOATS:
+        limits = np.finfo(SHORT_FLOATS[str(dtype)])
+        numbers = numbers.clip(float(limits.min), float(limits.max))
+    return numbers.cast(dtype)
 
 
 def polars_missing(series: Any, marker: Any) -> NDArray[np.bool_]:
@@ -105,11 +136,12 @@ def filled_polars(X: Any, missing: NDArray[np.bool_], place: Any, values: Any) -
     for column in np.flatnonzero(missing.any(axis=0)):
         series = columns[column]
         other = values.to_series(int(column))[place]
-        other = other.round() if series.dtype.is_integer() and other.dtype.is_float() else other
         if series.dtype == pl.Enum and other.dtype == pl.Enum:  # maybe of fewer levels than in fit
             both = dict.fromkeys([*series.dtype.categories, *other.dtype.categories])
             series = series.cast(pl.Enum(list(both)))
-        columns[column] = series.zip_with(~pl.Series(missing[:, column]), other.cast(series.dtype))
+        columns[column] = series.zip_with(
+            ~pl.Series(missing[:, column]), as_polars(other, series.dtype)
+        )
     return columns
 
 
@@ -120,8 +152,7 @@ def indicated_polars(
     import polars as pl
 
     indicators = [
-        pl.Series(f"missingindicator_{X.columns[column]}", missing[:, column])
-        for column in indicated
+        pl.Series(indicator_of(X.columns[column]), missing[:, column]) for column in indicated
     ]
     # Without any column polars would forget how many rows there are.
     return pl.DataFrame([*columns, *indicators]) if columns or indicators else X.drop(X.columns)

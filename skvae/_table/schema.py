@@ -75,7 +75,10 @@ class Schema:
             raw = raw_column(values, column.name)
             cells[:, number], rows, held = column.encode(raw)
             check_finite(cells[:, number], column.name)
-            unseen = unseen.with_more(rows, np.full(len(rows), number))
+            unseen = unseen.with_more(rows, number)
+            if column.rare:
+                places, log_share = column.rare_cells(raw)
+                unseen = unseen.with_more(places, number, log_share)
             if unknown == "error" and held:
                 wrong.append(refused(column.name, column.levels, rows, held))
             elif held:
@@ -130,9 +133,12 @@ def fit_schema(
         return Schema(tuple(Column(name, kind) for name in names)), X
     columns, table = [], np.empty(X.shape, dtype=np.float64)
     for number, values in enumerate(columns_of(X)):
-        raw, seen = _asked_for(raw_column(values, names[number]), categories[number], names[number])
+        found = raw_column(values, names[number])
+        raw, seen = _asked_for(found, categories[number], names[number])
         column = _fit_column(names[number], raw, weight, max_categories)
-        column = replace(column, strays=seen.strays, remark=seen.remark)
+        written = raw.kind != "category" and any(isinstance(v, str) for v in found.levels)
+        written &= not seen.strays
+        column = replace(column, strays=seen.strays, written=written, remark=seen.remark)
         table[:, number], *_ = column.encode(raw)
         check_finite(table[:, number], column.name)
         columns.append(column)
@@ -143,7 +149,7 @@ def fit_schema(
 def _asked_for(raw: Raw, is_category: bool | None, name: str) -> tuple[Raw, Seen]:
     """Return the column as numbers or as levels: as the user said, else by what its cells are."""
     if is_category is False and raw.kind == "category":
-        return raw._replace(kind="number", numbers=as_numbers(raw, name)), Seen()
+        return raw._replace(kind="number", numbers=as_numbers(raw, name, written=True)), Seen()
     if is_category:
         return as_levels(raw), Seen()
     seen = look_among(raw) if raw.guessed else Seen()

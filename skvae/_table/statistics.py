@@ -15,8 +15,10 @@ Scaling = Literal["columns", "common", "none"]
 
 CHUNK_ROWS = 4096
 ROUNDING = 8.0 * float(np.finfo(np.float64).eps)  # relative size of a difference that is none
+SMALLEST_VARIANCE = float(np.finfo(np.float64).tiny)  # below it, floats lose their digits
 CHUNK_CELLS = 2**20  # numbers in a chunk: 8 MB in float64
 ROWS_FOR_STATISTICS = 10_000
+BEYOND_ALL = 1e30  # a spread, and a number in float32
 HEAVY_ROWS = 100  # from which on a few wild values are evidence
 
 
@@ -26,8 +28,9 @@ class ColumnMoments(NamedTuple):
     mean: Array
     variance: Array
     scale: Array  # standard deviation, 1 for a column that is constant up to rounding
-    varies: NDArray[np.bool_]  # by more than rounding
+    varies: NDArray[np.bool_]  # by more than rounding, and squares that are floats
     is_rounding: NDArray[np.bool_]  # what it varies by
+    is_tiny: NDArray[np.bool_]  # the same, so that its squares are no floats
     n_missing: Array
 
 
@@ -58,9 +61,11 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
             f"The values of column {names[column]} are too large: their variance is not a "
             f"finite number. Their largest is {largest:g}; use another unit."
         )
-    differ, varies = extremes.differ(0.0), extremes.differ(ROUNDING) & (variance > 0.0)
+    differ, more = extremes.differ(0.0), extremes.differ(ROUNDING)
+    varies = more & (variance > SMALLEST_VARIANCE)
     scale = np.sqrt(np.where(varies, variance, 1.0))
-    return ColumnMoments(mean, variance, scale, varies, differ & ~varies, n_missing)
+    tiny = more & ~varies
+    return ColumnMoments(mean, variance, scale, varies, differ & ~more, tiny, n_missing)
 
 
 class Extremes:
@@ -172,24 +177,27 @@ def share_one_unit(X: NDArray) -> bool:
     return bool(neighbours > 1.5 * any_two)
 
 
-def robust_units(features: Array, scaling: Scaling) -> tuple[Array, Array]:
+def robust_units(
+    features: Array, scaling: Scaling, varies: NDArray[np.bool_] | bool = True
+) -> tuple[Array, Array]:
     """Find centre and spread of each feature (nan: missing), for the encoder's MLP.
 
-    Median and interquartile range for columns that were scaled one by one; one spread for all
-    where they share a unit (a pixel that is rarely lit must not be blown up).
+    What does not vary has a spread beyond all values, which then say nothing. Else, median and
+    interquartile range for columns that were scaled one by one; one spread for all where they share
+    a unit (a pixel that is rarely lit must not be blown up).
     """
     empty = np.isnan(features).all(axis=0)
     features = np.where(empty, 0.0, features)
     if scaling != "columns":
         common = float(np.sqrt(np.nanvar(features, axis=0).mean()))
-        size = features.shape[1]
-        return np.nanmean(features, axis=0), np.full(size, common if common > 0.0 else 1.0)
+        spread = np.where(varies, common if common > 0.0 else 1.0, BEYOND_ALL)
+        return np.nanmean(features, axis=0), spread
     quantile = np.nanquantile if np.isnan(features).any() else np.quantile
     low, center, high = quantile(features, [0.25, 0.5, 0.75], axis=0)
     spread = (high - low) / 1.349  # of a normal distribution: its standard deviation
     standard = np.nanstd(features, axis=0)
     spread = np.where(spread > 0.0, spread, np.where(standard > 0.0, standard, 1.0))
-    return center, spread
+    return center, np.where(varies, spread, BEYOND_ALL)
 
 
 def some_rows(X: Any, width: int = 1) -> Any:

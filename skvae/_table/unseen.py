@@ -1,4 +1,7 @@
-"""Cells that hold what the rows of fit did not: levels, or other values than 0 and 1. No torch."""
+"""Cells that hold what the rows of fit did not, or a level that has a place with others. No torch.
+
+A level is such, or another value than 0 and 1.
+"""
 
 from typing import Any, NamedTuple
 
@@ -11,18 +14,27 @@ from .column import Array, shown, some_of
 
 
 class Unseen(NamedTuple):
-    """Where a table holds what fit has not seen: row and column of each such cell."""
+    """Cells whose values the model does not tell from others: row and column of each.
+
+    ``log_share`` is that of a rare level among those that have one place together; nan: fit has
+    not seen the value at all.
+    """
 
     row: NDArray[np.intp]
     column: NDArray[np.intp]
+    log_share: Array
 
     @classmethod
     def nothing(cls) -> "Unseen":
-        return cls(np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp))
+        return cls(np.zeros(0, dtype=np.intp), np.zeros(0, dtype=np.intp), np.zeros(0))
 
-    def with_more(self, row: NDArray[np.intp], column: NDArray[np.intp]) -> "Unseen":
-        """Add further cells."""
-        return Unseen(np.append(self.row, row), np.append(self.column, column))
+    def with_more(
+        self, row: NDArray[np.intp], column: Any, log_share: Array | float = np.nan
+    ) -> "Unseen":
+        """Add further cells, each of a column and with a share of its own, or all of one."""
+        more = np.broadcast_to(column, row.shape), np.broadcast_to(log_share, row.shape)
+        news = (row, *more)
+        return Unseen(*(np.append(old, new) for old, new in zip(self, news, strict=True)))
 
 
 def counts_of_values(cells: Array, copies: Array) -> Array:
@@ -43,11 +55,13 @@ def log_mass_of_unseen(counts: Array) -> float:
 
 
 def with_cost(scores: Array, unseen: Unseen, log_mass: Array | None) -> Array:
-    """Add the log-probability of what fit has not seen, to scores of rows or of their cells."""
-    if log_mass is None or not len(unseen.row):
+    """Add what levels cost that the model does not tell apart, to scores of rows or of cells."""
+    if not len(unseen.row):
         return scores
+    mass = np.zeros(len(unseen.row)) if log_mass is None else log_mass[unseen.column]
+    cost = np.where(np.isnan(unseen.log_share), mass, unseen.log_share)
     scores = scores.copy()
-    np.add.at(scores, (unseen.row, unseen.column)[: scores.ndim], log_mass[unseen.column])
+    np.add.at(scores, (unseen.row, unseen.column)[: scores.ndim], cost)
     return scores
 
 
