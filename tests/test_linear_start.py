@@ -349,3 +349,15 @@ def test_epoch_0_is_the_start_that_is_kept_also_for_callbacks():
     plan = Plan(max_epochs=1, batch_size=5, learning_rate=0.001)
     epochs = train(launch, rows, None, plan, torch.Generator(), start=Start(start))
     assert_allclose(next(epochs).snapshot()["decoder.linear.bias"], start.decoder.linear.bias.data)
+
+
+@pytest.mark.parametrize("change", ["which is 1", "the columns' order"])
+def test_the_coding_of_few_kinds_of_row_moves_no_score(change):
+    # One pair of codes for each kind of row left 0.99 nats to chance.
+    rng = np.random.default_rng(1)
+    hidden = rng.normal(size=(400, 2)) @ rng.normal(size=(2, 6)) + 0.5 * rng.normal(size=(400, 6))
+    X = (hidden > 0.5 * rng.normal(size=6)).astype(float)
+    other = 1.0 - X if change == "which is 1" else X[:, rng.permutation(6)]
+    one, two = (linear(rows, 2).score_samples(rows) for rows in (X, other))
+    assert np.abs(one - two).max() < 0.2
+    assert abs((one - two).mean()) < 0.005

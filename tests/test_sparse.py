@@ -296,8 +296,9 @@ def test_duplicates_are_merged_as_the_dense_ones(holes):
     X = np.concatenate([X, X[:7]])
     weight = np.random.default_rng(2).uniform(size=len(X))
     merged = [skvae._table.duplicates.merged(rows, weight) for rows in (csr_array(X), X)]
-    (sparse_rows, sparse_weight, _), (rows, dense_weight, copies) = merged
-    assert copies is None  # such weights are no counts
+    (sparse_rows, sparse_weight, n_copies), (rows, dense_weight, copies) = merged
+    assert copies.sum() == len(X)  # such weights are no counts: rows are
+    assert_array_equal(n_copies, copies)
     assert len(rows) == len(np.unique(np.nan_to_num(X, nan=-1.0), axis=0)) < len(X) / 2
     assert_array_equal(sparse_rows.toarray(), rows)
     assert_array_equal(sparse_weight, dense_weight)

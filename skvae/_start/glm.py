@@ -19,6 +19,8 @@ GLM_STEPS = 100  # of L-BFGS
 SETTLED = 1e-6  # relative gain of a step
 GLM_CELLS = 2**21  # rows times features that it is fitted to
 GLM_ROWS = (100, 5000)  # at least, and at most
+ENOUGH_PAIRS = 2048  # of codes of all rows together
+MOST_PAIRS = 64  # of each row's
 
 
 def glm_rows(n_features: int) -> int:
@@ -94,9 +96,13 @@ class _Regression:
         return self.z @ weight.T.float()
 
 
-def _codes(vae: VAE, x: Tensor, observed: Tensor | None) -> Tensor:  # (2, N, K)
-    """Draw two codes of each row's posterior, opposite to each other, as the decoder sees them."""
+def _codes(vae: VAE, x: Tensor, observed: Tensor | None) -> Tensor:  # (S, N, K)
+    """Draw codes of each row's posterior as the decoder sees them, in pairs of opposite ones.
+
+    Few kinds of row, each of which counts often, get more of them: else their noise decides.
+    """
     loc, log_scale = vae.encode(x, observed)
-    eps = torch.randn(loc.shape, generator=torch.Generator().manual_seed(0), dtype=loc.dtype)
+    size = (int(np.clip(ENOUGH_PAIRS // len(x), 1, MOST_PAIRS)), *loc.shape)
+    eps = torch.randn(size, generator=torch.Generator().manual_seed(0), dtype=loc.dtype)
     eps = eps.to(loc.device)
-    return tame(normal_sample(loc, log_scale, torch.stack([eps, -eps])), CODE_LIMIT)
+    return tame(normal_sample(loc, log_scale, torch.cat([eps, -eps])), CODE_LIMIT)
