@@ -1,15 +1,16 @@
 """VAEOutlierDetector: rows ranked by how odd they are, by scikit-learn's conventions."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 
 from ._composed import own_model, quietly_fitted
+from ._detection import RowScore, expected_of_missing, least_expected
 from ._fitted import Fitted
-from ._health import warn_about_columns, warn_about_estimates
+from ._health import warn_about_columns
 from ._inputs import Given, become, fitted_now, given, validated
 from ._parameters import (
     DETECTOR_RULES,
@@ -20,10 +21,9 @@ from ._parameters import (
     seed_of,
 )
 from ._resources import own_gradients
-from ._table.column import Array, Unknown
+from ._table.column import Array
 from ._table.frames import take_rows
 from ._table.schema import LabelledRows, without_strays
-from ._table.unseen import with_cost
 from ._transformer import VAETransformer, check_transformer
 from ._versions import Versioned
 
@@ -34,6 +34,7 @@ SHORT_RUN_RATE = 0.003  # a short run is wanted, not a hasty one
 SHORT_RUN_STEPS = 150  # more gave better densities, but no better ranking: outliers are learnt too
 SHORT_RUN_EPOCHS = 100  # at most
 LINEAR_BELOW = 500  # rows, where training hardly ever left the linear model
+EXPECTED_ROWS = 200  # that say what a missing cell would have added to the score
 ENOUGH_CALIBRATION = 20  # rows for quartiles
 
 
@@ -98,6 +99,10 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
     Notes
     -----
     A row's score does not depend on the rows beside it, beyond rounding: 1e-9 of its size.
+    A row of ``fit`` that has a kernel is scored by the others, so that it is no denser than a new
+    row of the same kind, and ``contamination`` holds for these, too. A missing cell adds to the
+    score what a cell of its column adds, given the others, in the median of typical rows: it makes
+    a row neither odd nor typical, in any unit.
     Training on typical rows costs four fits of the linear model. ``benchmarks/outliers.py``
     compares with other detectors, and names the data sets where they are better.
 
@@ -195,10 +200,10 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         become(vae, vars(vae) | {"model_": vae.model_.with_strays(schema)})
         warn_about_columns(vae.model_.schema)
         method = self._method(vae)
-        kernels = None
+        score = RowScore(method)
         if method == "aggregate":
-            kernels = _kernels(vae, rows, fitted, self.support_fraction, generator)
-        score = _Score(method, kernels)
+            score = score.with_kernels(vae, rows, fitted, self.support_fraction, generator)
+        score = score.with_expectations(vae, take_rows(rows, typical[:EXPECTED_ROWS]))
         calibration: Array = np.zeros(0)
         if n_held_out:
             calibration = np.sort(score.of(vae, take_rows(rows, held_out)))
@@ -253,6 +258,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         for _ in range(CONCENTRATION_STEPS):
             fitted, table = fitted_to(typical)
             scores, _ = fitted.score(table, n_samples=2, refine=False, device=model.device)
+            scores = scores + expected_of_missing(table, least_expected(fitted.columns))
             typical = _highest(scores, n_typical)
         return typical
 
@@ -390,27 +396,6 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         return tags
 
 
-class _Score(NamedTuple):
-    """How rows are scored."""
-
-    method: str
-    kernels: tuple[NDArray, ...] | None  # of the aggregated posterior
-
-    def of(self, vae: VAETransformer, X: Any, unknown: Unknown = "ignore") -> Array:
-        """Score validated rows. A level that no typical row has is no error in a row of fit."""
-        model = vae.model_
-        table, unseen = model.read_all(X, unknown)
-        if self.kernels is not None:
-            scores = model.aggregate_score(table, self.kernels, vae.device)
-            return with_cost(scores, unseen, model.columns.log_unseen)
-        n_samples = vae.n_importance_samples
-        scores, diagnostics = model.score(table, self.method, n_samples, device=vae.device)
-        warn_about_estimates(diagnostics, refine=True)
-        return (
-            scores if self.method == "kl" else with_cost(scores, unseen, model.columns.log_unseen)
-        )
-
-
 def _scored(detector: VAEOutlierDetector, X: Any) -> tuple[VAEOutlierDetector, Array]:
     """Return a detector's state as it is now, and the scores of X."""
     now = fitted_now(detector)
@@ -420,23 +405,6 @@ def _scored(detector: VAEOutlierDetector, X: Any) -> tuple[VAEOutlierDetector, A
 
 def _some_of(rows: LabelledRows, index: NDArray[np.intp]) -> LabelledRows:
     return rows._replace(X=take_rows(rows.X, index), weight=rows.weight[index])
-
-
-def _kernels(
-    vae: VAETransformer,
-    X: Any,
-    fitted_rows: NDArray[np.intp],
-    support_fraction: float,
-    generator: np.random.Generator,
-) -> tuple[NDArray, ...]:
-    """Place kernels at some fitted rows, typical or not: the latter are rebuilt as typical ones."""
-    from ._inference.aggregate import n_kernels
-
-    n_rows, model = len(fitted_rows), vae.model_
-    n_features = model.module(vae.device).n_features
-    chosen = np.sort(generator.permutation(n_rows)[: n_kernels(n_rows, n_features)])
-    table = model.read(take_rows(X, fitted_rows[chosen]))
-    return model.kernels(table, support_fraction, vae.device)
 
 
 def _highest(scores: Array, number: int) -> NDArray[np.intp]:

@@ -31,7 +31,7 @@ FLOORS = [
     ["_fitted"],
     ["_fitting", "_health", "_inputs", "_versions"],
     ["_transformer"],
-    ["_composed"],
+    ["_composed", "_detection"],
     ["_imputer", "_outlier"],
     ["__init__"],
 ]

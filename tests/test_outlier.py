@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 from skvae import VAEOutlierDetector, VAETransformer
+from skvae._detection import expected_of_missing
 
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
@@ -399,12 +400,13 @@ def _log_normals(features, centers, variance, seen=None):
 
 def _by_hand(detector, rows):
     """The scores of rows of numbers, nan where missing, from the kernels of the detector."""
-    columns, (center, variance, _) = detector.vae_.model_.columns, detector._score.kernels
+    columns, (center, variance, *_) = detector.vae_.model_.columns, detector._score.kernels
     log_normal = _log_normals(
         (rows - columns.shift) / columns.scale, center, variance, rows == rows
     )
     log_jacobian = np.where(np.isnan(rows), 0.0, np.log(columns.scale)).sum(1)
-    return logsumexp(log_normal, axis=1) - np.log(len(center)) - log_jacobian
+    of_missing = np.isnan(rows) @ detector._score.expected
+    return logsumexp(log_normal, axis=1) - np.log(len(center)) - log_jacobian + of_missing
 
 
 def test_the_score_is_the_mean_of_normal_kernels_half_way_to_the_reconstructed_rows():
@@ -445,14 +447,63 @@ def test_a_marginal_density_is_the_integral_over_the_missing_cell():
         every = np.tile(row, (len(grid), 1))
         every[:, 1] = grid
         integral = np.trapezoid(np.exp(detector.score_samples(every)), grid)
-        marginal = detector.score_samples(np.where(np.arange(3) == 1, np.nan, row)[None])
+        hidden = detector.score_samples(np.where(np.arange(3) == 1, np.nan, row)[None])
+        marginal = hidden - detector._score.expected[1]
         assert_allclose(np.exp(marginal), integral, rtol=1e-6)
 
 
-def test_a_row_of_which_nothing_is_observed_has_density_one():
-    # And it is told apart from nothing: log 1 = 0.
-    scores = _detector().fit(_with_holes()).score_samples(np.full((2, 6), np.nan))
-    assert_allclose(scores, 0.0, atol=1e-12)
+@pytest.mark.parametrize("score_method", ["aggregate", "log_likelihood", "elbo"])
+def test_a_row_of_which_nothing_is_observed_is_neither_odd_nor_typical(score_method):
+    detector = _detector(score_method=score_method).fit(_with_holes(1000))
+    p = detector.p_values(np.full((2, 6), np.nan))
+    assert (p > 0.1).all()
+
+
+@pytest.mark.parametrize("score_method", ["aggregate", "log_likelihood", "elbo", "reconstruction"])
+def test_another_unit_of_a_column_with_holes_changes_no_label(score_method):
+    rows = _rows(400)
+    rows[np.random.default_rng(0).random(400) < 0.2, 3] = np.nan
+    flags = []
+    for unit in (2.0**-20, 2.0**20):  # exact in floating point
+        in_unit = rows * np.array([1.0, 1.0, 1.0, unit, 1.0, 1.0])
+        detector = _detector(score_method=score_method, contamination=0.1).fit(in_unit)
+        flags.append(detector.predict(in_unit) == -1)
+    assert_array_equal(*flags)
+    has_hole = np.isnan(rows[:, 3])
+    assert 0.0 < flags[0][has_hole].mean() < 0.25 and 0.0 < flags[0][~has_hole].mean() < 0.2
+
+
+@pytest.mark.parametrize(("n_rows", "n_columns"), [(60, 3), (200, 5), (600, 6)])
+def test_contamination_is_the_fraction_of_new_rows_that_is_flagged(n_rows, n_columns):
+    # Rows of fit had a kernel of their own, and 24% of new rows of the same kind were flagged.
+    shares = []
+    for seed in range(5):
+        detector = VAEOutlierDetector(contamination=0.05, random_state=0)
+        detector.fit(_rows(n_rows, seed, n_columns))
+        shares.append((detector.predict(_rows(2000, 100 + seed, n_columns)) == -1).mean())
+    assert 0.03 < np.mean(shares) < 0.07 and max(shares) < 0.13
+
+
+def test_a_row_that_has_a_kernel_is_scored_by_the_others():
+    repeated = np.concatenate([X[:100], X[:3]])
+    detector = _detector(support_fraction=1.0, calibration_fraction=0.0).fit(repeated)
+    scores, nearly = (detector.score_samples(rows) for rows in (X[:9], X[:9] + 1e-9))
+    center, variance, *_ = detector._score.kernels
+    columns = detector.vae_.model_.columns
+    x = (X[:9] - columns.shift) / columns.scale
+    log_normal = _log_normals(x, center, variance)
+    own = log_normal[np.arange(9), np.arange(9)]  # one of them, of equal rows
+    every = logsumexp(log_normal, axis=1)
+    expected = every + np.log1p(-np.exp(own - every)) - np.log(102) - np.log(columns.scale).sum()
+    assert_allclose(scores, expected, rtol=1e-9)
+    assert (scores < nearly).all()
+
+
+def test_sparse_rows_with_holes_have_scores_of_dense_ones():
+    rows = np.where(_holes((200, 6), 0.3, seed=2), 0.0, _with_holes())
+    detector = _detector().fit(csr_array(rows))
+    assert_allclose(detector.score_samples(csr_array(NEW)), detector.score_samples(NEW))
+    assert_allclose(detector.score_samples(csr_array(rows)), detector.score_samples(rows))
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "student_t"])
@@ -562,7 +613,11 @@ def test_every_score_takes_every_table_and_is_the_models_where_it_has_it(kind, s
     assert scores.shape == (80,) and scores.dtype == np.float64 and np.isfinite(scores).all()
     assert detector.score_method_ == score_method
     if score_method != "aggregate":
-        assert_array_equal(scores, detector.vae_.score_samples(rows, method=score_method))
+        own = detector.vae_.score_samples(rows, method=score_method)
+        if score_method != "kl" and hasattr(rows, "shape"):  # lists have no holes here
+            table = detector.vae_.model_.read(rows)
+            own = own + expected_of_missing(table, detector._score.expected)
+        assert_allclose(scores, own, rtol=1e-12)
     assert set(detector.predict(rows)) <= {-1, 1}
     assert detector.p_values(rows).shape == (80,)
 

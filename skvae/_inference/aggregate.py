@@ -7,7 +7,8 @@ aggregated posterior 1/M sum_m q(z | x_m) where they are (Hoffman & Johnson 2016
 an exemplar VAE: Norouzi et al. 2020). So a row between two clusters is odd, whatever the decoder
 makes of it. A kernel stands half-way from the row to what the model rebuilds it as: at the row it
 would keep what is wild among those fitted, at the other end it would lose what few components
-leave out. Kernels that stand alone among the rows are left out.
+leave out. Kernels that stand alone among the rows are left out. A row that has a kernel is scored
+by the others: else rows of fit would be denser than new ones of the same kind.
 """
 
 import math
@@ -31,6 +32,7 @@ class Aggregate(NamedTuple):
 
     center: Tensor  # (M, P)
     variance: Tensor  # (M,)
+    owner: Tensor  # (M,)      hash of the row that a kernel stands for
     varies: Tensor  # (D,)     columns that are not constant: the dimensions of the density
 
 
@@ -54,14 +56,14 @@ def aggregate_of(
     if observed is not None:
         features = torch.where(observed[:, vae.encoder.column], features, rebuilt)
     center = 0.5 * (features + rebuilt) / vae.feature_scale
-    aggregate = Aggregate(center, torch.ones_like(center[:, 0]), varies)
+    aggregate = Aggregate(center, torch.ones_like(center[:, 0]), _hash(x, observed), varies)
     if len(x) == 1:
         return aggregate
     own = _neighbour_distance(vae, x, observed, aggregate) + SMALLEST_VARIANCE
     median = own.median()
     kept = own.argsort()[: _n_kept(own, support_fraction)].sort().values
     variance = own.clamp(median / MOST_UNEVEN, median * MOST_UNEVEN)
-    return Aggregate(center[kept], variance[kept], varies)
+    return Aggregate(center[kept], variance[kept], aggregate.owner[kept], varies)
 
 
 def _neighbour_distance(
@@ -89,11 +91,29 @@ def _n_kept(variance: Tensor, support_fraction: float) -> int:
 def aggregate_log_density(
     vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate
 ) -> tuple[Tensor]:  # (N,)
-    """Return log p(x) in nats, over the observed columns of each row."""
+    """Return log p(x) in nats, over the observed columns of each row, by the kernels of others."""
     squared, count = _squared_distances(vae, x, observed, aggregate)
     variance = aggregate.variance
     log_kernel = -0.5 * (squared / variance + count[:, None] * torch.log(2 * math.pi * variance))
-    return (torch.logsumexp(log_kernel, 1) - math.log(len(variance)),)
+    number = torch.full_like(count, len(variance))
+    if len(variance) > 1:
+        # Of equal rows' kernels, one is a row's own.
+        is_own = _hash(x, observed)[:, None] == aggregate.owner
+        has_own, which = is_own.any(1), is_own.to(torch.uint8).argmax(1)
+        rows = torch.nonzero(has_own)[:, 0]
+        log_kernel[rows, which[rows]] = -math.inf
+        number = number - has_own.to(number)
+    return (torch.logsumexp(log_kernel, 1) - number.log(),)
+
+
+def _hash(x: Tensor, observed: Tensor | None) -> Tensor:  # (N, D) -> (N,)
+    """Return a number for each row that equal rows have in common, and hardly any others."""
+    cells = x if observed is None else torch.where(observed, x, math.nan)
+    bits = (cells + 0.0).to(torch.float64).contiguous().view(torch.int64)  # -0 is 0
+    generator = torch.Generator().manual_seed(0)
+    factors = torch.randint(2**62, (x.shape[1],), generator=generator).to(bits) | 1
+    mixed = (bits ^ (bits >> 29)) * factors
+    return (mixed ^ (mixed >> 32)).sum(1)
 
 
 def _squared_distances(

@@ -1,0 +1,105 @@
+"""How a detector scores rows: by their density, with what it expects of cells that are missing."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import issparse
+
+from ._health import warn_about_estimates
+from ._table.column import Array, Unknown
+from ._table.columns import Columns
+from ._table.frames import take_rows, where_missing, with_missing
+from ._table.unseen import with_cost
+from ._transformer import VAETransformer
+
+
+class RowScore(NamedTuple):
+    """A score in nats, of rows in original units: higher is more normal."""
+
+    method: str
+    kernels: tuple[NDArray, ...] | None = None  # of the aggregated posterior
+    expected: Array | None = None  # (D,)  nats of a missing cell; None: it says nothing
+
+    def with_kernels(
+        self,
+        vae: VAETransformer,
+        X: Any,
+        fitted_rows: NDArray[np.intp],
+        support_fraction: float,
+        generator: np.random.Generator,
+    ) -> "RowScore":
+        """Place kernels at some fitted rows, typical or not: the latter as they are rebuilt."""
+        from ._inference.aggregate import n_kernels
+
+        n_rows, model = len(fitted_rows), vae.model_
+        n_features = model.module(vae.device).n_features
+        chosen = np.sort(generator.permutation(n_rows)[: n_kernels(n_rows, n_features)])
+        table = model.read(take_rows(X, fitted_rows[chosen]))
+        return self._replace(kernels=model.kernels(table, support_fraction, vae.device))
+
+    def with_expectations(self, vae: VAETransformer, X: Any) -> "RowScore":
+        """Find out what a cell adds to the score of typical rows X, given the others of its row.
+
+        That is what the score loses without it: about minus the cell's conditional entropy. A
+        missing cell then makes a row neither odd nor typical, whatever the unit of its column.
+        """
+        if self.method == "kl":
+            return self
+        columns = vae.model_.columns
+        expected = least_expected(columns)
+        if columns.may_miss.any() and not issparse(X):
+            self._learn(expected, columns.may_miss, vae, X)
+        return self._replace(expected=expected)
+
+    def _learn(
+        self, expected: Array, may_miss: NDArray[np.bool_], vae: VAETransformer, X: Any
+    ) -> None:
+        """Put what the scores of rows X lose without a cell in place, for columns that may miss."""
+        fast = self._replace(method="elbo") if self.method == "log_likelihood" else self
+        missing, whole = where_missing(X), fast.of(vae, X)
+        for column in np.flatnonzero(may_miss & ~missing.all(axis=0)):
+            rows = np.flatnonzero(~missing[:, column])
+            hidden = np.zeros((len(rows), X.shape[1]), dtype=bool)
+            hidden[:, column] = True
+            lost = whole[rows] - fast.of(vae, with_missing(take_rows(X, rows), hidden))
+            expected[column] = np.median(lost)
+
+    def of(self, vae: VAETransformer, X: Any, unknown: Unknown = "ignore") -> Array:
+        """Score validated rows. A level that no typical row has is no error in a row of fit."""
+        model = vae.model_
+        table, unseen = model.read_all(X, unknown)
+        if self.kernels is not None:
+            scores = model.aggregate_score(table, self.kernels, vae.device)
+        else:
+            n_samples = vae.n_importance_samples
+            scores, diagnostics = model.score(table, self.method, n_samples, device=vae.device)
+            warn_about_estimates(diagnostics, refine=True)
+        if self.method == "kl":
+            return scores
+        if self.expected is not None:
+            scores = scores + expected_of_missing(table, self.expected)
+            new = np.isnan(unseen.log_share)  # nothing was to be expected of unknown values
+            np.subtract.at(scores, unseen.row[new], self.expected[unseen.column[new]])
+        return with_cost(scores, unseen, model.columns.log_unseen)
+
+
+def least_expected(columns: Columns) -> Array:  # (D,)
+    """Return the least that a cell can be expected to add to a score, in nats.
+
+    Minus the entropy of a normal distribution, or of levels that are all as frequent.
+    """
+    normal = columns.log_jacobian - 0.5 * np.log(2.0 * np.pi * np.e)
+    uniform = -np.log(np.maximum(columns.kinds.n_levels, 2))
+    return np.where(columns.kinds.with_units("none"), uniform, normal)
+
+
+def expected_of_missing(table: Any, expected: Array) -> Array:  # (N,)
+    """Add up what is expected of each row's missing cells."""
+    if issparse(table):
+        missing = table.copy()
+        missing.data = np.isnan(table.data).astype(np.float64)
+        return np.asarray(missing @ expected)
+    if table.dtype.kind != "f":
+        return np.zeros(table.shape[0])
+    return np.asarray(np.isnan(table) @ expected)
