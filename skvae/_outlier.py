@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 
+from ._advice import warn
 from ._composed import own_model, quietly_fitted
 from ._detection import RowScore, expected_of_missing, least_expected
 from ._fitted import Fitted
@@ -36,6 +37,7 @@ SHORT_RUN_EPOCHS = 100  # at most
 LINEAR_BELOW = 500  # rows, where training hardly ever left the linear model
 EXPECTED_ROWS = 200  # that say what a missing cell would have added to the score
 ENOUGH_CALIBRATION = 20  # rows for quartiles
+FEWEST_CALIBRATION = 19  # held-out rows: with fewer, no p-value is 0.05
 
 
 class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
@@ -363,6 +365,11 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
                 "p_values needs rows that were held out of the fit, and there are none: "
                 f"calibration_fraction={now.calibration_fraction} of {len(now.support_)} rows. "
                 "Fit with more rows or a larger calibration_fraction."
+            )
+        if n_held_out < FEWEST_CALIBRATION:
+            warn(
+                f"No p-value is below {1.0 / (1.0 + n_held_out):.2g}: {n_held_out} rows were held "
+                "out. Fit with more rows or a larger calibration_fraction."
             )
         # Rounding depends on the rows beside a row: scores this close to each other are ties.
         ties = scores + ROUNDING * (1.0 + np.abs(scores))

@@ -737,6 +737,15 @@ def _p_values_of_inliers(n_fits=60, n_held_out=39):
     return np.array(found)
 
 
+def test_the_smallest_p_value_of_few_held_out_rows_is_told():
+    with pytest.warns(UserWarning, match="No p-value is below 0.071: 13 rows were held out"):
+        p = _detector().fit(X[:130]).p_values(_far())
+    assert_allclose(p, 1.0 / 14.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _detector().fit(X).p_values(_far())  # of 200 rows, 20
+
+
 def test_p_values_of_inliers_are_uniform_over_many_draws_of_the_held_out_rows():
     p = _p_values_of_inliers()
     n = 39
