@@ -13,6 +13,8 @@ from ._table.frames import take_rows, where_missing, with_missing
 from ._table.unseen import with_cost
 from ._transformer import VAETransformer
 
+WITH_LEVELS = ("categorical", "ordinal", "bernoulli")
+
 
 class RowScore(NamedTuple):
     """A score in nats, of rows in original units: higher is more normal."""
@@ -92,6 +94,18 @@ def least_expected(columns: Columns) -> Array:  # (D,)
     normal = columns.log_jacobian - 0.5 * np.log(2.0 * np.pi * np.e)
     uniform = -np.log(np.maximum(columns.kinds.n_levels, 2))
     return np.where(columns.kinds.with_units("none"), uniform, normal)
+
+
+def log_share_of_levels(table: Any, columns: Columns) -> Array:  # (N,)
+    """Add up the log-shares of each row's levels, and of its zeros and ones, in their columns."""
+    total = np.zeros(table.shape[0])
+    for column in np.flatnonzero([name in WITH_LEVELS for name in columns.kinds.names]):
+        own = table[:, [column]]
+        cells = (own.toarray() if issparse(own) else own)[:, 0].astype(np.float64)
+        seen = ~np.isnan(cells)
+        _, place, count = np.unique(cells[seen], return_inverse=True, return_counts=True)
+        total[seen] += np.log(count / count.sum())[place]
+    return total
 
 
 def expected_of_missing(table: Any, expected: Array) -> Array:  # (N,)

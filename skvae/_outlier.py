@@ -9,7 +9,12 @@ from sklearn.base import BaseEstimator, OutlierMixin
 
 from ._advice import warn
 from ._composed import own_model, quietly_fitted
-from ._detection import RowScore, expected_of_missing, least_expected
+from ._detection import (
+    RowScore,
+    expected_of_missing,
+    least_expected,
+    log_share_of_levels,
+)
 from ._fitted import Fitted
 from ._health import warn_about_columns
 from ._inputs import Given, become, fitted_now, given, validated
@@ -240,7 +245,8 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
 
         Each concentration step raises the likelihood of the rows that it keeps. Where they end
         depends on where they begin: from all rows, a cluster of outliers can hold a component. So
-        they begin at the half that is nearest the medians (as in DetMCD: Hubert et al. 2012).
+        they begin at the half that is nearest the medians (as in DetMCD: Hubert et al. 2012). That
+        a level is rare makes its rows no less typical: else none of them would be learnt.
         """
         from ._fitting import fit
 
@@ -261,6 +267,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
             fitted, table = fitted_to(typical)
             scores, _ = fitted.score(table, n_samples=2, refine=False, device=model.device)
             scores = scores + expected_of_missing(table, least_expected(fitted.columns))
+            scores = scores - log_share_of_levels(table, fitted.columns)
             typical = _highest(scores, n_typical)
         return typical
 

@@ -367,6 +367,35 @@ def test_a_level_that_one_row_alone_has_does_not_make_it_more_normal(kind, suppo
     assert detector.score_samples(frame.loc[[7]]) < detector.score_samples(usual)
 
 
+def _calls(n_rows=2000):
+    """Two tied numbers, a switch that is 1 in a tenth of the rows, and two levels."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(n_rows, 2))
+    return pandas.DataFrame(
+        {
+            "a": z[:, 0],
+            "b": z[:, 0] + 0.3 * z[:, 1],
+            "failed": (rng.random(n_rows) < 0.1).astype(int),
+            "proto": rng.choice(["tcp", "udp"], n_rows),
+        }
+    )
+
+
+def test_rows_of_a_rare_level_are_not_all_left_out_of_the_fit():
+    # Trimming a tenth of the rows left out each one that failed.
+    calls = _calls()
+    detector = VAEOutlierDetector(random_state=0).fit(calls)
+    assert detector.support_[calls["failed"] == 1].mean() > 0.6
+    assert detector.support_[calls["failed"] == 0].mean() > 0.6
+
+
+def test_what_was_never_seen_is_among_the_oddest():
+    calls = _calls()
+    new = pandas.concat([calls.iloc[[5]]] * 2)
+    new["proto"], new["failed"] = ["icmp", "tcp"], [0, 500]
+    assert VAEOutlierDetector(random_state=0).fit(calls).p_values(new).max() < 0.05
+
+
 def test_levels_of_rows_of_fit_are_no_error_where_unknown_levels_are():
     frame = pandas.DataFrame({"x": X[:, 0], "y": X[:, 1], "level": ["a", "b"] * 100})
     frame.loc[7, "level"] = "only here"

@@ -154,13 +154,15 @@ def score_function(
 def negative_distance(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:  # (N,)
     """Return minus the mean square of what is observed, in robust units: how central a row is.
 
-    Tamed as for the encoder, so that no single feature decides.
+    Tamed as for the encoder, so that no single feature decides. Where there are numbers on a scale,
+    they alone count: a rare level is no less central than a frequent one.
     """
-    encoder = vae.encoder
+    encoder, on_scale = vae.encoder, vae.likelihood.is_location.to(x.device)
     robust = tame(encoder.in_robust_units(vae.likelihood.features(x)), CELL_LIMIT)
-    if observed is None:
-        return (-robust.square().mean(-1),)
-    seen = observed[:, encoder.column]
+    counted = on_scale if bool(on_scale.any()) else torch.ones_like(on_scale)
+    seen = counted.expand(robust.shape)
+    if observed is not None:
+        seen = seen & observed[:, encoder.column]
     return (-torch.where(seen, robust.square(), 0.0).sum(-1) / seen.sum(-1).clamp(min=1),)
 
 
