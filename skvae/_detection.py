@@ -10,6 +10,7 @@ from ._health import warn_about_estimates
 from ._table.column import Array, Unknown
 from ._table.columns import Columns
 from ._table.frames import take_rows, where_missing, with_missing
+from ._table.statistics import row_chunks
 from ._table.unseen import with_cost
 from ._transformer import VAETransformer
 
@@ -114,6 +115,10 @@ def expected_of_missing(table: Any, expected: Array) -> Array:  # (N,)
         missing = table.copy()
         missing.data = np.isnan(table.data).astype(np.float64)
         return np.asarray(missing @ expected)
-    if table.dtype.kind != "f":
-        return np.zeros(table.shape[0])
-    return np.asarray(np.isnan(table) @ expected)
+    total = np.zeros(table.shape[0])
+    if table.dtype.kind == "f":
+        for rows in row_chunks(*table.shape):
+            missing = np.isnan(table[rows])
+            if missing.any():
+                total[rows] = missing @ expected
+    return total
