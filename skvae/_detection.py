@@ -9,7 +9,7 @@ from scipy.sparse import issparse
 from ._health import warn_about_estimates
 from ._table.column import Array, Unknown
 from ._table.columns import Columns
-from ._table.frames import take_rows, where_missing, with_missing
+from ._table.frames import take_rows
 from ._table.statistics import row_chunks
 from ._table.unseen import with_cost
 from ._transformer import VAETransformer
@@ -60,24 +60,31 @@ class RowScore(NamedTuple):
     ) -> None:
         """Put what the scores of rows X lose without a cell in place, for columns that may miss."""
         fast = self._replace(method="elbo") if self.method == "log_likelihood" else self
-        missing, whole = where_missing(X), fast.of(vae, X)
-        for column in np.flatnonzero(may_miss & ~missing.all(axis=0)):
-            rows = np.flatnonzero(~missing[:, column])
-            hidden = np.zeros((len(rows), X.shape[1]), dtype=bool)
-            hidden[:, column] = True
-            lost = whole[rows] - fast.of(vae, with_missing(take_rows(X, rows), hidden))
-            expected[column] = np.median(lost)
+        table = vae.model_.read(X)
+        whole = fast.density(vae, table)
+        for column in np.flatnonzero(may_miss & ~np.isnan(table).all(axis=0)).tolist():
+            rows = ~np.isnan(table[:, column])
+            lost = whole[rows] - fast.density(vae, table[rows], column)
+            expected[column] = lost.mean() if np.isfinite(lost).all() else np.median(lost)
+
+    def density(self, vae: VAETransformer, table: Any, hidden: int | None = None) -> Array:
+        """Score a table over what is observed of its rows, but for a column that is hidden."""
+        model = vae.model_
+        if self.kernels is not None:
+            return model.aggregate_score(table, self.kernels, vae.device, hidden)
+        if hidden is not None:
+            table = table.copy()
+            table[:, hidden] = np.nan
+        n_samples = vae.n_importance_samples
+        scores, diagnostics = model.score(table, self.method, n_samples, device=vae.device)
+        warn_about_estimates(diagnostics, refine=True)
+        return scores
 
     def of(self, vae: VAETransformer, X: Any, unknown: Unknown = "ignore") -> Array:
         """Score validated rows. A level that no typical row has is no error in a row of fit."""
         model = vae.model_
         table, unseen = model.read_all(X, unknown)
-        if self.kernels is not None:
-            scores = model.aggregate_score(table, self.kernels, vae.device)
-        else:
-            n_samples = vae.n_importance_samples
-            scores, diagnostics = model.score(table, self.method, n_samples, device=vae.device)
-            warn_about_estimates(diagnostics, refine=True)
+        scores = self.density(vae, table)
         if self.method == "kl":
             return scores
         if self.expected is not None:

@@ -309,15 +309,14 @@ class Fitted:
         vae = self.module(device)
         x, observed = self.columns.encode(table)
         seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
-        varies = torch.from_numpy(self.columns.varies).to(vae.device)
-        on_device = torch.from_numpy(x).to(vae.device)
-        aggregate = aggregate_of(vae, on_device, seen, varies, support_fraction)
+        cells, varies = (torch.from_numpy(v).to(vae.device) for v in (x, self.columns.varies))
+        aggregate = aggregate_of(vae, cells, seen, varies, support_fraction)
         return tuple(part.numpy(force=True) for part in aggregate)
 
     def aggregate_score(
-        self, table: Any, kernels: tuple[NDArray, ...], device: str = "cpu"
+        self, table: Any, kernels: tuple[NDArray, ...], device: str, hidden: int | None = None
     ) -> Array:  # (N,)
-        """Return the density of a table's rows under kernels: nats, original units."""
+        """Return rows' density under kernels, nats, original units, of all but a hidden column."""
         import torch
 
         from ._inference.aggregate import Aggregate, aggregate_log_density
@@ -325,9 +324,10 @@ class Fitted:
 
         vae = self.module(device)
         aggregate = Aggregate(*(torch.from_numpy(part).to(vae.device) for part in kernels))
-        function = partial(aggregate_log_density, vae, aggregate=aggregate)
+        density = partial(aggregate_log_density, vae, aggregate=aggregate, hidden=hidden)
         per_row = -(-len(aggregate.center) // self.n_components)  # a number for each kernel
-        return self._by_chunks(in_original_units(function, self.columns), table, vae, per_row)[0]
+        (scores,) = self._by_chunks(in_original_units(density, self.columns), table, vae, per_row)
+        return scores if hidden is None else scores - self.columns.log_jacobian[hidden]
 
     # -- missing cells ----------------------------------------------------------------------------
 

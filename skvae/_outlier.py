@@ -108,8 +108,8 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
     A row's score does not depend on the rows beside it, beyond rounding: 1e-9 of its size.
     A row of ``fit`` that has a kernel is scored by the others, so that it is no denser than a new
     row of the same kind, and ``contamination`` holds for these, too. A missing cell adds to the
-    score what a cell of its column adds, given the others, in the median of typical rows: it makes
-    a row neither odd nor typical, in any unit.
+    score what a cell of its column adds, given the others, in the mean of typical rows: it makes a
+    row neither odd nor typical, in any unit.
     Training on typical rows costs four fits of the linear model. ``benchmarks/outliers.py``
     compares with other detectors, and names the data sets where they are better.
 
@@ -210,7 +210,8 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         score = RowScore(method)
         if method == "aggregate":
             score = score.with_kernels(vae, rows, fitted, self.support_fraction, generator)
-        score = score.with_expectations(vae, take_rows(rows, typical[:EXPECTED_ROWS]))
+        some = typical[:: -(-len(typical) // EXPECTED_ROWS)]  # from all over: rows have an order
+        score = score.with_expectations(vae, take_rows(rows, some))
         calibration: Array = np.zeros(0)
         if n_held_out:
             calibration = np.sort(score.of(vae, take_rows(rows, held_out)))

@@ -513,6 +513,31 @@ def test_contamination_is_the_fraction_of_new_rows_that_is_flagged(n_rows, n_col
     assert 0.03 < np.mean(shares) < 0.07 and max(shares) < 0.13
 
 
+def test_what_is_expected_of_a_missing_cell_is_what_others_say_of_it_in_the_mean():
+    # The row's own kernel counts in neither of the two densities.
+    holes = _with_holes(150, seed=3)
+    detector = _detector(support_fraction=1.0, calibration_fraction=0.0).fit(holes)
+    columns, (center, variance, *_) = detector.vae_.model_.columns, detector._score.kernels
+    x, seen = (holes - columns.shift) / columns.scale, ~np.isnan(holes)
+    for column in range(6):
+        without = seen & (np.arange(6) != column)
+        both = [_log_normals(np.nan_to_num(x), center, variance, s) for s in (seen, without)]
+        for log_normal in both:
+            np.fill_diagonal(log_normal, -np.inf)
+        lost = np.subtract(*(logsumexp(log_normal, axis=1) for log_normal in both))
+        expected = lost[seen[:, column]].mean() - np.log(columns.scale[column])
+        assert detector._score.expected[column] == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("score_method", ["aggregate", "elbo"])
+def test_rows_with_holes_are_flagged_about_as_often_as_complete_ones(score_method):
+    detector = _detector(score_method=score_method, contamination=0.1).fit(_with_holes(1000))
+    new, flags = _rows(4000, seed=7), []
+    for rows in (new, np.where(_holes(new.shape), np.nan, new)):
+        flags.append((detector.predict(rows) == -1).mean())
+    assert all(0.05 < flag < 0.16 for flag in flags)
+
+
 def test_a_row_that_has_a_kernel_is_scored_by_the_others():
     repeated = np.concatenate([X[:100], X[:3]])
     detector = _detector(support_fraction=1.0, calibration_fraction=0.0).fit(repeated)
@@ -590,9 +615,9 @@ def test_rows_that_stand_alone_get_no_kernel_and_at_most_a_tenth_of_all_are_such
 def test_a_chunk_is_as_large_as_the_distances_to_the_kernels_allow(monkeypatch):
     # The largest array is rows by kernels, however many columns there are: with 784 and 2000
     # kernels, row by row, half a thousand rows took 17 seconds.
-    def tell(vae, x, observed, aggregate):
+    def tell(vae, x, observed, aggregate, hidden):
         sizes.append(len(x))
-        return density(vae, x, observed, aggregate)
+        return density(vae, x, observed, aggregate, hidden)
 
     from skvae._inference import aggregate
 

@@ -89,16 +89,23 @@ def _n_kept(variance: Tensor, support_fraction: float) -> int:
 
 
 def aggregate_log_density(
-    vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate
+    vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate, hidden: int | None = None
 ) -> tuple[Tensor]:  # (N,)
-    """Return log p(x) in nats, over the observed columns of each row, by the kernels of others."""
+    """Return log p(x) in nats, over the observed columns of each row, by the kernels of others.
+
+    A column that is ``hidden`` does not count, but tells whose kernels are a row's own.
+    """
+    own = _hash(x, observed)
+    if hidden is not None:
+        observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed.clone()
+        observed[:, hidden] = False
     squared, count = _squared_distances(vae, x, observed, aggregate)
     variance = aggregate.variance
     log_kernel = -0.5 * (squared / variance + count[:, None] * torch.log(2 * math.pi * variance))
     number = torch.full_like(count, len(variance))
     if len(variance) > 1:
         # Of equal rows' kernels, one is a row's own.
-        is_own = _hash(x, observed)[:, None] == aggregate.owner
+        is_own = own[:, None] == aggregate.owner
         has_own, which = is_own.any(1), is_own.to(torch.uint8).argmax(1)
         rows = torch.nonzero(has_own)[:, 0]
         log_kernel[rows, which[rows]] = -math.inf
