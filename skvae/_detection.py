@@ -1,5 +1,6 @@
 """How a detector scores rows: by their density, with what it expects of cells that are missing."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,37 +10,39 @@ from scipy.sparse import issparse
 from ._health import warn_about_estimates
 from ._table.column import Array, Unknown
 from ._table.columns import Columns
+from ._table.duplicates import row_keys
 from ._table.frames import take_rows
 from ._table.statistics import row_chunks
 from ._table.unseen import with_cost
 from ._transformer import VAETransformer
-
-WITH_LEVELS = ("categorical", "ordinal", "bernoulli")
 
 
 class RowScore(NamedTuple):
     """A score in nats, of rows in original units: higher is more normal."""
 
     method: str
-    kernels: tuple[NDArray, ...] | None = None  # of the aggregated posterior
+    kernels: tuple[NDArray, ...] | None = None  # of the density of all rows
     expected: Array | None = None  # (D,)  nats of a missing cell; None: it says nothing
+    known: tuple[NDArray, Array] | None = None  # rows of fit, by rising keys, and their scores
 
     def with_kernels(
-        self,
-        vae: VAETransformer,
-        X: Any,
-        fitted_rows: NDArray[np.intp],
-        support_fraction: float,
-        generator: np.random.Generator,
+        self, vae: VAETransformer, X: Any, weight: Array, generator: np.random.Generator
     ) -> "RowScore":
-        """Place kernels at some fitted rows, typical or not: the latter as they are rebuilt."""
-        from ._inference.aggregate import n_kernels
+        """Place kernels at rows X, each of which counts so often: at a part of very many."""
+        import torch
 
-        n_rows, model = len(fitted_rows), vae.model_
-        n_features = model.module(vae.device).n_features
-        chosen = np.sort(generator.permutation(n_rows)[: n_kernels(n_rows, n_features)])
-        table = model.read(take_rows(X, fitted_rows[chosen]))
-        return self._replace(kernels=model.kernels(table, support_fraction, vae.device))
+        from ._inference.aggregate import aggregate_of, n_kernels
+
+        model = vae.model_
+        module, columns = model.module(vae.device), model.columns
+        chosen = generator.permutation(X.shape[0])[: n_kernels(X.shape[0], module.n_features)]
+        chosen.sort()
+        x, observed = columns.encode(model.read(take_rows(X, chosen)))
+        seen = None if observed is None else torch.from_numpy(observed).to(module.device)
+        arrays = (x, columns.varies, weight[chosen].astype(np.float64))
+        cells, varies, count = (torch.from_numpy(v).to(module.device) for v in arrays)
+        aggregate = aggregate_of(module, cells, seen, varies, count)
+        return self._replace(kernels=tuple(part.numpy(force=True) for part in aggregate))
 
     def with_expectations(self, vae: VAETransformer, X: Any) -> "RowScore":
         """Find out what a cell adds to the score of typical rows X, given the others of its row.
@@ -71,7 +74,7 @@ class RowScore(NamedTuple):
         """Score a table over what is observed of its rows, but for a column that is hidden."""
         model = vae.model_
         if self.kernels is not None:
-            return model.aggregate_score(table, self.kernels, vae.device, hidden)
+            return _density(vae, table, self.kernels, hidden)
         if hidden is not None:
             table = table.copy()
             table[:, hidden] = np.nan
@@ -80,18 +83,47 @@ class RowScore(NamedTuple):
         warn_about_estimates(diagnostics, refine=True)
         return scores
 
+    def knowing(self, table: Any, scores: Array) -> "RowScore":
+        """Keep the scores of rows of fit by models that were fitted without them."""
+        keys, first = np.unique(row_keys(table), return_index=True)
+        return self._replace(known=(keys, scores[first]))
+
     def of(self, vae: VAETransformer, X: Any, unknown: Unknown = "ignore") -> Array:
         """Score validated rows. A level that no typical row has is no error in a row of fit."""
         model = vae.model_
         table, unseen = model.read_all(X, unknown)
         scores = self.density(vae, table)
-        if self.method == "kl":
-            return scores
-        if self.expected is not None:
-            scores = scores + expected_of_missing(table, self.expected)
-            new = np.isnan(unseen.log_share)  # nothing was to be expected of unknown values
-            np.subtract.at(scores, unseen.row[new], self.expected[unseen.column[new]])
-        return with_cost(scores, unseen, model.columns.log_unseen)
+        if self.method != "kl":
+            if self.expected is not None:
+                scores = scores + expected_of_missing(table, self.expected)
+                new = np.isnan(unseen.log_share)  # nothing was to be expected of unknown values
+                np.subtract.at(scores, unseen.row[new], self.expected[unseen.column[new]])
+            scores = with_cost(scores, unseen, model.columns.log_unseen)
+        return scores if self.known is None else _with_known(scores, row_keys(table), *self.known)
+
+
+def _density(
+    vae: VAETransformer, table: Any, kernels: tuple[NDArray, ...], hidden: int | None
+) -> Array:  # (N,)
+    """Return rows' density under kernels, nats, original units, of all but a hidden column."""
+    import torch
+
+    from ._inference.aggregate import Aggregate, aggregate_log_density
+    from ._inference.scores import in_original_units
+
+    model, module = vae.model_, vae.model_.module(vae.device)
+    aggregate = Aggregate(*(torch.from_numpy(part).to(module.device) for part in kernels))
+    density = partial(aggregate_log_density, module, aggregate=aggregate, hidden=hidden)
+    n_numbers = max(len(aggregate.width), module.n_features * module.n_components)
+    per_row = -(-n_numbers // module.n_components)
+    function = in_original_units(density, model.columns)
+    (scores,) = model.by_chunks(function, table, module, per_row)
+    return scores if hidden is None else scores - model.columns.log_jacobian[hidden]
+
+
+def _with_known(scores: Array, keys: NDArray, known: NDArray, known_scores: Array) -> Array:
+    place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[place] == keys, known_scores[place], scores)
 
 
 def least_expected(columns: Columns) -> Array:  # (D,)
@@ -102,18 +134,6 @@ def least_expected(columns: Columns) -> Array:  # (D,)
     normal = columns.log_jacobian - 0.5 * np.log(2.0 * np.pi * np.e)
     uniform = -np.log(np.maximum(columns.kinds.n_levels, 2))
     return np.where(columns.kinds.with_units("none"), uniform, normal)
-
-
-def log_share_of_levels(table: Any, columns: Columns) -> Array:  # (N,)
-    """Add up the log-shares of each row's levels, and of its zeros and ones, in their columns."""
-    total = np.zeros(table.shape[0])
-    for column in np.flatnonzero([name in WITH_LEVELS for name in columns.kinds.names]):
-        own = table[:, [column]]
-        cells = (own.toarray() if issparse(own) else own)[:, 0].astype(np.float64)
-        seen = ~np.isnan(cells)
-        _, place, count = np.unique(cells[seen], return_inverse=True, return_counts=True)
-        total[seen] += np.log(count / count.sum())[place]
-    return total
 
 
 def expected_of_missing(table: Any, expected: Array) -> Array:  # (N,)

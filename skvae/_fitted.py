@@ -215,7 +215,7 @@ class Fitted:
         vae = self.module(device)
         scale = torch.from_numpy(self.code_scale(whiten)).to(vae.device)
         function = partial(posterior_means, vae, scale=scale)
-        return self._by_chunks(function, table, vae, dtype=dtype)[0]
+        return self.by_chunks(function, table, vae, dtype=dtype)[0]
 
     def decode(
         self, codes: Array, whiten: bool = False, dtype: Any = np.float64, device: str = "cpu"
@@ -267,7 +267,7 @@ class Fitted:
         if method != "kl":
             function = in_original_units(function, self.columns)
         per_row = 1 if method == "kl" else n_samples
-        scores, *of_estimate = self._by_chunks(function, table, vae, per_row)
+        scores, *of_estimate = self.by_chunks(function, table, vae, per_row)
         return scores, dict(zip(DIAGNOSTICS, of_estimate, strict=False))
 
     def _n_samples(self, asked: int | str, method: str) -> int:
@@ -289,45 +289,14 @@ class Fitted:
         log_jacobian = torch.from_numpy(self.columns.log_jacobian).to(vae.device)
         bank = _noise_bank(n_samples, vae)
         function = partial(shares_of_columns, vae, bank=bank, log_jacobian=log_jacobian)
-        return self._by_chunks(function, table, vae, n_samples)[0]
+        return self.by_chunks(function, table, vae, n_samples)[0]
 
     def centrality(self, table: Any, device: str = "cpu") -> Array:  # (N,)
         """Return minus the mean square of each row's cells, in robust units."""
         from ._inference.scores import negative_distance
 
         vae = self.module(device)
-        return self._by_chunks(partial(negative_distance, vae), table, vae)[0]
-
-    def kernels(
-        self, table: Any, support_fraction: float, device: str = "cpu"
-    ) -> tuple[NDArray, ...]:
-        """Return the kernels of the aggregated posterior at a table's rows, as plain arrays."""
-        import torch
-
-        from ._inference.aggregate import aggregate_of
-
-        vae = self.module(device)
-        x, observed = self.columns.encode(table)
-        seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
-        cells, varies = (torch.from_numpy(v).to(vae.device) for v in (x, self.columns.varies))
-        aggregate = aggregate_of(vae, cells, seen, varies, support_fraction)
-        return tuple(part.numpy(force=True) for part in aggregate)
-
-    def aggregate_score(
-        self, table: Any, kernels: tuple[NDArray, ...], device: str, hidden: int | None = None
-    ) -> Array:  # (N,)
-        """Return rows' density under kernels, nats, original units, of all but a hidden column."""
-        import torch
-
-        from ._inference.aggregate import Aggregate, aggregate_log_density
-        from ._inference.scores import in_original_units
-
-        vae = self.module(device)
-        aggregate = Aggregate(*(torch.from_numpy(part).to(vae.device) for part in kernels))
-        density = partial(aggregate_log_density, vae, aggregate=aggregate, hidden=hidden)
-        per_row = -(-len(aggregate.center) // self.n_components)  # a number for each kernel
-        (scores,) = self._by_chunks(in_original_units(density, self.columns), table, vae, per_row)
-        return scores if hidden is None else scores - self.columns.log_jacobian[hidden]
+        return self.by_chunks(partial(negative_distance, vae), table, vae)[0]
 
     # -- missing cells ----------------------------------------------------------------------------
 
@@ -348,14 +317,14 @@ class Fitted:
         if seed is None:
             bank = _noise_bank(n_samples, vae)
             function = partial(conditional_means, vae, bank=bank, codebook=codebook)
-            return self.columns.decode(self._by_chunks(function, table, vae, n_samples)[0])
+            return self.columns.decode(self.by_chunks(function, table, vae, n_samples)[0])
         generator = torch.Generator(vae.device).manual_seed(seed)
         draw = partial(
             conditional_draws, vae, n_samples=n_samples, generator=generator, codebook=codebook
         )
-        return self.columns.decode(self._by_chunks(draw, table, vae, n_samples, in_order=True)[0])
+        return self.columns.decode(self.by_chunks(draw, table, vae, n_samples, in_order=True)[0])
 
-    def _by_chunks(
+    def by_chunks(
         self,
         function: Callable[..., tuple["torch.Tensor", ...]],
         table: Any,
@@ -365,7 +334,10 @@ class Fitted:
         dtype: Any = None,
         in_order: bool = False,
     ) -> tuple[Array, ...]:
-        """Apply ``function``, which evaluates a network ``per_row`` times for a row."""
+        """Apply ``function`` to encoded rows and what is observed of them, some rows at a time.
+
+        It evaluates a network ``per_row`` times for a row.
+        """
         from ._inference.scores import by_chunks
 
         with own_gradients():

@@ -94,8 +94,8 @@ METHODS = ("log_likelihood", "elbo", "reconstruction", "kl")
 DETECTOR_RULES: Mapping[str, Rule] = {
     "score_method": Rule(("auto", "aggregate", *METHODS)),
     "contamination": Rule(("auto",), Real, 0.0, 0.5, open_low=True),
-    "support_fraction": Rule((), Real, 0.5, 1.0),
-    "calibration_fraction": Rule((), Real, 0.0, 0.5),
+    "support_fraction": Rule(("auto",), Real, 0.5, 1.0),
+    "fdr": Rule((None,), Real, 0.0, 1.0, open_low=True),
 }
 IMPUTER_RULES: Mapping[str, Rule] = {
     "add_indicator": Rule((True, False)),

@@ -9,8 +9,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
-from scipy.special import logsumexp
-from scipy.stats import false_discovery_control, kstest, spearmanr
+from scipy.special import gammaln, logsumexp
+from scipy.stats import false_discovery_control, spearmanr
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
@@ -19,7 +19,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 from skvae import VAEOutlierDetector, VAETransformer
-from skvae._detection import expected_of_missing
+from skvae._detection import RowScore, expected_of_missing
+from skvae._detector import folds
+from skvae._inference.aggregate import NU, Aggregate, C
 
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
@@ -126,16 +128,13 @@ def test_contamination_is_the_fraction_of_the_training_rows_that_is_flagged(
     assert (detector.fit_predict(X) == -1).sum() == round(contamination * len(X))
 
 
-@pytest.mark.parametrize("n_rows", [100, 300])
+@pytest.mark.parametrize("n_rows", [100, 300])  # by models of others, and by the others alone
 def test_without_a_contamination_the_threshold_is_tukeys_fence(n_rows):
-    # Of the held-out rows where there are 20 of them, else of all.
-    rows = _rows(n_rows)
-    detector = _detector().fit(rows)
-    held_out = detector.calibration_scores_
-    scores = held_out if n_rows == 300 else detector.score_samples(rows)
+    detector = _detector().fit(_rows(n_rows))
+    scores = detector.calibration_scores_
     lower, upper = np.percentile(scores, [25, 75])
-    assert len(held_out) == n_rows // 10
-    assert detector.offset_ == lower - 1.5 * (upper - lower)
+    assert len(scores) == n_rows
+    assert detector.offset_ == pytest.approx(lower - 1.5 * (upper - lower), rel=1e-12)
 
 
 @pytest.mark.parametrize("score_method", ["auto", "aggregate", "log_likelihood", "elbo"])
@@ -146,7 +145,7 @@ def test_rows_far_away_are_outliers_and_inliers_are_not(score_method):
 
 
 def test_a_row_between_two_clusters_is_odd():
-    # In the middle of the prior, where no code is. The elbo of the linear model cannot tell.
+    # In the middle of the prior, where no code is. The ELBO of the linear model cannot tell.
     rng = np.random.default_rng(0)
     line = np.array([1.0, 1.0, -1.0, 1.0])
     side = rng.choice([-5.0, 5.0], size=(200, 1))
@@ -156,7 +155,7 @@ def test_a_row_between_two_clusters_is_odd():
     assert _detector(score_method="elbo").fit(rows).predict(between) == 1
 
 
-def test_trained_by_default_it_finds_what_lies_off_a_curve():
+def test_it_finds_what_lies_off_a_curve():
     rng = np.random.default_rng(0)
 
     def curve(n_rows):
@@ -164,7 +163,7 @@ def test_trained_by_default_it_finds_what_lies_off_a_curve():
         return np.hstack([t, t**2, np.sin(2 * t)]) + 0.1 * rng.normal(size=(n_rows, 3))
 
     detector = VAEOutlierDetector(random_state=0).fit(curve(600))
-    assert detector.vae_.n_iter_ > 0 and detector.vae_.noise == "per_column"
+    assert detector.vae_.noise == "per_column"
     new = curve(200)
     off = new + np.array([0.0, 2.5, 0.0])
     is_off = np.repeat([False, True], 200)
@@ -182,15 +181,15 @@ def test_a_pipeline_ends_in_a_detector():
 
 BAD_PARAMETERS = [
     *[("contamination", value) for value in (0, 0.0, 0.6, -1, "foo", np.nan, np.inf, True, None)],
-    *[("support_fraction", value) for value in (0.4, 1.1, "auto", True, np.nan)],
-    *[("calibration_fraction", value) for value in (-0.1, 0.6, "auto", True, np.nan)],
+    *[("support_fraction", value) for value in (0.4, 1.1, "all", True, np.nan)],
+    *[("fdr", value) for value in (0.0, -0.1, 1.1, "auto", True, np.nan)],
     *[("score_method", value) for value in ("density", None, 1)],
     *[("vae", value) for value in ("a model", VAETransformer)],
 ]
 EXPECTED = {
     "contamination": "'auto' or a number > 0 and <= 0.5",
-    "support_fraction": "a number >= 0.5 and <= 1",
-    "calibration_fraction": "a number >= 0 and <= 0.5",
+    "support_fraction": "'auto' or a number >= 0.5 and <= 1",
+    "fdr": "None or a number > 0 and <= 1",
     "score_method": "one of 'auto', 'aggregate', 'log_likelihood', 'elbo', 'reconstruction', 'kl'",
     "vae": "a VAETransformer or None",
 }
@@ -238,13 +237,9 @@ def test_wrong_columns_are_refused(method, fitted):
         getattr(fitted, method)(np.full((1, 6), np.inf))
 
 
-@pytest.mark.parametrize(("n_rows", "fraction"), [(200, 0.0), (9, 0.1)])
-def test_p_values_without_held_out_rows_are_refused_with_the_fix(n_rows, fraction):
-    detector = _detector(calibration_fraction=fraction).fit(X[:n_rows])
-    assert len(detector.calibration_scores_) == 0
-    expected = f"calibration_fraction={fraction} of {n_rows} rows. Fit with more rows or a larger"
-    with pytest.raises(ValueError, match=expected):
-        detector.p_values(NEW)
+def test_two_rules_for_labels_are_refused():
+    with pytest.raises(ValueError, match=r"Got contamination=0.1 and fdr=0.2: leave one out."):
+        _detector(contamination=0.1, fdr=0.2).fit(X)
 
 
 FAILURES = {
@@ -272,7 +267,7 @@ def test_a_failed_fit_leaves_a_fitted_detector_as_it_was(failure):
     assert_array_equal(detector.p_values(frame), p)
 
 
-@pytest.mark.parametrize("step", ["_typical", "_method", "_threshold"])
+@pytest.mark.parametrize("step", ["_check_rule", "_method", "_calibrated"])
 def test_an_interrupted_fit_leaves_the_detector_as_it_was(step, monkeypatch):
     detector = _detector().fit(X)
     before, expected = dict(vars(detector)), detector.score_samples(NEW)
@@ -350,7 +345,7 @@ def test_a_column_that_is_constant_in_training_makes_a_row_odder_where_it_differ
         assert (change < -1.0).all()
 
 
-@pytest.mark.parametrize("support_fraction", [0.9, 1.0])
+@pytest.mark.parametrize("support_fraction", ["auto", 0.9, 1.0])
 @pytest.mark.parametrize("kind", ["category", "0 and 1"])
 def test_a_level_that_one_row_alone_has_does_not_make_it_more_normal(kind, support_fraction):
     # The robust fit leaves the row out, so that its level is unknown to the model.
@@ -363,7 +358,7 @@ def test_a_level_that_one_row_alone_has_does_not_make_it_more_normal(kind, suppo
         frame["level"] = levels.astype(float)
     usual = frame.loc[[7]]
     frame.loc[7, "level"] = "c" if kind == "category" else 1e6
-    detector = _detector(support_fraction=support_fraction, calibration_fraction=0.0).fit(frame)
+    detector = _detector(support_fraction=support_fraction).fit(frame)
     assert detector.score_samples(frame.loc[[7]]) < detector.score_samples(usual)
 
 
@@ -384,7 +379,7 @@ def _calls(n_rows=2000):
 def test_rows_of_a_rare_level_are_not_all_left_out_of_the_fit():
     # Trimming a tenth of the rows left out each one that failed.
     calls = _calls()
-    detector = VAEOutlierDetector(random_state=0).fit(calls)
+    detector = VAEOutlierDetector(support_fraction=0.9, random_state=0).fit(calls)
     assert detector.support_[calls["failed"] == 1].mean() > 0.6
     assert detector.support_[calls["failed"] == 0].mean() > 0.6
 
@@ -399,7 +394,7 @@ def test_what_was_never_seen_is_among_the_oddest():
 def test_levels_of_rows_of_fit_are_no_error_where_unknown_levels_are():
     frame = pandas.DataFrame({"x": X[:, 0], "y": X[:, 1], "level": ["a", "b"] * 100})
     frame.loc[7, "level"] = "only here"
-    for seed in range(4):  # in one of them the row is held out
+    for seed in range(4):
         _detector(_vae(handle_unknown="error"), random_state=seed).fit(frame)
 
 
@@ -407,7 +402,7 @@ def test_levels_of_rows_of_fit_are_no_error_where_unknown_levels_are():
 def test_a_wild_cell_in_training_spoils_no_other_row(wild):
     rows = X.copy()
     rows[7, 2] = wild
-    params = {"calibration_fraction": 0.0}
+    params = {}
     detector = _detector(**params).fit(rows)
     assert not detector.support_[7] and detector.predict(rows[[7]]) == -1
     together = detector.score_samples(NEW)
@@ -420,38 +415,66 @@ def test_a_wild_cell_in_training_spoils_no_other_row(wild):
 # -- the aggregate density ------------------------------------------------------------------------
 
 
-def _log_normals(features, centers, variance, seen=None):
-    """log N(f; f_m, h_m I) (N, M) over the cells that are seen, and nothing clever."""
-    seen = np.ones(features.shape, dtype=bool) if seen is None else seen
-    squared = np.where(seen[:, None], (features[:, None] - centers) ** 2, 0.0).sum(-1)
-    return -0.5 * (squared / variance + seen.sum(1)[:, None] * np.log(2.0 * np.pi * variance))
+def _linear_model(detector):
+    """Mean, loadings and variance of the features that the encoder begins at, in their units."""
+    weights = detector.vae_.model_.weights
+    unit = weights["feature_scale"]
+    loadings = weights["encoder.loadings"] / unit[:, None]
+    return weights["encoder.mean"] / unit, loadings, weights["encoder.variance"] / unit**2
+
+
+def _metric(loadings, variance):
+    """I + C^2 R' Psi^-1 R, where R x are the residuals of x (O, O)."""
+    precision = np.eye(loadings.shape[1]) + (loadings.T / variance) @ loadings
+    encoder = np.linalg.solve(precision, loadings.T / variance)
+    R = np.eye(len(variance)) - loadings @ encoder
+    return np.eye(len(variance)) + C**2 * R.T @ (R / variance[:, None])
+
+
+def _log_t(detector, x, seen):
+    """Log t density of each row x (N, P) at each kernel (N, M), and nothing clever."""
+    mean, loadings, variance = _linear_model(detector)
+    kernels = Aggregate(*detector._score.kernels)
+    found = []
+    for row, own in zip(x - mean, seen, strict=True):
+        A = _metric(loadings[own], variance[own])
+        away = row[own] - kernels.center[:, own]
+        squared = np.einsum("mp,pq,mq->m", away, A, away) / kernels.width**2
+        d = own.sum()
+        log_t = gammaln((NU + d) / 2) - gammaln(NU / 2) - 0.5 * d * np.log(NU * np.pi)
+        log_t = log_t + 0.5 * np.linalg.slogdet(A)[1] - d * np.log(kernels.width)
+        found.append(log_t - 0.5 * (NU + d) * np.log1p(squared / NU))
+    return np.array(found) + kernels.log_weight
 
 
 def _by_hand(detector, rows):
-    """The scores of rows of numbers, nan where missing, from the kernels of the detector."""
-    columns, (center, variance, *_) = detector.vae_.model_.columns, detector._score.kernels
-    log_normal = _log_normals(
-        (rows - columns.shift) / columns.scale, center, variance, rows == rows
-    )
-    log_jacobian = np.where(np.isnan(rows), 0.0, np.log(columns.scale)).sum(1)
-    of_missing = np.isnan(rows) @ detector._score.expected
-    return logsumexp(log_normal, axis=1) - np.log(len(center)) - log_jacobian + of_missing
+    """The scores of new rows of numbers, nan where missing, from the kernels of the detector."""
+    columns, seen = detector.vae_.model_.columns, ~np.isnan(rows)
+    unit = detector.vae_.model_.weights["feature_scale"]
+    x = (rows - columns.shift) / columns.scale / unit
+    log_jacobian = np.where(seen, np.log(columns.scale * unit), 0.0).sum(1)
+    of_missing = ~seen @ detector._score.expected
+    return logsumexp(_log_t(detector, x, seen), axis=1) - log_jacobian + of_missing
 
 
-def test_the_score_is_the_mean_of_normal_kernels_half_way_to_the_reconstructed_rows():
-    # By public means alone: without a tenth left out, support_ is what has a kernel.
-    detector = _detector(_vae(n_components=2), support_fraction=1.0).fit(X)
-    vae, rows = detector.vae_, X[detector.support_]
-    scale = rows.std(0)
-    center = 0.5 * (rows + vae.inverse_transform(vae.transform(rows))) / scale
-    squared = ((rows[:, None] / scale - center) ** 2).mean(-1)
-    np.fill_diagonal(squared, np.inf)
-    variance = np.sort(squared, axis=1)[:, 4] + 1e-3  # the fifth neighbour's
-    median = np.sort(variance)[(len(variance) - 1) // 2]
-    variance = variance.clip(median / 4.0, median * 4.0)
-    log_normal = _log_normals(NEW / scale, center, variance)
-    expected = logsumexp(log_normal, axis=1) - np.log(len(rows)) - np.log(scale).sum()
-    assert_allclose(detector.score_samples(NEW), expected, rtol=1e-9)
+def test_kernels_are_t_densities_at_the_rows_as_wide_and_heavy_as_the_docstring_says():
+    # By public means alone, but for the metric.
+    detector = _detector(_vae(n_components=2)).fit(X)
+    mean, loadings, variance = _linear_model(detector)
+    x = (X - X.mean(0)) / X.std(0)
+    root = np.linalg.cholesky(_metric(loadings, variance))
+    distance = np.linalg.norm((x[:, None] - x) @ root, axis=-1) / np.sqrt(6.0)
+    np.fill_diagonal(distance, np.inf)
+    distance.sort(axis=1)
+    near = np.sqrt(distance[:, :5].mean(1) ** 2 + 1e-3)
+    quarter = (distance[:, :49].sum(1) + 0.75 * distance[:, 49]) / 49.75  # of the 199 others
+    far = np.sqrt(quarter**2 + 1e-3)
+    kernels = Aggregate(*detector._score.kernels)
+    middle = np.sort(near)[99]
+    assert_allclose(kernels.width, 0.5 * np.sqrt(near * middle), rtol=1e-9)
+    log_weight = 6.0 * (0.25 * np.log(near) - 0.6 * np.log(far))
+    assert_allclose(kernels.log_weight, log_weight - logsumexp(log_weight), rtol=1e-7, atol=1e-9)
+    assert_allclose(kernels.center, x - mean, atol=1e-9)
 
 
 @pytest.mark.parametrize("scaling", ["columns", "common", None])
@@ -460,25 +483,26 @@ def test_the_score_is_the_density_of_the_detectors_kernels_in_original_units(max
     vae = _vae(max_iter=max_iter, early_stopping=False, scaling=scaling)
     detector = _detector(vae).fit(X * [1.0, 2.0, 3.0, 0.1, 1.0, 50.0])
     rows = np.concatenate([NEW, _far()]) * [1.0, 2.0, 3.0, 0.1, 1.0, 50.0]
-    assert_allclose(detector.score_samples(rows), _by_hand(detector, rows), rtol=1e-9)
+    assert_allclose(detector.score_samples(rows), _by_hand(detector, rows), rtol=1e-8)
 
 
-def test_a_row_with_missing_cells_gets_the_marginal_density_of_the_others():
+def test_a_row_with_missing_cells_gets_the_density_of_the_others():
     detector = _detector().fit(_with_holes())
     rows = _with_holes(seed=5)
-    assert_allclose(detector.score_samples(rows), _by_hand(detector, rows), rtol=1e-9)
+    assert_allclose(detector.score_samples(rows), _by_hand(detector, rows), rtol=1e-8)
 
 
-def test_a_marginal_density_is_the_integral_over_the_missing_cell():
-    detector = _detector().fit(X[:, :3])
-    grid = np.linspace(-40.0, 40.0, 4001)
-    for row in NEW[:3, :3]:
-        every = np.tile(row, (len(grid), 1))
-        every[:, 1] = grid
-        integral = np.trapezoid(np.exp(detector.score_samples(every)), grid)
-        hidden = detector.score_samples(np.where(np.arange(3) == 1, np.nan, row)[None])
-        marginal = hidden - detector._score.expected[1]
-        assert_allclose(np.exp(marginal), integral, rtol=1e-6)
+@pytest.mark.parametrize("seen", [(0,), (1,), (0, 2)])
+def test_the_density_of_what_is_observed_of_a_row_integrates_to_one(seen):
+    detector = _detector().fit(_rows(80, n_columns=3))
+    grid = np.linspace(-60.0, 66.0, 64**2 if len(seen) == 1 else 2000)
+    cells = np.stack(np.meshgrid(*[grid] * len(seen)), axis=-1).reshape(-1, len(seen))
+    rows = np.full((len(cells), 3), np.nan)
+    rows[:, seen] = cells
+    of_missing = np.delete(detector._score.expected, seen).sum()
+    density = np.exp(detector.score_samples(rows) - of_missing)
+    total = density.sum() * (grid[1] - grid[0]) ** len(seen)
+    assert_allclose(total, 1.0, atol=2e-3)
 
 
 @pytest.mark.parametrize("score_method", ["aggregate", "log_likelihood", "elbo"])
@@ -516,17 +540,20 @@ def test_contamination_is_the_fraction_of_new_rows_that_is_flagged(n_rows, n_col
 def test_what_is_expected_of_a_missing_cell_is_what_others_say_of_it_in_the_mean():
     # The row's own kernel counts in neither of the two densities.
     holes = _with_holes(150, seed=3)
-    detector = _detector(support_fraction=1.0, calibration_fraction=0.0).fit(holes)
-    columns, (center, variance, *_) = detector.vae_.model_.columns, detector._score.kernels
-    x, seen = (holes - columns.shift) / columns.scale, ~np.isnan(holes)
+    detector = _detector().fit(holes)
+    columns, kernels = detector.vae_.model_.columns, Aggregate(*detector._score.kernels)
+    unit = detector.vae_.model_.weights["feature_scale"]
+    x, seen = (holes - columns.shift) / columns.scale / unit, ~np.isnan(holes)
     for column in range(6):
+        rows = np.flatnonzero(seen[:, column])
         without = seen & (np.arange(6) != column)
-        both = [_log_normals(np.nan_to_num(x), center, variance, s) for s in (seen, without)]
-        for log_normal in both:
-            np.fill_diagonal(log_normal, -np.inf)
-        lost = np.subtract(*(logsumexp(log_normal, axis=1) for log_normal in both))
-        expected = lost[seen[:, column]].mean() - np.log(columns.scale[column])
-        assert detector._score.expected[column] == pytest.approx(expected, rel=1e-9)
+        both = [_log_t(detector, x[rows], s[rows]) for s in (seen, without)]
+        for log_t in both:
+            log_t[np.arange(len(rows)), rows] = -np.inf
+        lost = np.subtract(*(logsumexp(log_t, axis=1) for log_t in both))
+        expected = lost.mean() - np.log(columns.scale[column] * unit[column])
+        assert detector._score.expected[column] == pytest.approx(expected, rel=1e-7)
+    assert kernels.center.shape == (150, 6)
 
 
 @pytest.mark.parametrize("score_method", ["aggregate", "elbo"])
@@ -539,18 +566,38 @@ def test_rows_with_holes_are_flagged_about_as_often_as_complete_ones(score_metho
 
 
 def test_a_row_that_has_a_kernel_is_scored_by_the_others():
-    repeated = np.concatenate([X[:100], X[:3]])
-    detector = _detector(support_fraction=1.0, calibration_fraction=0.0).fit(repeated)
+    repeated = np.concatenate([X, X[:3]])
+    detector = _detector().fit(repeated)
+    assert detector._score.known is None  # there are enough rows for one model
     scores, nearly = (detector.score_samples(rows) for rows in (X[:9], X[:9] + 1e-9))
-    center, variance, *_ = detector._score.kernels
-    columns = detector.vae_.model_.columns
+    columns, kernels = detector.vae_.model_.columns, Aggregate(*detector._score.kernels)
     x = (X[:9] - columns.shift) / columns.scale
-    log_normal = _log_normals(x, center, variance)
-    own = log_normal[np.arange(9), np.arange(9)]  # one of them, of equal rows
-    every = logsumexp(log_normal, axis=1)
-    expected = every + np.log1p(-np.exp(own - every)) - np.log(102) - np.log(columns.scale).sum()
-    assert_allclose(scores, expected, rtol=1e-9)
+    log_t = _log_t(detector, x, np.ones(x.shape, dtype=bool))
+    log_t[np.arange(9), np.arange(9)] = -np.inf  # one of them, of equal rows
+    left = np.log1p(-np.exp(kernels.log_weight[:9]))
+    expected = logsumexp(log_t, axis=1) - left - np.log(columns.scale).sum()
+    assert_allclose(scores, expected, rtol=1e-8)
     assert (scores < nearly).all()
+
+
+@pytest.mark.parametrize("n_rows", [60, 300])
+def test_scores_of_rows_of_fit_are_those_that_labels_and_p_values_refer_to(n_rows):
+    rows = _rows(n_rows)
+    detector = _detector().fit(rows)
+    assert (detector._score.known is not None) == (n_rows < 20 * 6)
+    assert_allclose(np.sort(detector.score_samples(rows)), detector.calibration_scores_, rtol=1e-9)
+
+
+def test_a_row_of_few_is_scored_by_a_model_that_was_fitted_without_it():
+    # Another value of it moves the scores of others, but not what its own would be.
+    rows = _rows(60)
+    detector = _detector().fit(rows)
+    fold = folds(detector.vae_.model_.read(rows))
+    own = np.flatnonzero(fold == fold[7])
+    without = np.delete(rows, own, axis=0)
+    vae = _vae(random_state=detector.vae_.random_state).fit(without)
+    score = RowScore("aggregate").with_kernels(vae, rows, np.ones(60), np.random.default_rng(0))
+    assert_allclose(detector.score_samples(rows[own]), score.of(vae, rows[own]), rtol=1e-9)
 
 
 def test_sparse_rows_with_holes_have_scores_of_dense_ones():
@@ -573,10 +620,10 @@ def test_the_density_of_one_column_integrates_to_one(likelihood):
 def test_the_density_of_two_columns_integrates_to_one(max_iter):
     vae = _vae(max_iter=max_iter, early_stopping=False)
     detector = _detector(vae).fit(_rows(80, n_columns=2))
-    grid = np.linspace(-10.0, 16.0, 261)
+    grid = np.linspace(-60.0, 66.0, 2001)
     cells = np.stack(np.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
     density = np.exp(detector.score_samples(cells)).reshape(len(grid), len(grid))
-    assert_allclose(np.trapezoid(np.trapezoid(density, grid), grid), 1.0, atol=1e-6)
+    assert_allclose(np.trapezoid(np.trapezoid(density, grid), grid), 1.0, atol=2e-3)
 
 
 @every_score
@@ -596,20 +643,20 @@ def test_many_rows_share_a_bounded_number_of_kernels():
     assert n_kernels(10**6, 10) == MAX_KERNELS
     assert n_kernels(10**6, 10**5) * 10**5 <= MAX_NUMBERS
     assert n_kernels(10, 10**9) == 1
-    detector = _detector(support_fraction=1.0).fit(_rows(2500))
+    detector = _detector().fit(_rows(MAX_KERNELS + 100))
     assert len(detector._score.kernels[0]) == MAX_KERNELS
 
 
-def test_rows_that_stand_alone_get_no_kernel_and_at_most_a_tenth_of_all_are_such():
-    rows = np.concatenate([_rows(200), 40.0 * _rows(10, seed=3)])
-    detector = _detector(calibration_fraction=0.0).fit(rows)
-    lone = detector.support_[200:].sum(), len(detector._score.kernels[0])
-    assert lone[0] == 0
-    assert 189 <= lone[1] <= 200
-    repeated = np.concatenate([np.repeat(_rows(10), 17, axis=0), _rows(40, seed=3)])
-    assert len(_detector(calibration_fraction=0.0).fit(repeated)._score.kernels[0]) == 189
-    everyone = _detector(calibration_fraction=0.0, support_fraction=1.0).fit(rows)
-    assert len(everyone._score.kernels[0]) == 210
+def test_the_wildest_rows_are_left_out_and_others_weigh_less_the_further_they_are():
+    rows = np.concatenate([_rows(200), 1e4 * _rows(3, seed=3), _rows(10, seed=4) + 12.0])
+    detector = _detector().fit(rows)
+    assert not detector.support_[200:203].any()
+    assert detector.support_[203:].all() and detector.support_[:200].all()
+    weight = np.exp(Aggregate(*detector._score.kernels).log_weight)
+    assert weight.sum() == pytest.approx(1.0)
+    assert weight[-10:].mean() < 0.2 * weight[:-10].mean()
+    everyone = _detector(support_fraction=1.0).fit(rows)
+    assert everyone.support_.all()
 
 
 def test_a_chunk_is_as_large_as_the_distances_to_the_kernels_allow(monkeypatch):
@@ -623,7 +670,7 @@ def test_a_chunk_is_as_large_as_the_distances_to_the_kernels_allow(monkeypatch):
 
     sizes, density = [], aggregate.aggregate_log_density
     rows = np.random.default_rng(0).normal(size=(300, 200))
-    detector = _detector(_vae(noise="shared"), support_fraction=1.0).fit(rows)
+    detector = _detector(_vae(noise="shared")).fit(rows)
     monkeypatch.setattr(aggregate, "aggregate_log_density", tell)
     detector.score_samples(rows)
     assert sizes == [300]
@@ -655,7 +702,6 @@ CONTAINERS = {
     "float32": lambda: _with_holes(80).astype(np.float32),
     "list": lambda: X[:80].tolist(),
 }
-WITH_CATEGORIES = {"pandas, mixed", "polars, mixed", "objects"}
 
 
 @every_score
@@ -671,15 +717,17 @@ def test_every_score_takes_every_table_and_is_the_models_where_it_has_it(kind, s
         if score_method != "kl" and hasattr(rows, "shape"):  # lists have no holes here
             table = detector.vae_.model_.read(rows)
             own = own + expected_of_missing(table, detector._score.expected)
-        assert_allclose(scores, own, rtol=1e-12)
+        if detector._score.known is None:
+            assert_allclose(scores, own, rtol=1e-12)
+        else:  # of rows of fit by models that were fitted without them
+            assert spearmanr(scores, own).statistic > 0.5
     assert set(detector.predict(rows)) <= {-1, 1}
     assert detector.p_values(rows).shape == (80,)
 
 
 @pytest.mark.parametrize("kind", CONTAINERS)
-def test_tables_with_categories_are_scored_by_the_elbo_and_others_by_the_aggregate(kind):
-    expected = "elbo" if kind in WITH_CATEGORIES else "aggregate"
-    assert _detector().fit(CONTAINERS[kind]()).score_method_ == expected
+def test_every_table_is_scored_by_its_density_among_the_rows_of_fit(kind):
+    assert _detector().fit(CONTAINERS[kind]()).score_method_ == "aggregate"
 
 
 def test_the_container_makes_no_difference():
@@ -723,104 +771,109 @@ def test_the_given_model_stays_as_it_was_and_gets_the_seed_unless_it_has_its_own
 # -- outliers among the rows of fit ---------------------------------------------------------------
 
 
+@pytest.mark.parametrize("support_fraction", ["auto", 0.9])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_tenth_of_outliers_moves_neither_ranking_nor_threshold(seed):
+def test_a_tenth_of_outliers_does_not_hide_them(seed, support_fraction):
     clean, planted = _rows(360, seed=10 + seed), _far(40, seed=20 + seed)
     contaminated = np.concatenate([clean, planted])
     is_planted = np.arange(400) >= 360
-    detector = VAEOutlierDetector(random_state=seed).fit(contaminated)
-    naive = VAEOutlierDetector(support_fraction=1.0, random_state=seed).fit(contaminated)
+    params = {"support_fraction": support_fraction, "random_state": seed}
+    detector = VAEOutlierDetector(**params).fit(contaminated)
     reference = VAEOutlierDetector(support_fraction=1.0, random_state=seed).fit(clean)
-    assert detector.support_[is_planted].mean() < 0.1
-    assert naive.support_[is_planted].mean() > 0.7
     assert roc_auc_score(is_planted, -detector.score_samples(contaminated)) > 0.95
     new = _rows(300, seed=30 + seed)
     found, expected = detector.score_samples(new), reference.score_samples(new)
-    assert spearmanr(found, expected).statistic > 0.95
-    spread = np.subtract(*np.percentile(expected, [75, 25]))
-    assert abs(detector.offset_ - reference.offset_) < 1.5 * spread
-    assert (detector.predict(planted) == -1).mean() > 0.95
+    assert spearmanr(found, expected).statistic > 0.85
     assert (detector.predict(new) == 1).mean() > 0.9
+    if support_fraction == 0.9:
+        assert detector.support_[is_planted].mean() < 0.1
+        assert (detector.predict(planted) == -1).mean() > 0.95
 
 
 @pytest.mark.parametrize("support_fraction", [0.5, 0.75, 0.9, 1.0])
-def test_the_support_is_that_fraction_of_the_rows_that_are_not_held_out(support_fraction):
-    detector = _detector(support_fraction=support_fraction, calibration_fraction=0.2).fit(X)
+def test_the_support_is_that_fraction_of_the_rows(support_fraction):
+    detector = _detector(support_fraction=support_fraction).fit(X)
     assert detector.support_.dtype == bool and len(detector.support_) == len(X)
-    assert detector.support_.sum() == np.ceil(support_fraction * 160)
-    assert len(detector.calibration_scores_) == 40
+    assert detector.support_.sum() == np.ceil(support_fraction * len(X))
+    assert len(detector.calibration_scores_) == len(X)
+    assert len(detector._score.kernels[0]) == detector.support_.sum()
 
 
-def test_held_out_rows_are_in_nothing():
-    # Their scores are among the calibration, and no change of theirs moves the model.
-    detector = _detector(support_fraction=1.0).fit(X)
-    held_out = ~detector.support_
-    assert held_out.sum() == 20
-    assert_allclose(
-        np.sort(detector.score_samples(X[held_out])), detector.calibration_scores_, rtol=1e-9
-    )
-    moved = X.copy()
-    moved[held_out] *= 100.0
-    again = _detector(support_fraction=1.0).fit(moved)
-    assert_array_equal(again.support_, detector.support_)
-    assert_array_equal(again.score_samples(NEW), detector.score_samples(NEW))
+# -- weights, and what comes later ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n_rows", [60, 200])
+def test_a_whole_weight_is_a_repeated_row_and_one_of_zero_is_not_there(n_rows):
+    rows = _rows(n_rows)
+    weight = np.random.default_rng(0).integers(0, 4, n_rows)
+    weighted = _detector(contamination=0.1).fit(rows, sample_weight=weight)
+    repeated = _detector(contamination=0.1).fit(np.repeat(rows, weight, axis=0))
+    assert_allclose(weighted.score_samples(NEW), repeated.score_samples(NEW), rtol=1e-6)
+    assert weighted.offset_ == pytest.approx(repeated.offset_, rel=1e-6)
+    assert_allclose(weighted.p_values(NEW), repeated.p_values(NEW), rtol=1e-6)
+    assert_array_equal(weighted.support_, weight > 0)
+
+
+def test_new_rows_can_say_what_is_usual():
+    detector = _detector(contamination=0.1).fit(X)
+    drifted = _rows(400, seed=8) + 1.0
+    before = (detector.predict(_rows(400, seed=9) + 1.0) == -1).mean()
+    scores = detector.score_samples(NEW)
+    assert detector.update_calibration(drifted) is detector
+    after = (detector.predict(_rows(400, seed=9) + 1.0) == -1).mean()
+    assert before > 0.2 and 0.05 < after < 0.15
+    assert_array_equal(detector.score_samples(NEW), scores)
+    assert_array_equal(detector.calibration_scores_, np.sort(detector.score_samples(drifted)))
+    with pytest.raises(ValueError, match="Found array with 0 sample"):
+        detector.update_calibration(X[:0])
 
 
 # -- p-values -------------------------------------------------------------------------------------
 
 
-def test_p_values_are_the_share_of_held_out_rows_that_score_no_higher(fitted):
+def test_p_values_are_the_share_of_rows_of_fit_that_score_no_higher(fitted):
     rows = np.concatenate([NEW, _far()])
-    held_out, scores = fitted.calibration_scores_, fitted.score_samples(rows)
-    assert_array_equal(held_out, np.sort(held_out))
-    no_higher = (held_out[None, :] <= scores[:, None]).sum(1)
-    assert_array_equal(fitted.p_values(rows), (1 + no_higher) / (1 + len(held_out)))
-    assert_array_equal(fitted.p_values(_far()), np.full(20, 1 / 21))
+    usual, scores = fitted.calibration_scores_, fitted.score_samples(rows)
+    assert_array_equal(usual, np.sort(usual))
+    no_higher = (usual[None, :] <= scores[:, None]).sum(1)
+    assert_array_equal(fitted.p_values(rows), (1 + no_higher) / (1 + len(usual)))
+    assert_array_equal(fitted.p_values(_far()), np.full(20, 1 / 201))
 
 
-def _p_values_of_inliers(n_fits=60, n_held_out=39):
-    """p-values of 200 inliers each under many fits: (n_fits, 200)."""
-    found = []
-    for seed in range(n_fits):
-        rows = _rows(100 + 200, seed=1000 + seed, n_columns=4)
-        detector = _detector(
-            calibration_fraction=n_held_out / 100, support_fraction=1.0, random_state=seed
-        ).fit(rows[:100])
-        assert len(detector.calibration_scores_) == n_held_out
-        found.append(detector.p_values(rows[100:]))
-    return np.array(found)
-
-
-def test_the_smallest_p_value_of_few_held_out_rows_is_told():
-    with pytest.warns(UserWarning, match="No p-value is below 0.071: 13 rows were held out"):
-        p = _detector().fit(X[:130]).p_values(_far())
+def test_the_smallest_p_value_of_few_rows_is_told():
+    with pytest.warns(UserWarning, match="No p-value is below 0.071: fit had 13 rows"):
+        p = _detector().fit(X[:13]).p_values(_far())
     assert_allclose(p, 1.0 / 14.0)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        _detector().fit(X).p_values(_far())  # of 200 rows, 20
+        warnings.filterwarnings("error", message="No p-value")
+        _detector().fit(X[:20]).p_values(_far())
 
 
-def test_p_values_of_inliers_are_uniform_over_many_draws_of_the_held_out_rows():
-    p = _p_values_of_inliers()
-    n = 39
-    # Given the held-out rows, P(p <= k / (n + 1)) is Beta(k, n + 1 - k): mean alpha.
-    for k in (1, 2, 4, 8, 20, 36):
-        alpha = k / (n + 1)
-        # Held-out rows differ by fit, new rows within it; 4 standard errors.
-        variance = alpha * (1 - alpha) * (1 / (n + 2) + 1 / p.shape[1]) / len(p)
-        share = (p <= alpha + 1e-12).mean(1)
-        assert abs(share.mean() - alpha) < 4.0 * np.sqrt(variance), alpha
-    # Kolmogorov and Smirnov's distance of all from uniform, smoothed by a random rank within ties.
-    smooth = p - np.random.default_rng(0).uniform(size=p.shape) / (n + 1)
-    distance = kstest(smooth.ravel(), "uniform").statistic
-    assert distance < 2.0 / np.sqrt(len(p) * n)  # held-out rows in all: the fewer of both kinds
+@pytest.mark.parametrize(("n_rows", "n_columns", "n_fits"), [(60, 6, 40), (150, 4, 40)])
+def test_p_values_of_new_rows_are_uniform_over_many_fits(n_rows, n_columns, n_fits):
+    p = []
+    for seed in range(n_fits):
+        rows = _rows(n_rows + 200, seed=1000 + seed, n_columns=n_columns)
+        p.append(_detector().fit(rows[:n_rows]).p_values(rows[n_rows:]))
+    share = [(np.array(p) <= alpha).mean(1) for alpha in (0.05, 0.1, 0.2, 0.5)]
+    for alpha, own in zip((0.05, 0.1, 0.2, 0.5), share, strict=True):
+        # Rows of fit differ by fit, new rows within it; 4 standard errors.
+        variance = alpha * (1 - alpha) * (1 / n_rows + 1 / 200) / n_fits
+        assert own.mean() - alpha < 4.0 * np.sqrt(variance), alpha
+        assert own.mean() > 0.5 * alpha  # and they are not merely timid
 
 
-def test_the_error_of_one_fit_is_as_the_held_out_rows_fell():
-    # Not a promise for each fit: only on average. The spread is the Beta distribution's.
-    share = (_p_values_of_inliers(40) <= 0.2).mean(1)
-    expected = np.sqrt(0.2 * 0.8 * (1 / 41 + 1 / 200))
-    assert 0.6 * expected < share.std() < 1.5 * expected
+def test_spectra_of_few_rows_have_labels_that_hold():
+    # 60 rows of 1,000 columns, where any model knows its own rows from others.
+    rng = np.random.default_rng(0)
+    peaks = np.exp(-0.5 * ((np.linspace(0, 1, 1000) - rng.uniform(size=(5, 1))) / 0.05) ** 2)
+
+    def spectra(n_rows):
+        return rng.gamma(4.0, 0.25, (n_rows, 5)) @ peaks + 0.02 * rng.normal(size=(n_rows, 1000))
+
+    detector = VAEOutlierDetector(contamination=0.05, random_state=0)
+    shares = [(detector.fit(spectra(60)).predict(spectra(300)) == -1).mean() for _ in range(4)]
+    assert 0.02 < np.mean(shares) < 0.09 and max(shares) < 0.14
 
 
 TIES = {
@@ -832,10 +885,10 @@ TIES = {
 
 @every_score
 @pytest.mark.parametrize("kind", TIES)
-def test_rows_that_tie_with_held_out_ones_have_the_same_p_value_alone_and_together(
+def test_rows_that_tie_with_rows_of_fit_have_the_same_p_value_alone_and_together(
     kind, score_method
 ):
-    # Rounding must not decide whether a row scores lower than its equal among the held-out rows.
+    # Rounding must not decide whether a row scores lower than its equal among the rows of fit.
     rows = TIES[kind](np.random.default_rng(0))
     vae = _vae(n_importance_samples=8)
     detector = _detector(vae, score_method=score_method).fit(rows)
@@ -851,15 +904,16 @@ def test_rows_that_all_are_the_same_have_p_value_one():
         assert_array_equal(detector.p_values(np.tile(X[:1], (n_new, 1))), np.ones(n_new))
 
 
-def test_benjamini_and_hochberg_keep_the_false_discovery_proportion_on_average():
+def test_the_false_discovery_rate_is_kept_on_average():
     level, proportions, power = 0.2, [], []
     for seed in range(30):
         rows = _rows(200 + 80, seed=seed, n_columns=4)
         outliers = _rows(20, seed=500 + seed, n_columns=4)
         outliers += 4.0 * np.random.default_rng(seed).choice([-1.0, 1.0], outliers.shape)
-        detector = _detector(calibration_fraction=0.5, random_state=seed).fit(rows[:200])
-        p = detector.p_values(np.concatenate([rows[200:], outliers]))
-        found = false_discovery_control(p) <= level
+        detector = _detector(fdr=level).fit(rows[:200])
+        given = np.concatenate([rows[200:], outliers])
+        found = detector.predict(given) == -1
+        assert_array_equal(found, false_discovery_control(detector.p_values(given)) <= level)
         proportions.append(found[:80].sum() / max(found.sum(), 1))
         power.append(found[80:].mean())
     error = np.std(proportions) / np.sqrt(len(proportions))
@@ -907,21 +961,25 @@ def test_scores_do_not_depend_on_the_number_of_threads(score_method):
 @pytest.mark.parametrize("max_iter", [0, 2])
 def test_two_fits_with_one_random_state_are_the_same(max_iter):
     vae = _vae(max_iter=max_iter, early_stopping=False)
-    one, same, other = (_detector(vae, random_state=seed).fit(X) for seed in (3, 3, 4))
+    params = {"score_method": "elbo", "support_fraction": 0.8}  # draws rows for its steps
+    vae = vae.set_params(early_stopping=True) if max_iter else vae
+    one, same, other = (_detector(vae, random_state=s, **params).fit(X) for s in (3, 3, 4))
     assert_array_equal(one.score_samples(NEW), same.score_samples(NEW))
     assert_array_equal(one.support_, same.support_)
     assert_array_equal(one.calibration_scores_, same.calibration_scores_)
     assert one.offset_ == same.offset_
-    assert (one.support_ != other.support_).any()
+    if max_iter:  # the linear model has no random part
+        assert (one.score_samples(NEW) != other.score_samples(NEW)).any()
     again = one.fit(X)
     assert_array_equal(again.score_samples(NEW), same.score_samples(NEW))
 
 
 def test_a_random_state_instance_is_a_seed_and_none_is_fresh():
-    one, same = (_detector(random_state=np.random.RandomState(3)).fit(X) for _ in range(2))
-    assert_array_equal(one.support_, same.support_)
-    one, other = (_detector(random_state=None).fit(X) for _ in range(2))
-    assert (one.support_ != other.support_).any()
+    trained = {"vae": _vae(**TRAINED), "score_method": "elbo"}
+    one, same = (_detector(**trained, random_state=np.random.RandomState(3)).fit(X) for _ in "ab")
+    assert_array_equal(one.score_samples(NEW), same.score_samples(NEW))
+    one, other = (_detector(**trained, random_state=None).fit(X) for _ in "ab")
+    assert (one.score_samples(NEW) != other.score_samples(NEW)).any()
 
 
 @every_score
@@ -990,51 +1048,6 @@ def test_on_a_gpu_scores_are_those_of_the_processor():
     expected = _detector(_vae(device="cpu")).fit(X).score_samples(NEW)
     found = _detector(_vae(device="cuda")).fit(X).score_samples(NEW)
     assert_allclose(found, expected, rtol=1e-6)
-
-
-# -- which columns --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", CONTAINERS)
-def test_the_shares_of_the_columns_add_up_to_the_reconstruction_score(kind):
-    rows = CONTAINERS[kind]()
-    detector = _detector(_vae(n_importance_samples=8)).fit(rows)
-    shares = detector.score_features(rows)
-    assert shares.shape == (80, detector.n_features_in_)
-    expected = detector.vae_.score_samples(rows, method="reconstruction")
-    assert_allclose(shares.sum(1), expected, rtol=1e-9, atol=1e-9)
-
-
-def _surprise(detector, training, rows):
-    """How far each column's share lies below what is usual for it, in nats."""
-    return np.median(detector.score_features(training), axis=0) - detector.score_features(rows)
-
-
-@pytest.mark.parametrize("column", range(6))
-def test_a_cell_that_is_8_sd_off_is_the_column_that_is_named(column):
-    detector = VAEOutlierDetector(random_state=0).fit(X)
-    spoilt = NEW.copy()
-    spoilt[:, column] += 8.0 * X[:, column].std()
-    assert (detector.predict(spoilt) == -1).all()
-    assert (_surprise(detector, X, spoilt).argmax(1) == column).mean() > 0.7
-
-
-def test_a_level_that_does_not_go_with_the_others_is_the_column_that_is_named():
-    # Every column says which of four groups the row is in, mostly.
-    rng = np.random.default_rng(0)
-    group = rng.integers(0, 4, 300)
-    agrees = rng.uniform(size=(300, 6)) < 0.9
-    levels = np.where(agrees, group[:, None], rng.integers(0, 4, (300, 6)))
-    names = np.array(["north", "east", "south", "west"])
-    training = pandas.DataFrame(names[levels], columns=list("abcdef")).astype("category")
-    detector = VAEOutlierDetector(random_state=0).fit(training)
-    spoilt = names[np.repeat(np.arange(4), 6)[:, None] * np.ones(6, dtype=int)]
-    planted = np.tile(np.arange(6), 4)
-    usual = pandas.DataFrame(spoilt.copy(), columns=list("abcdef"))
-    spoilt[np.arange(24), planted] = names[(np.repeat(np.arange(4), 6) + 2) % 4]
-    spoilt = pandas.DataFrame(spoilt, columns=list("abcdef"))
-    assert (detector.score_samples(spoilt) < detector.score_samples(usual)).all()
-    assert (_surprise(detector, training, spoilt).argmax(1) == planted).mean() > 0.7
 
 
 # -- attributes -----------------------------------------------------------------------------------

@@ -1,14 +1,17 @@
-"""The density that the fitted rows as a whole define: their codes, decoded, each a kernel.
+"""The density that the fitted rows as a whole define: a kernel at each row, in the model's metric.
 
-    log p(x) = log 1/M sum_m N(f(x); f_m, h_m I)    f_m = (f(x_m) + E[f(x) | z = mu(x_m)]) / 2
+    log p(x) = log sum_m w_m t(x; x_m, h_m)    sum_m w_m = 1
 
-f are the features of a row, all columns in one metric. A prior N(0, I) says where codes may be, the
-aggregated posterior 1/M sum_m q(z | x_m) where they are (Hoffman & Johnson 2016; as the prior of
-an exemplar VAE: Norouzi et al. 2020). So a row between two clusters is odd, whatever the decoder
-makes of it. A kernel stands half-way from the row to what the model rebuilds it as: at the row it
-would keep what is wild among those fitted, at the other end it would lose what few components
-leave out. Kernels that stand alone among the rows are left out. A row that has a kernel is scored
-by the others: else rows of fit would be denser than new ones of the same kind.
+t is a multivariate t density of NU degrees of freedom whose distances are those of the features
+beside the model's residuals in units of its noise: ||x - x'||^2 + C^2 ||r(x) - r(x')||^2. So it is
+narrow across the model's surface, as in manifold Parzen windows (Vincent & Bengio 2003), and sees
+both kinds of outlier: far from all rows, and off the surface. Heavy tails make what lies outside
+all kernels differ by its nearest ones.
+
+A kernel is as wide as its neighbourhood (Breiman, Meisel & Purcell 1977; with the exponent 1/2 of
+Abramson 1982), and weighs the less the further it is from most rows: outliers that stand together
+look dense to each other. That is trimming without a fraction to choose. A row that has a kernel is
+scored by the others: else rows of fit would be denser than new ones of the same kind.
 """
 
 import math
@@ -18,22 +21,47 @@ import torch
 from torch import Tensor
 
 from .._model.vae import VAE
+from .residuals import Residuals
 
-NEIGHBOUR = 5  # whose distance says how dense the rows are around a kernel
+NU = 3.0
+C = 0.2  # of the residuals beside the features
+NEIGHBOURS = 5  # whose mean distance says how dense rows are around a kernel
+MOST = 0.25  # share of the rows, whose mean distance says how far a kernel is from most
+WIDTH = 0.5  # of a kernel, in units of these distances
+OWN, FAR = 0.25, 0.6  # powers of the two distances, by dimension, in a kernel's weight
 SMALLEST_VARIANCE = 1e-3  # of a kernel: rows may repeat each other exactly
-MOST_UNEVEN = 4.0  # variance of a kernel over the median, and the other way round
-FENCE = 1.5  # Tukey's, of the kernels' log variances: those above stand alone
-MAX_KERNELS = 2000
+ROUNDING = 1e-8  # of squared distances
+MAX_KERNELS = 3000
+MAX_FAR = 1000  # of them that say how far a kernel is from most
 MAX_NUMBERS = 2**22  # in all kernels together: 32 MB
+AT_ONCE_NUMBERS = 2**22  # the same for rows with holes
+AT_ONCE = 512  # rows whose distances to all kernels are sorted
 
 
 class Aggregate(NamedTuple):
-    """M kernels in the space of the P features."""
+    """M kernels at rows of P features."""
 
-    center: Tensor  # (M, P)
-    variance: Tensor  # (M,)
-    owner: Tensor  # (M,)      hash of the row that a kernel stands for
-    varies: Tensor  # (D,)     columns that are not constant: the dimensions of the density
+    center: Tensor  # (M, P)    features
+    residual: Tensor  # (M, P)  of the features less ``middle``
+    width: Tensor  # (M,)
+    log_weight: Tensor  # (M,)
+    copies: Tensor  # (M,)      how often the row counts that a kernel stands for
+    owner: Tensor  # (M,)       hash of that row
+    varies: Tensor  # (D,)      columns that are not constant: the dimensions of the density
+    middle: Tensor  # (P,)      of the features
+
+
+class Place(NamedTuple):
+    """Where rows are among the kernels."""
+
+    at: Tensor  # (N, P)        features; 0 where nothing is observed
+    seen: Tensor | None  # (N, P)
+    n_dimensions: Tensor  # (N,)
+    log_volume: Tensor  # (N,)  of the metric, and of the features' units
+
+    def some(self, rows: Tensor) -> "Place":
+        seen = None if self.seen is None else self.seen[rows]
+        return Place(self.at[rows], seen, self.n_dimensions[rows], self.log_volume[rows])
 
 
 def n_kernels(n_rows: int, n_features: int) -> int:
@@ -42,50 +70,64 @@ def n_kernels(n_rows: int, n_features: int) -> int:
 
 @torch.no_grad()
 def aggregate_of(
-    vae: VAE, x: Tensor, observed: Tensor | None, varies: Tensor, support_fraction: float
+    vae: VAE, x: Tensor, observed: Tensor | None, varies: Tensor, count: Tensor
 ) -> Aggregate:
-    """Place kernels at rows ``x`` (N, D), except at most ``1 - support_fraction`` that stand alone.
-
-    The variance is the row's squared distance, by dimension, to its ``NEIGHBOUR``-th nearest kernel
-    (Breiman, Meisel & Purcell 1977), kept near the median of all: a lone row must not get a kernel
-    that covers everything.
-    """
-    loc, _ = vae.encode(x, observed)
-    rebuilt = vae.likelihood.feature_mean(vae.decoder(loc))
-    features = vae.likelihood.features(x)
-    if observed is not None:
-        features = torch.where(observed[:, vae.encoder.column], features, rebuilt)
-    center = 0.5 * (features + rebuilt) / vae.feature_scale
-    aggregate = Aggregate(center, torch.ones_like(center[:, 0]), _hash(x, observed), varies)
+    """Place kernels at rows ``x`` (M, D), each of which counts so often."""
+    model, place = Residuals.of(vae), _place(vae, x, observed, varies)
+    center = place.at if place.seen is None else model.completed(place.at, place.seen)
+    middle = center.median(0).values
+    residual = model.of_centred(center - middle)
+    one, nothing = torch.ones_like(count), torch.zeros_like(count)
+    raw = Aggregate(center, residual, one, nothing, count, _hash(x, observed), varies, middle)
     if len(x) == 1:
-        return aggregate
-    own = _neighbour_distance(vae, x, observed, aggregate) + SMALLEST_VARIANCE
-    median = own.median()
-    kept = own.argsort()[: _n_kept(own, support_fraction)].sort().values
-    variance = own.clamp(median / MOST_UNEVEN, median * MOST_UNEVEN)
-    return Aggregate(center[kept], variance[kept], aggregate.owner[kept], varies)
+        return raw
+    near, far = _distances_to_others(model, place, raw)
+    width = WIDTH * (near * _weighted_median(near, count)).sqrt()
+    n_dimensions = varies.sum().clamp(min=1)
+    log_weight = count.log() + n_dimensions * (OWN * near.log() - FAR * far.log())
+    return raw._replace(width=width, log_weight=log_weight - log_weight.logsumexp(0))
 
 
-def _neighbour_distance(
-    vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate
-) -> Tensor:  # (N,)
-    """Return the squared distance by dimension of each row to the nearest kernels of others."""
-    distance = []
-    for rows in torch.arange(len(x), device=x.device).split(512):
-        few = None if observed is None else observed[rows]
-        squared, count = _squared_distances(vae, x[rows], few, aggregate)
-        squared[torch.arange(len(rows)), rows] = math.inf  # not to itself
-        nearest = squared.topk(min(NEIGHBOUR, len(x) - 1), dim=1, largest=False).values
-        distance.append(nearest[:, -1] / count.clamp(min=1.0))
-    return torch.cat(distance)
+def _distances_to_others(
+    model: Residuals, place: Place, kernels: Aggregate
+) -> tuple[Tensor, Tensor]:
+    """Return each kernel's mean distance, by dimension, to the nearest ones and to most of all."""
+    near, far = [], []
+    number, step = torch.arange(len(kernels.copies)), -(-len(kernels.copies) // MAX_FAR)
+    n_nearest = NEIGHBOURS + 1 if bool((kernels.copies >= 1.0).all()) else len(number)
+    for rows in number.split(AT_ONCE):
+        squared = _squared_distances(model, place.some(rows), kernels)
+        squared /= place.n_dimensions[rows, None].clamp(min=1.0)
+        squared[squared < ROUNDING] = 0.0  # equal rows: else roots of rounding errors
+        copies = kernels.copies.repeat(len(rows), 1)
+        copies[torch.arange(len(rows)), rows] -= 1.0  # of equal rows, one is the row itself
+        squared[copies <= 0.0] = math.inf
+        near.append(_mean_of_nearest(squared, copies, n_nearest, NEIGHBOURS))
+        some, counts = squared[:, ::step], copies[:, ::step].clamp(min=0.0)
+        most = MOST * float(counts[0].sum())
+        far.append(_mean_of_nearest(some, counts, some.shape[1], max(most, 1.0)))
+    return _blurred(torch.cat(near)), _blurred(torch.cat(far))
 
 
-def _n_kept(variance: Tensor, support_fraction: float) -> int:
-    """Return how many kernels, the narrowest first, do not stand alone."""
-    log = variance.log()
-    lower, upper = log.quantile(0.25), log.quantile(0.75)
-    within = int((log <= upper + FENCE * (upper - lower)).sum())
-    return max(within, math.ceil(support_fraction * len(variance)))
+def _mean_of_nearest(
+    squared: Tensor, copies: Tensor, n_nearest: int, amount: float
+) -> Tensor:  # (N, M) -> (N,)
+    """Return the mean distance of the nearest that together count ``amount`` times."""
+    squared, order = squared.topk(min(n_nearest, squared.shape[1]), dim=1, largest=False)
+    copies = copies.gather(1, order).clamp(min=0.0)
+    before = copies.cumsum(1) - copies
+    counted = torch.minimum(copies, (amount - before).clamp(min=0.0))
+    distance = torch.where(counted > 0.0, squared, 0.0).sqrt()
+    return (counted * distance).sum(1) / counted.sum(1).clamp(min=1e-30)
+
+
+def _weighted_median(values: Tensor, weight: Tensor) -> Tensor:  # (N,), (N,) -> ()
+    order = values.argsort()
+    return values[order][torch.searchsorted(weight[order].cumsum(0), 0.5 * weight.sum())]
+
+
+def _blurred(distance: Tensor) -> Tensor:
+    return (distance.square() + SMALLEST_VARIANCE).sqrt()
 
 
 def aggregate_log_density(
@@ -99,18 +141,75 @@ def aggregate_log_density(
     if hidden is not None:
         observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed.clone()
         observed[:, hidden] = False
-    squared, count = _squared_distances(vae, x, observed, aggregate)
-    variance = aggregate.variance
-    log_kernel = -0.5 * (squared / variance + count[:, None] * torch.log(2 * math.pi * variance))
-    number = torch.full_like(count, len(variance))
-    if len(variance) > 1:
-        # Of equal rows' kernels, one is a row's own.
+    place = _place(vae, x, observed, aggregate.varies)
+    d, width = place.n_dimensions[:, None], aggregate.width
+    squared = _squared_distances(Residuals.of(vae), place, aggregate)
+    scaled = squared.div_(NU * width.square())
+    log_kernel = scaled.log1p_().mul_(-0.5 * (NU + d)) + (aggregate.log_weight - d * width.log())
+    log_normaliser = torch.lgamma(0.5 * (NU + d)) - math.lgamma(0.5 * NU)
+    log_normaliser = (log_normaliser - 0.5 * d * math.log(NU * math.pi))[:, 0] + place.log_volume
+    left = torch.zeros_like(own, dtype=x.dtype)  # log of what the others weigh
+    if len(width) > 1:
         is_own = own[:, None] == aggregate.owner
         has_own, which = is_own.any(1), is_own.to(torch.uint8).argmax(1)
         rows = torch.nonzero(has_own)[:, 0]
-        log_kernel[rows, which[rows]] = -math.inf
-        number = number - has_own.to(number)
-    return (torch.logsumexp(log_kernel, 1) - number.log(),)
+        kernel = which[rows]
+        lost = 1.0 / aggregate.copies[kernel].clamp(min=1.0)  # of equal rows, one is the row's own
+        log_kernel[rows, kernel] += torch.log1p(-lost)
+        left[rows] = torch.log1p(-lost * aggregate.log_weight[kernel].exp().clamp(max=1.0 - 1e-9))
+    return (torch.logsumexp(log_kernel, 1) - left + log_normaliser,)
+
+
+def _place(vae: VAE, x: Tensor, observed: Tensor | None, varies: Tensor) -> Place:
+    model = Residuals.of(vae)
+    features = model.centred(vae.likelihood.features(x))
+    is_counted, seen = varies.expand(len(x), -1), None
+    if observed is not None:
+        is_counted = is_counted & observed
+        seen = observed[:, model.column].to(x.dtype)
+        features = torch.where(seen > 0.0, features, 0.0)
+    counted = is_counted.to(x.dtype)
+    log_volume = model.log_volume(seen, varies[model.column].to(x.dtype), C)
+    log_unit = counted[:, model.column] @ model.unit.log()
+    return Place(features, seen, counted.sum(1), log_volume - log_unit)
+
+
+def _squared_distances(model: Residuals, place: Place, kernels: Aggregate) -> Tensor:  # (N, M)
+    """Return squared distances of rows and kernels, over what is observed of the rows."""
+    if place.seen is None:
+        return _of_complete_rows(model, place.at, kernels)
+    seen = place.seen
+    squared = place.at.new_empty(len(place.at), len(kernels.width))
+    complete = seen.all(1)
+    squared[complete] = _of_complete_rows(model, place.at[complete], kernels)
+    others = torch.nonzero(~complete)[:, 0]
+    per_row = len(kernels.width) * model.loadings.shape[1] + model.loadings.numel()
+    for rows in others.split(max(AT_ONCE_NUMBERS // per_row, 1)):
+        squared[rows] = _of_rows_with_holes(model, place.at[rows], seen[rows], kernels)
+    return squared
+
+
+def _of_complete_rows(model: Residuals, features: Tensor, kernels: Aggregate) -> Tensor:
+    # Distances are differences of squares: keep these small.
+    middle = kernels.middle
+    at = torch.cat([features - middle, C * model.of_centred(features - middle)], 1)
+    center = torch.cat([kernels.center - middle, C * kernels.residual], 1)
+    squared = at.square().sum(1)[:, None] + center.square().sum(1)
+    return squared.addmm_(at, center.T, alpha=-2.0).clamp_(min=0.0)
+
+
+def _of_rows_with_holes(
+    model: Residuals, features: Tensor, seen: Tensor, kernels: Aggregate
+) -> Tensor:
+    """Return the same under the model of the columns that are observed."""
+    metric = (1.0 + (C / model.noise).square()).sqrt()
+    middle = kernels.middle
+    at, center = metric * (features - middle * seen), metric * (kernels.center - middle)
+    squared = at.square().sum(1)[:, None] + seen @ center.square().T
+    squared = squared.addmm_(at, center.T, alpha=-2.0)
+    directions = C * model.directions(seen) / model.noise[:, None]
+    explained = kernels.center @ directions - features[:, None] @ directions  # (N, M, K)
+    return (squared - explained.square().sum(-1)).clamp_(min=0.0)
 
 
 def _hash(x: Tensor, observed: Tensor | None) -> Tensor:  # (N, D) -> (N,)
@@ -121,24 +220,3 @@ def _hash(x: Tensor, observed: Tensor | None) -> Tensor:  # (N, D) -> (N,)
     factors = torch.randint(2**62, (x.shape[1],), generator=generator).to(bits) | 1
     mixed = (bits ^ (bits >> 29)) * factors
     return (mixed ^ (mixed >> 32)).sum(1)
-
-
-def _squared_distances(
-    vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate
-) -> tuple[Tensor, Tensor]:  # (N, M), (N,)
-    """Return squared distances of rows and kernels over what is observed, and its dimensions."""
-    features = vae.likelihood.features(x) / vae.feature_scale
-    center = aggregate.center
-    middle = center.median(0).values  # distances are differences of squares: keep these small
-    features, center = features - middle, center - middle
-    varies = aggregate.varies.to(features.dtype)
-    if observed is None:
-        squared_center = center.square().sum(1)
-        count = varies.sum().expand(len(x))
-    else:
-        seen = observed[:, vae.encoder.column].to(features.dtype)
-        features = torch.where(seen > 0.0, features, 0.0)
-        squared_center = seen @ center.square().T
-        count = observed.to(features.dtype) @ varies
-    squared = features.square().sum(1)[:, None] - 2.0 * features @ center.T + squared_center
-    return squared.clamp(min=0.0), count

@@ -20,7 +20,7 @@ def merge_duplicates(X: Any, weight: Array) -> tuple[NDArray[np.intp], Array, Ar
     the same thing.
     """
     kept = np.flatnonzero(weight > 0.0)
-    key = (_sparse_row_hash(X) if issparse(X) else _row_hash(X))[kept]
+    key = row_keys(X)[kept]
     order = np.argsort(key, kind="stable")
     kept, key = kept[order], key[order]
     new = np.ones(len(kept), dtype=bool)
@@ -32,6 +32,11 @@ def merge_duplicates(X: Any, weight: Array) -> tuple[NDArray[np.intp], Array, Ar
     first = np.flatnonzero(new)
     n_rows = np.diff(first, append=len(kept)).astype(np.float64)
     return kept[first], np.add.reduceat(weight[kept], first), n_rows
+
+
+def row_keys(X: Any) -> NDArray[np.uint64]:  # (N,)
+    """Return 64 bits for each row that equal rows have in common, and hardly any others."""
+    return _sparse_row_hash(X) if issparse(X) else _row_hash(X)
 
 
 def _equal_rows(A: Any, B: Any) -> NDArray[np.bool_]:

@@ -54,6 +54,9 @@ class Poisson(Likelihood):
     def features(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
 
+    def from_features(self, features: Tensor) -> Tensor:
+        return torch.expm1(features).clamp(min=0.0)
+
     def feature_mean(self, raw: Tensor) -> Tensor:
         return torch.log1p(self.mean(raw))
 
@@ -121,6 +124,9 @@ class NegativeBinomial(Likelihood):
 
     def features(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
+
+    def from_features(self, features: Tensor) -> Tensor:
+        return torch.expm1(features).clamp(min=0.0)
 
     def feature_mean(self, raw: Tensor) -> Tensor:
         return torch.log1p(self.mean(raw))

@@ -189,6 +189,9 @@ class Categorical(Likelihood):
         indicators = x.new_zeros((*x.shape[:-1], len(self.column)))
         return indicators.scatter_(-1, x.long() + self.offset, 1.0)
 
+    def from_features(self, features: Tensor) -> Tensor:
+        return self.mode(features)
+
     def feature_mean(self, raw: Tensor) -> Tensor:
         return torch.exp(self.log_softmax(raw))
 

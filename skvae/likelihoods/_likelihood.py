@@ -118,6 +118,11 @@ class Likelihood(Specification, ABC):
         """Return what the encoder and the linear fit see of x: nothing that is learned."""
         return x
 
+    def from_features(self, features: Tensor) -> Tensor:  # (..., P) -> (..., D)
+        """Return the x that has these features; nan where a likelihood's own do not say."""
+        own = type(self).features is not Likelihood.features
+        return torch.full_like(features, math.nan) if own else features
+
     def feature_mean(self, raw: Tensor) -> Tensor:  # (..., P) -> (..., P)
         """Return about the features that raw stands for, to compare a reconstruction with."""
         return self.mean(raw)

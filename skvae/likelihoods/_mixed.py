@@ -169,6 +169,9 @@ class ColumnLikelihoods(nn.Module):
         parts = [part.now.features(part.own(x)) for part in self.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
+    def from_features(self, features: Tensor) -> Tensor:
+        return self._by_columns(lambda likelihood, own: likelihood.from_features(own), features)
+
     def feature_mean(self, raw: Tensor) -> Tensor:
         return torch.cat([likelihood.feature_mean(own) for likelihood, own in self._each(raw)], -1)
 

@@ -322,6 +322,9 @@ class LogNormal(Likelihood):
     def features(self, x: Tensor) -> Tensor:
         return torch.log(x.clamp(min=self.support.lower))  # a missing value may be filled with 0
 
+    def from_features(self, features: Tensor) -> Tensor:
+        return torch.exp(features)
+
     def feature_mean(self, raw: Tensor) -> Tensor:
         return raw
 

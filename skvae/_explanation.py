@@ -1,0 +1,181 @@
+"""What makes rows odd: each cell's share, and what the others of its row lead one to expect."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._table.column import Array
+from ._table.frames import library_of
+from ._table.unseen import Unseen
+from ._transformer import VAETransformer
+
+if TYPE_CHECKING:
+    import torch
+
+
+NO_COLUMN = 1.0  # nats of surprise that belong to all columns alike
+
+
+class Explanation(NamedTuple):
+    """What makes rows odd, a cell at a time.
+
+    Attributes
+    ----------
+    share : ndarray of shape (n_samples, n_features)
+        What each cell makes its row odder, in nats. A row's shares add up to how far its score is
+        below that of a typical row.
+    expected : ndarray of shape (n_samples, n_features)
+        What the other cells of the row lead one to expect, in original units and categories.
+    lower, upper : ndarray of shape (n_samples, n_features)
+        Between what 90% of ordinary rows with these other cells would lie; nan for categories.
+    likely : ndarray of object of shape (n_samples, n_features)
+        The same for categories: a tuple of levels, the most likely first; None for numbers.
+    """
+
+    share: Array
+    expected: NDArray[Any]
+    lower: Array
+    upper: Array
+    likely: NDArray[Any]
+
+
+class Cells(NamedTuple):
+    """What a model says of the cells of a table."""
+
+    surprise: Array  # (N, D)  nats
+    expected: Array  # (N, D)  as a table
+    lower: Array  # (N, D)
+    upper: Array  # (N, D)
+    levels: dict[int, Array]  # of each nominal category, the likely ones (N, L), then -1
+
+
+def usual_deviations(vae: VAETransformer, table: Any) -> Array:  # (N, D)
+    """Return how far cells are from what the others of the row let expect.
+
+    In original units, of counts and the like in those of their logarithms; nan where missing.
+    """
+    from ._inference.explained import by_column_of_numbers, conditional
+
+    model, module = vae.model_, vae.model_.module(vae.device)
+
+    def function(x: "torch.Tensor", observed: "torch.Tensor | None") -> tuple["torch.Tensor"]:
+        return (by_column_of_numbers(module, conditional(module, x, observed).deviation),)
+
+    return model.by_chunks(function, table, module, _per_row(module))[0] * model.columns.scale
+
+
+def usual_ends(deviations: Array) -> tuple[Array, Array]:  # (D,), (D,)
+    """Return between what 90% of these deviations lie."""
+    import torch
+
+    from ._inference.explained import Usual
+
+    lower, upper = Usual.of(torch.from_numpy(deviations))
+    return lower.numpy(), upper.numpy()
+
+
+def explained(vae: VAETransformer, table: Any, ends: tuple[Array, Array]) -> Cells:
+    """Say of each cell how surprising it is, and what was to be expected."""
+    import torch
+
+    from ._inference.explained import (
+        Usual,
+        conditional,
+        interval,
+        likely_levels,
+        surprise,
+    )
+
+    model, module = vae.model_, vae.model_.module(vae.device)
+    units = (end / model.columns.scale for end in ends)
+    usual = Usual(*(torch.from_numpy(end).to(module.device) for end in units))
+    n_features = module.encoder.column.bincount()
+    categories = [c for c, n in enumerate(n_features.tolist()) if n > 1]
+
+    def function(x: "torch.Tensor", observed: "torch.Tensor | None") -> tuple["torch.Tensor", ...]:
+        found = conditional(module, x, observed)
+        likely = [likely_levels(module, found, c) for c in categories]
+        return (surprise(module, x, found, usual), *interval(module, found, usual), *likely)
+
+    cells = model.by_chunks(function, table, module, _per_row(module))
+    expected, lower, upper = (model.columns.decode(part) for part in cells[1:4])
+    levels = dict(zip(categories, cells[4:], strict=True))
+    return Cells(cells[0], expected, lower, upper, levels)
+
+
+def explanation(
+    vae: VAETransformer, cells: Cells, unseen: Unseen, excess: Array
+) -> Explanation:  # excess (N,)
+    """Divide how far scores are below that of a typical row among the cells of their rows."""
+    model = vae.model_
+    columns, surprise = model.schema.columns, cells.surprise
+    cost = -np.where(np.isnan(unseen.log_share), _mass(model, unseen), unseen.log_share)
+    np.add.at(surprise, (unseen.row, unseen.column), cost)
+    expected = np.empty(surprise.shape, dtype=np.float64 if model.schema.numeric else object)
+    lower, upper = cells.lower.copy(), cells.upper.copy()
+    likely = np.full(surprise.shape, None, dtype=object)
+    for number, column in enumerate(columns):
+        own = cells.expected[:, number]
+        if column.kind != "category":
+            expected[:, number] = own
+            continue
+        expected[:, number] = column.decode(own, None)
+        for row, places in enumerate(_places(cells, number, column.n_levels)):
+            likely[row, number] = tuple(column.decode(places, None))
+        lower[:, number] = upper[:, number] = np.nan
+    return Explanation(shares_of(surprise, excess), expected, lower, upper, likely)
+
+
+def _mass(model: Any, unseen: Unseen) -> Array:
+    mass = model.columns.log_unseen
+    return np.zeros(len(unseen.row)) if mass is None else mass[unseen.column]
+
+
+def _places(cells: Cells, column: int, n_levels: int) -> list[Array]:
+    """Return the likely levels of each row: of an order, those of the interval."""
+    if column in cells.levels:
+        return [row[row >= 0.0] for row in cells.levels[column]]
+    ends = np.rint(np.stack([cells.lower[:, column], cells.upper[:, column]]))
+    first, last = np.clip(ends, 0, n_levels - 1)
+    return [np.arange(a, b + 1.0) for a, b in zip(first, last, strict=True)]
+
+
+def shares_of(surprise: Array, excess: Array) -> Array:  # (N, D), (N,) -> (N, D)
+    """Divide each row's excess by the cells' surprise: of a row that is odd by what surprises.
+
+    Of one that is more typical than most, by what is less of a surprise than usual. About a nat
+    belongs to all columns alike: a row may be odd as a whole.
+    """
+    sign = np.where(excess < 0.0, -1.0, 1.0)[:, None]
+    part = np.maximum(sign * surprise, 0.0) + NO_COLUMN / surprise.shape[1]
+    return excess[:, None] * part / part.sum(axis=1, keepdims=True)
+
+
+def as_frame(found: Explanation, X: Any, names: list[Any]) -> Any:
+    """Return an explanation as a pandas DataFrame with a row for each cell, in X's order."""
+    import pandas as pd
+
+    is_pandas = library_of(X) == "pandas"
+    index = X.index if is_pandas else pd.RangeIndex(len(found.share))
+    cells = pd.MultiIndex.from_product([index, names], names=["row", "column"])
+    value = X.to_numpy(dtype=object) if is_pandas else np.asarray(_dense(X), dtype=object)
+    parts = {"value": value, **found._asdict()}
+    return pd.DataFrame({name: _flat(part) for name, part in parts.items()}, index=cells)
+
+
+def _flat(part: NDArray[Any]) -> NDArray[Any]:
+    flat = part.reshape(-1)
+    if flat.dtype == object and all(isinstance(one, int | float) for one in flat):
+        return flat.astype(np.float64)
+    return flat
+
+
+def _dense(X: Any) -> Any:
+    if hasattr(X, "toarray"):
+        return X.toarray()
+    return X.to_numpy() if hasattr(X, "to_numpy") else X
+
+
+def _per_row(module: Any) -> int:
+    return -(-module.n_features * module.n_components // module.n_components)

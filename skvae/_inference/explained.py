@@ -1,0 +1,122 @@
+"""Which cells of a row the others would not have led one to expect, and what they would.
+
+By the linear-Gaussian model that the encoder keeps: see ``residuals``.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._model.vae import VAE
+from .residuals import Residuals
+
+LIKELY = 0.9  # share of ordinary rows within an interval
+NORMAL_WIDTH = 3.2897  # standard deviations of a normal distribution that hold them
+LEAST_SHARE = 1e-3  # of a level, given the others; a linear model of indicators may go below 0
+
+
+class Conditional(NamedTuple):
+    """Each cell given the others of its row, and what a row's own cell differs from that."""
+
+    expected: Tensor  # (N, P)   features; of a level, about its probability
+    deviation: Tensor  # (N, P)  nan where the cell is missing
+
+
+class Usual(NamedTuple):
+    """Deviations of ordinary rows, of columns of numbers: 5% are lower, and 5% higher."""
+
+    lower: Tensor  # (D,)
+    upper: Tensor  # (D,)
+
+    @classmethod
+    def of(cls, deviation: Tensor) -> "Usual":
+        ends = torch.tensor([0.5 - 0.5 * LIKELY, 0.5 + 0.5 * LIKELY]).to(deviation)
+        lower, upper = deviation.nanquantile(ends, dim=0).nan_to_num(0.0)
+        # Most of a column may be one value: then the few others say how wide it is.
+        spread = (deviation.square().nanmean(0)).sqrt().nan_to_num(1.0).clamp(min=1e-9)
+        half = 0.05 * NORMAL_WIDTH * spread
+        return cls(torch.minimum(lower, -half), torch.maximum(upper, half))
+
+
+def conditional(vae: VAE, x: Tensor, observed: Tensor | None) -> Conditional:
+    """Return every cell given the others of its row, without a second look at them."""
+    model = Residuals.of(vae)
+    seen = None if observed is None else observed[:, model.column].to(x.dtype)
+    features = model.centred(vae.likelihood.features(x))
+    features = features if seen is None else torch.where(seen > 0.0, features, 0.0)
+    r, left = model.of_centred(features, seen), model.leverage(seen)
+    expected = features - model.noise * r / left
+    for own in _levels(model.column):
+        hidden = torch.ones_like(features) if seen is None else seen.clone()
+        hidden[:, own] = 0.0
+        expected[:, own] = model.completed(features * hidden, hidden)[:, own]
+    deviation = features - expected
+    if seen is not None:
+        deviation = torch.where(seen > 0.0, deviation, torch.nan)
+    return Conditional(expected * model.unit + model.mean, deviation * model.unit)
+
+
+def surprise(vae: VAE, x: Tensor, found: Conditional, usual: Usual) -> Tensor:  # (N, D)
+    """Return how much less probable each cell is than cells of its column are, in nats.
+
+    Given the others of its row: -log p of a level less its entropy; of a number (z^2 - 1) / 2, for
+    deviations z in units of what is usual on their side. 0 where the cell is missing.
+    """
+    column, deviation = vae.encoder.column, by_column_of_numbers(vae, found.deviation)
+    side = torch.where(deviation < 0.0, -usual.lower, usual.upper)
+    by_column = 0.5 * (deviation / (2.0 * side / NORMAL_WIDTH)).square() - 0.5
+    for own in _levels(column):
+        share = probabilities(found.expected[:, own])
+        hit = (vae.likelihood.features(x)[:, own] * share).sum(1)
+        entropy = -(share * share.log()).sum(1)
+        lost = found.deviation[:, own[0]].isnan()
+        by_column[:, column[own[0]]] = torch.where(lost, torch.nan, -hit.log() - entropy)
+    return by_column.nan_to_num(0.0)
+
+
+def by_column_of_numbers(vae: VAE, features: Tensor) -> Tensor:  # (N, P) -> (N, D)
+    """Return the one feature of each column that is a number; of a category, its first."""
+    column = vae.encoder.column
+    numbers = torch.arange(len(column), device=column.device)
+    n_columns = int(column.max()) + 1
+    return features[
+        :,
+        column.new_zeros(n_columns).scatter_reduce(0, column, numbers, "amin", include_self=False),
+    ]
+
+
+def interval(
+    vae: VAE, found: Conditional, usual: Usual
+) -> tuple[Tensor, Tensor, Tensor]:  # (N, D) each
+    """Return the expected x, and between what most ordinary rows would lie; nan for levels."""
+    likelihood = vae.likelihood
+    column = vae.encoder.column
+    expected = likelihood.from_features(found.expected)
+    lower, upper = (likelihood.from_features(found.expected + end[column]) for end in usual)
+    for own in _levels(column):
+        lower[:, column[own[0]]] = upper[:, column[own[0]]] = torch.nan
+    return expected, lower, upper
+
+
+def likely_levels(vae: VAE, found: Conditional, column: int) -> Tensor:  # (N, L)
+    """Return which levels of a category are, together, as likely as an interval, most likely first.
+
+    The first that does not count comes as -1.
+    """
+    share = probabilities(found.expected[:, vae.encoder.column == column])
+    share, level = share.sort(1, descending=True)
+    before = share.cumsum(1) - share
+    return torch.where(before < LIKELY, level, -1)
+
+
+def probabilities(expected: Tensor) -> Tensor:  # (N, L) -> (N, L)
+    """Make probabilities of what a linear model expects of indicators."""
+    share = expected.clamp(min=LEAST_SHARE)
+    return share / share.sum(1, keepdim=True)
+
+
+def _levels(column: Tensor) -> list[Tensor]:
+    """Return the features of each column that has several: a category's levels."""
+    own, count = column.unique(return_counts=True)
+    return [torch.nonzero(column == one)[:, 0] for one in own[count > 1]]
