@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     import torch
 
 
-NO_COLUMN = 1.0  # nats of surprise that belong to all columns alike
-
-
 class Explanation(NamedTuple):
     """What makes rows odd, a cell at a time.
 
@@ -96,7 +93,7 @@ def explained(vae: VAETransformer, table: Any, ends: tuple[Array, Array]) -> Cel
     def function(x: "torch.Tensor", observed: "torch.Tensor | None") -> tuple["torch.Tensor", ...]:
         found = conditional(module, x, observed)
         likely = [likely_levels(module, found, c) for c in categories]
-        return (surprise(module, x, found, usual), *interval(module, found, usual), *likely)
+        return (surprise(module, x, found), *interval(module, found, usual), *likely)
 
     cells = model.by_chunks(function, table, module, _per_row(module))
     expected, lower, upper = (model.columns.decode(part) for part in cells[1:4])
@@ -142,14 +139,12 @@ def _places(cells: Cells, column: int, n_levels: int) -> list[Array]:
 
 
 def shares_of(surprise: Array, excess: Array) -> Array:  # (N, D), (N,) -> (N, D)
-    """Divide each row's excess by the cells' surprise: of a row that is odd by what surprises.
+    """Divide each row's excess: its cells' surprise, and what is left among all columns alike.
 
-    Of one that is more typical than most, by what is less of a surprise than usual. About a nat
-    belongs to all columns alike: a row may be odd as a whole.
+    A row may be odd as a whole, far from all others with no cell that does not go with the rest.
     """
-    sign = np.where(excess < 0.0, -1.0, 1.0)[:, None]
-    part = np.maximum(sign * surprise, 0.0) + NO_COLUMN / surprise.shape[1]
-    return excess[:, None] * part / part.sum(axis=1, keepdims=True)
+    left = excess - surprise.sum(axis=1)
+    return surprise + left[:, None] / surprise.shape[1]
 
 
 def as_frame(found: Explanation, X: Any, names: list[Any]) -> Any:

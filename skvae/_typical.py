@@ -20,10 +20,9 @@ from ._transformer import VAETransformer
 
 STEPS = 3
 STEP_ROWS = 1000  # that a linear model is fitted to in each of them
-LARGEST_SHARE = 0.25  # of a column's variance that one row may have
-MOST_SPOILING = 0.05  # of the rows
-FEWEST_ROWS = 20  # of which one can be told from the others by its share
-ROUNDS = 3
+WILD = 100.0  # times as far out as most cells
+INNER = 0.99  # of them
+FEWEST_ROWS = 20  # of which a wild one can be told
 WITH_LEVELS = ("categorical", "ordinal", "bernoulli")
 
 
@@ -77,31 +76,25 @@ def log_share_of_levels(table: Any, columns: Columns) -> Array:  # (N,)
 
 
 def tame_rows(table: Any, weight: Array, is_number: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Return all rows but those that have a quarter of a column's variance each: they are its unit.
+    """Return all rows but those with a wild cell, which would be the unit of its column.
 
-    All rows, where these are more than one in twenty: then that is how the table is.
+    Such a cell is 100 times as far from the median as 99% of the column's cells are. Of sparse
+    rows all are kept: most of their cells are 0.
     """
-    tame = np.arange(table.shape[0])
+    tame = np.ones(table.shape[0], dtype=bool)
     if issparse(table) or len(tame) < FEWEST_ROWS:
-        return tame
-    for _ in range(ROUNDS):  # one may hide behind another
-        spoiling = _spoiling(table[tame], weight[tame], is_number)
-        tame = tame[~spoiling]
-    return tame if len(tame) >= (1.0 - MOST_SPOILING) * len(weight) else np.arange(len(weight))
-
-
-def _spoiling(table: Any, weight: Array, is_number: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    spoiling = np.zeros(table.shape[0], dtype=bool)
+        return np.arange(len(tame))
     for column in np.flatnonzero(is_number):
         cells = np.asarray(table[:, column], dtype=np.float64)
-        seen = np.isfinite(cells)
-        largest = np.abs(cells[seen]).max(initial=0.0)
-        cells = np.where(seen, cells / largest, 0.0) if largest > 0.0 else np.zeros(len(cells))
-        counts = weight * seen
-        mean = counts @ cells / max(counts.sum(), 1e-300)
-        squared = seen * (cells - mean) ** 2
-        spoiling |= squared > LARGEST_SHARE * (counts @ squared)
-    return spoiling
+        seen = np.flatnonzero(np.isfinite(cells) & (weight > 0.0))
+        if len(seen) < FEWEST_ROWS:
+            continue
+        away = np.abs(cells[seen] / 2.0 - np.median(cells[seen]) / 2.0)  # no overflow
+        place = int(INNER * (len(away) - 1))
+        unit = np.partition(away, place)[place]
+        if unit > 0.0:
+            tame[seen[away / WILD > unit]] = False
+    return np.flatnonzero(tame)
 
 
 def rows_at(rows: LabelledRows, index: NDArray[np.intp]) -> LabelledRows:

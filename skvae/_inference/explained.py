@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from .._model.vae import VAE
+from .aggregate import NU
 from .residuals import Residuals
 
 LIKELY = 0.9  # share of ordinary rows within an interval
 NORMAL_WIDTH = 3.2897  # standard deviations of a normal distribution that hold them
+TAME = 3.0  # standard deviations: a wilder cell says no more of the levels beside it
+MEAN_SURPRISE = 0.4872  # of normal cells: E[(NU + 1) / 2 log(1 + z^2 / NU)]
 LEAST_SHARE = 1e-3  # of a level, given the others; a linear model of indicators may go below 0
 
 
@@ -21,6 +24,7 @@ class Conditional(NamedTuple):
 
     expected: Tensor  # (N, P)   features; of a level, about its probability
     deviation: Tensor  # (N, P)  nan where the cell is missing
+    z: Tensor  # (N, P)          the same in standard deviations
 
 
 class Usual(NamedTuple):
@@ -31,7 +35,10 @@ class Usual(NamedTuple):
 
     @classmethod
     def of(cls, deviation: Tensor) -> "Usual":
-        ends = torch.tensor([0.5 - 0.5 * LIKELY, 0.5 + 0.5 * LIKELY]).to(deviation)
+        # Of n rows and a new one, so many are lower: quantiles by (n + 1) q (Weibull).
+        n_rows, tail = len(deviation), 0.5 - 0.5 * LIKELY
+        level = max((n_rows + 1) * tail - 1.0, 0.0) / max(n_rows - 1, 1)
+        ends = torch.tensor([level, 1.0 - level]).to(deviation)
         lower, upper = deviation.nanquantile(ends, dim=0).nan_to_num(0.0)
         # Most of a column may be one value: then the few others say how wide it is.
         spread = (deviation.square().nanmean(0)).sqrt().nan_to_num(1.0).clamp(min=1e-9)
@@ -46,26 +53,33 @@ def conditional(vae: VAE, x: Tensor, observed: Tensor | None) -> Conditional:
     features = model.centred(vae.likelihood.features(x))
     features = features if seen is None else torch.where(seen > 0.0, features, 0.0)
     r, left = model.of_centred(features, seen), model.leverage(seen)
+    if seen is not None:
+        left = torch.where(seen > 0.0, left, 1.0)  # a missing cell had no part in it
     expected = features - model.noise * r / left
     for own in _levels(model.column):
         hidden = torch.ones_like(features) if seen is None else seen.clone()
         hidden[:, own] = 0.0
-        expected[:, own] = model.completed(features * hidden, hidden)[:, own]
-    deviation = features - expected
+        tame = features.clamp(-TAME, TAME) * hidden
+        expected[:, own] = model.completed(tame, hidden)[:, own]
+    deviation, z = features - expected, r / left.sqrt()
     if seen is not None:
-        deviation = torch.where(seen > 0.0, deviation, torch.nan)
-    return Conditional(expected * model.unit + model.mean, deviation * model.unit)
+        deviation, z = (torch.where(seen > 0.0, part, torch.nan) for part in (deviation, z))
+    return Conditional(expected * model.unit + model.mean, deviation * model.unit, z)
 
 
-def surprise(vae: VAE, x: Tensor, found: Conditional, usual: Usual) -> Tensor:  # (N, D)
+def surprise(vae: VAE, x: Tensor, found: Conditional) -> Tensor:  # (N, D)
     """Return how much less probable each cell is than cells of its column are, in nats.
 
-    Given the others of its row: -log p of a level less its entropy; of a number (z^2 - 1) / 2, for
-    deviations z in units of what is usual on their side. 0 where the cell is missing.
+    Given the others of its row: -log p less its mean, of a level (its entropy) and of a number.
+    That is of a t distribution, as the kernels of the score are: a wild cell is as much of a
+    surprise as it lowers a score. 0 where the cell is missing.
+
+    No other units than the model's will do for deviations: a cell that is off moves what is
+    expected of those tied to it, and by fewer of these than its own.
     """
-    column, deviation = vae.encoder.column, by_column_of_numbers(vae, found.deviation)
-    side = torch.where(deviation < 0.0, -usual.lower, usual.upper)
-    by_column = 0.5 * (deviation / (2.0 * side / NORMAL_WIDTH)).square() - 0.5
+    column = vae.encoder.column
+    z = by_column_of_numbers(vae, found.z)
+    by_column = 0.5 * (NU + 1.0) * (z.square() / NU).log1p() - MEAN_SURPRISE
     for own in _levels(column):
         share = probabilities(found.expected[:, own])
         hit = (vae.likelihood.features(x)[:, own] * share).sum(1)
