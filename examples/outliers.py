@@ -18,7 +18,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from scipy.stats import false_discovery_control
 from sklearn.datasets import load_breast_cancer
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -80,15 +79,15 @@ def compare(train, test, is_outlier):
 
 def print_discoveries(detector, test, is_outlier):
     """The level bounds the share of false discoveries on average over tables, not in each."""
-    found = false_discovery_control(detector.p_values(test)) <= LEVEL
+    found = detector.set_params(fdr=LEVEL).predict(test) == -1
     n_false = (found & ~is_outlier).sum()
-    n_held_out = len(detector.calibration_scores_)
-    fewest = int(np.ceil(len(test) / (1 + n_held_out) / LEVEL))
+    n_rows = len(detector.calibration_scores_)
+    fewest = int(np.ceil(len(test) / (1 + n_rows) / LEVEL))
     print(f"\nDiscoveries at a false discovery rate of {LEVEL:.0%}, by p-values:")
     print(f"  {found.sum()} rows of {len(test)}, {n_false} of them false ", end="")
     print(f"({n_false / max(found.sum(), 1):.0%}); {is_outlier.sum()} outliers were there")
-    print(f"  ({n_held_out} normal rows held out: fewer than {fewest} cannot be discovered)")
-    flagged = detector.predict(test) == -1
+    print(f"  (of {n_rows} normal rows: fewer than {fewest} cannot be discovered)")
+    flagged = detector.set_params(fdr=None).predict(test) == -1
     print(f"Below offset_, with no such promise: {flagged.sum()} rows, ", end="")
     print(f"{(flagged & ~is_outlier).sum()} of them false")
     return found
@@ -112,19 +111,18 @@ def draw(detector, test, is_outlier, found, path):
     plt.close(figure)
 
 
-def surprise(detector, normal, rows):
-    """How far the score of each column is below what it usually is, in nats."""
-    return np.median(detector.score_features(normal), axis=0) - detector.score_features(rows)
-
-
-def print_oddest(detector, normal, test, is_outlier, n_rows=10, n_columns=2):
+def print_oddest(detector, test, is_outlier, n_rows=10, n_columns=2):
+    """The cells with the largest shares, and between what 90% of normal rows would lie."""
     scores = detector.score_samples(test)
-    print("\nOddest test rows (in brackets: nats below what is usual for the column):")
-    for place in np.argsort(scores)[:n_rows]:
-        row = test.iloc[[place]]
-        by_column = surprise(detector, normal, row)[0]
-        worst = np.argsort(-by_column)[:n_columns]
-        why = [f"{test.columns[c]} = {row.iat[0, c]:.3g} ({by_column[c]:.1f})" for c in worst]
+    oddest = np.argsort(scores)[:n_rows]
+    cells = detector.explain(test.iloc[oddest])
+    print("\nOddest test rows (in brackets: nats, and between what the cell would usually lie):")
+    for place, row in zip(oddest, test.index[oddest], strict=True):
+        worst = cells.loc[row].nlargest(n_columns, "share")
+        why = [
+            f"{c.Index} = {c.value:.3g} ({c.share:.1f}; {c.lower:.2g} to {c.upper:.2g})"
+            for c in worst.itertuples()
+        ]
         kind = "outlier" if is_outlier[place] else "normal"
         print(f"  {scores[place]:8.1f} nats  {kind:8}" + ", ".join(why))
 
@@ -139,7 +137,7 @@ def print_planted(detector, normal, test, n_rows=30, n_columns=6):
     for name in test.columns[:n_columns]:
         spoilt = spoilt_rows.assign(**{name: spoilt_rows[name] + 8.0 * normal[name].std()})
         oddest = np.argsort(np.concatenate([detector.score_samples(spoilt), usual]))[:n_rows]
-        first = surprise(detector, normal, spoilt).argmax(axis=1)
+        first = detector.score_features(spoilt).argmin(axis=1)
         found, named = is_spoilt[oddest].mean(), (test.columns[first] == name).mean()
         print(f"{name:24}{100 * found:22.0f}{100 * named:20.0f}")
 
@@ -154,14 +152,13 @@ def main():
     compare(train, test, odd_test)
 
     # p-values are those of normal rows where all rows of fit are known to be normal.
-    normal, test = train[~odd_train], pd.concat([test, train[odd_train]])
+    normal, test = train[~odd_train], pd.concat([test, train[odd_train]], ignore_index=True)
     odd_test = np.concatenate([odd_test, odd_train[odd_train]])
-    detector = VAEOutlierDetector(support_fraction=1.0, calibration_fraction=0.5, random_state=0)
-    detector.fit(normal)
+    detector = VAEOutlierDetector(random_state=0).fit(normal)
     found = print_discoveries(detector, test, odd_test)
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "outlier_scores.png")
     draw(detector, test, odd_test, found, path)
-    print_oddest(detector, normal, test, odd_test)
+    print_oddest(detector, test, odd_test)
     print_planted(detector, normal, test[~odd_test])
     print(f"\nWrote {path}; {time.perf_counter() - start:.0f} s in all.")
 

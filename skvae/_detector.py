@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import clone
 
 from ._calibration import Calibration
 from ._composed import own_model, quietly_fitted
@@ -112,7 +111,7 @@ class Recipe(NamedTuple):
         )
 
     def _fitted(self, model: VAETransformer, rows: LabelledRows) -> VAETransformer:
-        part = clone(model)
+        part = own_model(model, model.random_state)
         if self.vae is not None:
             return part.fit(rows.X, sample_weight=rows.weight)
         return quietly_fitted(part, given(part, rows.X, rows.weight))
@@ -143,7 +142,7 @@ def cross_fitted(
     for number in np.unique(fold):
         own = np.flatnonzero(fold == number)
         others = np.setdiff1d(typical, own)
-        part = clone(model)
+        part = own_model(model, model.random_state)
         kept = rows_at(rows, others if len(others) else typical)  # there is but one kind of row
         vae = quietly_fitted(part, given(part, kept.X, kept.weight))
         held_out = rows_at(rows, own).X
@@ -153,6 +152,6 @@ def cross_fitted(
 
 
 def folds(table: Any) -> NDArray[np.intp]:  # (N,)
-    """Deal rows to folds, equal ones to one: so repeating a row and weighting it are the same."""
+    """Put rows into folds, equal ones into one: repeating a row and weighting it are the same."""
     _, kind = np.unique(row_keys(table), return_inverse=True)
     return kind % N_FOLDS

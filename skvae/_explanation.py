@@ -104,7 +104,7 @@ def explained(vae: VAETransformer, table: Any, ends: tuple[Array, Array]) -> Cel
 def explanation(
     vae: VAETransformer, cells: Cells, unseen: Unseen, excess: Array
 ) -> Explanation:  # excess (N,)
-    """Divide how far scores are below that of a typical row among the cells of their rows."""
+    """Return how far scores are below that of a typical row, by the cells of their rows."""
     model = vae.model_
     columns, surprise = model.schema.columns, cells.surprise
     cost = -np.where(np.isnan(unseen.log_share), _mass(model, unseen), unseen.log_share)
@@ -139,7 +139,7 @@ def _places(cells: Cells, column: int, n_levels: int) -> list[Array]:
 
 
 def shares_of(surprise: Array, excess: Array) -> Array:  # (N, D), (N,) -> (N, D)
-    """Divide each row's excess: its cells' surprise, and what is left among all columns alike.
+    """Return each row's excess as its cells' surprise, and what is left among all columns alike.
 
     A row may be odd as a whole, far from all others with no cell that does not go with the rest.
     """
@@ -149,27 +149,19 @@ def shares_of(surprise: Array, excess: Array) -> Array:  # (N, D), (N,) -> (N, D
 
 def as_frame(found: Explanation, X: Any, names: list[Any]) -> Any:
     """Return an explanation as a pandas DataFrame with a row for each cell, in X's order."""
-    import pandas as pd
+    from ._table.of_pandas import frame_of_cells
 
-    is_pandas = library_of(X) == "pandas"
-    index = X.index if is_pandas else pd.RangeIndex(len(found.share))
-    cells = pd.MultiIndex.from_product([index, names], names=["row", "column"])
-    value = X.to_numpy(dtype=object) if is_pandas else np.asarray(_dense(X), dtype=object)
-    parts = {"value": value, **found._asdict()}
-    return pd.DataFrame({name: _flat(part) for name, part in parts.items()}, index=cells)
+    index = X.index if library_of(X) == "pandas" else range(len(found.share))
+    parts = {name: getattr(found, name) for name in Explanation.__annotations__}
+    return frame_of_cells({"value": _dense(X), **parts}, index, names)
 
 
-def _flat(part: NDArray[Any]) -> NDArray[Any]:
-    flat = part.reshape(-1)
-    if flat.dtype == object and all(isinstance(one, int | float) for one in flat):
-        return flat.astype(np.float64)
-    return flat
-
-
-def _dense(X: Any) -> Any:
+def _dense(X: Any) -> NDArray[Any]:
     if hasattr(X, "toarray"):
-        return X.toarray()
-    return X.to_numpy() if hasattr(X, "to_numpy") else X
+        return np.asarray(X.toarray())
+    if library_of(X) == "pandas":
+        return np.asarray(X.to_numpy(dtype=object))
+    return np.asarray(X.to_numpy() if hasattr(X, "to_numpy") else X)
 
 
 def _per_row(module: Any) -> int:

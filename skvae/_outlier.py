@@ -15,6 +15,7 @@ from ._inputs import become, fitted_now, given, validated
 from ._parameters import DETECTOR_RULES, check_model, check_parameters, seed_of
 from ._resources import own_gradients
 from ._table.column import Array
+from ._table.frames import has_pandas
 from ._transformer import VAETransformer
 from ._versions import Versioned
 
@@ -63,7 +64,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         p-values: of these, at most this share is expected to be inliers. ``contamination`` has to
         be "auto" then.
     random_state : int, RandomState instance or None, default=None
-        Seed of the fit, and of the choice of kernels among more than 3,000 rows.
+        Seed of the fit, and of the choice of kernels among more than 4,000 rows.
 
     Attributes
     ----------
@@ -329,7 +330,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         return now._calibration.p_values(scores)
 
     def explain(self, X: ArrayLike) -> Any:
-        """Explain the scores of rows, a cell at a time.
+        """Say what makes rows odd, a cell at a time.
 
         A cell is judged by the others of its row: by the linear-Gaussian model that the autoencoder
         starts from, and by how far ordinary rows are from what it expects.
@@ -366,9 +367,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         """
         now, rows, scores = _scored(self, X)
         found = _explanation(now, rows, scores)
-        try:
-            import pandas  # noqa: F401
-        except ImportError:
+        if not has_pandas():
             return found
         names = getattr(now, "feature_names_in_", range(now.n_features_in_))
         return as_frame(found, rows, list(getattr(rows, "columns", names)))

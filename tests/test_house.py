@@ -31,7 +31,9 @@ FLOORS = [
     ["_fitted"],
     ["_fitting", "_health", "_inputs", "_versions"],
     ["_transformer"],
-    ["_composed", "_detection"],
+    ["_composed", "_detection", "_explanation", "_calibration"],
+    ["_typical"],
+    ["_detector"],
     ["_imputer", "_outlier"],
     ["__init__"],
 ]

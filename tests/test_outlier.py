@@ -472,7 +472,7 @@ def test_kernels_are_t_densities_at_the_rows_as_wide_and_heavy_as_the_docstring_
     kernels = Aggregate(*detector._score.kernels)
     middle = np.sort(near)[99]
     assert_allclose(kernels.width, 0.5 * np.sqrt(near * middle), rtol=1e-9)
-    log_weight = 6.0 * (0.25 * np.log(near) - 0.6 * np.log(far))
+    log_weight = 6.0 * (0.25 * np.log(near) - 0.5 * np.log(far))
     assert_allclose(kernels.log_weight, log_weight - logsumexp(log_weight), rtol=1e-7, atol=1e-9)
     assert_allclose(kernels.center, x - mean, atol=1e-9)
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
 
@@ -105,6 +106,10 @@ def with_missing(X: Any, missing: NDArray[np.bool_]) -> Any:
     X = X.astype(np.float64) if X.dtype.kind in "bui" else X.copy()
     X[missing] = None if X.dtype.kind == "O" else np.nan
     return X
+
+
+def has_pandas() -> bool:
+    return find_spec("pandas") is not None
 
 
 def take_rows(X: Any, rows: NDArray[np.intp]) -> Any:

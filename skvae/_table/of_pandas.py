@@ -19,6 +19,15 @@ from .column import (
 )
 
 
+def frame_of_cells(parts: dict[str, NDArray[Any]], index: Any, names: list[Any]) -> Any:
+    """Make a frame with a row for each cell of tables (N, D), and a column for each table."""
+    import pandas as pd
+
+    cells = pd.MultiIndex.from_product([index, names], names=["row", "column"])
+    frame = pd.DataFrame({name: part.reshape(-1) for name, part in parts.items()}, index=cells)
+    return frame.infer_objects()
+
+
 def raw_pandas(series: Any, name: str) -> Raw:
     import pandas as pd
 
