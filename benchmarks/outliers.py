@@ -62,6 +62,7 @@ KINDS = {
     "discretised": "numeric tables cut into levels",
 }
 LEVELS = 5
+MAX_CUT_CELLS = 100_000  # of a table that is cut into levels
 BANDS = {"at most 5 columns": (0, 5), "6 to 12": (6, 12), "more": (13, 10**9)}
 WORST = 8
 
@@ -362,7 +363,7 @@ def names_of_kinds(sets, kinds):
     """The sets to run of each kind: all, or those asked for."""
     data = shared_data()
     numeric = data.names("outlier")
-    small = [name for name in numeric if len(data.load(name)[1]) <= MAX_ROWS][:10]
+    small = [name for name in numeric if data.load(name)[0].size <= MAX_CUT_CELLS][:10]
     listed = {"numeric": numeric, "odd": data.odd_names(), "mixed": data.names("outlier_mixed")}
     listed["discretised"] = small
     if unknown := set(sets or []).difference(*listed.values()):

@@ -57,7 +57,7 @@ def conditional(vae: VAE, x: Tensor, observed: Tensor | None) -> Conditional:
         left = torch.where(seen > 0.0, left, 1.0)  # a missing cell had no part in it
     expected = features - model.noise * r / left
     for own in _levels(model.column):
-        hidden = torch.ones_like(features) if seen is None else seen.clone()
+        hidden = torch.ones_like(features[:1]) if seen is None else seen.clone()
         hidden[:, own] = 0.0
         tame = features.clamp(-TAME, TAME) * hidden
         expected[:, own] = model.completed(tame, hidden)[:, own]
