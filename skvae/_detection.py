@@ -1,5 +1,6 @@
 """How a detector scores rows: by their density, with what it expects of cells that are missing."""
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -24,10 +25,9 @@ class RowScore(NamedTuple):
     kernels: tuple[NDArray, ...] | None = None  # of the density of all rows
     expected: Array | None = None  # (D,)  nats of a missing cell; None: it says nothing
     known: tuple[NDArray, Array] | None = None  # rows of fit, by rising keys, and their scores
+    repeats: bool = False  # rows are equal by chance: one that equals a row of fit may be another
 
-    def with_kernels(
-        self, vae: VAETransformer, X: Any, weight: Array, generator: np.random.Generator
-    ) -> "RowScore":
+    def with_kernels(self, vae: VAETransformer, X: Any, weight: Array) -> "RowScore":
         """Place kernels at rows X, each of which counts so often: at a part of very many."""
         import torch
 
@@ -35,16 +35,15 @@ class RowScore(NamedTuple):
 
         model = vae.model_
         module, columns = model.module(vae.device), model.columns
-        chosen = generator.permutation(X.shape[0])[: n_kernels(X.shape[0], module.n_features)]
-        chosen.sort()
+        chosen = np.arange(n_kernels(X.shape[0], module.n_features))  # rows are in a random order
         x, observed = columns.encode(model.read(take_rows(X, chosen)))
         seen = None if observed is None else torch.from_numpy(observed).to(module.device)
         arrays = (x, columns.varies, weight[chosen].astype(np.float64))
         cells, varies, count = (torch.from_numpy(v).to(module.device) for v in arrays)
-        aggregate = aggregate_of(module, cells, seen, varies, count)
+        aggregate = aggregate_of(module, cells, seen, varies, count, repeats=self.repeats)
         return self._replace(kernels=tuple(part.numpy(force=True) for part in aggregate))
 
-    def with_expectations(self, vae: VAETransformer, X: Any) -> "RowScore":
+    def with_expectations(self, vae: VAETransformer, X: Any, weight: Array) -> "RowScore":
         """Find out what a cell adds to the score of typical rows X, given the others of its row.
 
         That is what the score loses without it: about minus the cell's conditional entropy. A
@@ -55,26 +54,32 @@ class RowScore(NamedTuple):
         columns = vae.model_.columns
         expected = least_expected(columns)
         if columns.may_miss.any() and not issparse(X):
-            self._learn(expected, columns.may_miss, vae, X)
+            self._learn(expected, vae, X, weight)
         return self._replace(expected=expected)
 
-    def _learn(
-        self, expected: Array, may_miss: NDArray[np.bool_], vae: VAETransformer, X: Any
-    ) -> None:
+    def _learn(self, expected: Array, vae: VAETransformer, X: Any, weight: Array) -> None:
         """Put what the scores of rows X lose without a cell in place, for columns that may miss."""
         fast = self._replace(method="elbo") if self.method == "log_likelihood" else self
         table = vae.model_.read(X)
-        whole = fast.density(vae, table)
+        may_miss = vae.model_.columns.may_miss
+        whole = fast.density(vae, table, of_fit=True)
         for column in np.flatnonzero(may_miss & ~np.isnan(table).all(axis=0)).tolist():
             rows = ~np.isnan(table[:, column])
-            lost = whole[rows] - fast.density(vae, table[rows], column)
-            expected[column] = lost.mean() if np.isfinite(lost).all() else np.median(lost)
+            lost = whole[rows] - fast.density(vae, table[rows], column, of_fit=True)
+            finite = np.isfinite(lost).all()
+            mean = np.average(lost, weights=weight[rows]) if finite else np.median(lost)
+            expected[column] = mean
 
-    def density(self, vae: VAETransformer, table: Any, hidden: int | None = None) -> Array:
+    def density(
+        self, vae: VAETransformer, table: Any, hidden: int | None = None, *, of_fit: bool = False
+    ) -> Array:
         """Score a table over what is observed of its rows, but for a column that is hidden."""
         model = vae.model_
         if self.kernels is not None:
-            return _density(vae, table, self.kernels, hidden)
+            left_out = math.inf
+            if self.repeats:
+                left_out = 1.0 if of_fit else 0.0
+            return _density(vae, table, self.kernels, hidden, left_out)
         if hidden is not None:
             table = table.copy()
             table[:, hidden] = np.nan
@@ -88,11 +93,13 @@ class RowScore(NamedTuple):
         keys, first = np.unique(row_keys(table), return_index=True)
         return self._replace(known=(keys, scores[first]))
 
-    def of(self, vae: VAETransformer, X: Any, unknown: Unknown = "ignore") -> Array:
+    def of(
+        self, vae: VAETransformer, X: Any, unknown: Unknown = "ignore", *, of_fit: bool = False
+    ) -> Array:
         """Score validated rows. A level that no typical row has is no error in a row of fit."""
         model = vae.model_
         table, unseen = model.read_all(X, unknown)
-        scores = self.density(vae, table)
+        scores = self.density(vae, table, of_fit=of_fit)
         if self.method != "kl":
             if self.expected is not None:
                 scores = scores + expected_of_missing(table, self.expected)
@@ -103,7 +110,11 @@ class RowScore(NamedTuple):
 
 
 def _density(
-    vae: VAETransformer, table: Any, kernels: tuple[NDArray, ...], hidden: int | None
+    vae: VAETransformer,
+    table: Any,
+    kernels: tuple[NDArray, ...],
+    hidden: int | None,
+    left_out: float,
 ) -> Array:  # (N,)
     """Return rows' density under kernels, nats, original units, of all but a hidden column."""
     import torch
@@ -113,7 +124,9 @@ def _density(
 
     model, module = vae.model_, vae.model_.module(vae.device)
     aggregate = Aggregate(*(torch.from_numpy(part).to(module.device) for part in kernels))
-    density = partial(aggregate_log_density, module, aggregate=aggregate, hidden=hidden)
+    density = partial(
+        aggregate_log_density, module, aggregate=aggregate, hidden=hidden, left_out=left_out
+    )
     n_numbers = max(len(aggregate.width), module.n_features * module.n_components)
     per_row = -(-n_numbers // module.n_components)
     function = in_original_units(density, model.columns)

@@ -5,11 +5,13 @@ cross-conformal prediction (Vovk 2015; Barber et al. 2021). All rows serve to fi
 is usual.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from ._calibration import Calibration
 from ._composed import own_model, quietly_fitted
@@ -19,8 +21,7 @@ from ._health import warn_about_columns
 from ._inputs import become, given
 from ._parameters import automatic_batch_size, density_noise
 from ._table.column import Array
-from ._table.duplicates import row_keys
-from ._table.frames import take_rows
+from ._table.duplicates import kinds_of_rows
 from ._table.schema import LabelledRows, without_strays
 from ._transformer import VAETransformer, check_transformer
 from ._typical import rows_at, tame_rows, typical_rows
@@ -31,6 +32,9 @@ SHORT_RUN_EPOCHS = 100  # at most
 LINEAR_BELOW = 500  # rows, where training hardly ever left the linear model
 ROWS_PER_COMPONENT = 10  # at least
 MOST_COMPONENTS = 50
+SEEN_BEFORE = 0.05  # share of new rows that would equal one of fit
+FEWEST_VALUES = 20  # of a column that could tell rows apart
+MOST_CROSS_FITTED = 10_000  # rows that other models are trained for
 EXPECTED_ROWS = 200  # that say what a missing cell would have added to the score
 USUAL_ROWS = 2000  # that say how far cells are from what is expected of them
 CROSS_FITTED_BELOW = 20  # rows by feature: above, a model hardly knows its own rows from others
@@ -43,6 +47,7 @@ class Detector(NamedTuple):
     vae: VAETransformer
     score: RowScore
     calibration: Calibration
+    scores: Array  # (N,)   of the rows of fit, by the others
     support: NDArray[np.bool_]  # (N,)  rows that the model was fitted to
     usual: tuple[Array, Array]  # (D,)  between what cells are from what is expected of them
 
@@ -56,36 +61,82 @@ class Recipe(NamedTuple):
     seed: int
 
     def fit(self, rows: LabelledRows) -> Detector:
-        """Fit a detector to rows."""
+        """Fit a detector to rows: to one of each kind, which counts as often as its copies."""
         from ._fitting import fit_table
 
-        generator = np.random.default_rng(self.seed)
-        model = self._model(rows.weight.sum(), len(rows.names))
-        check_transformer(model)
+        asked = own_model(self.vae, self.seed)
+        check_transformer(asked)
         # Of all rows, so that errors name them as X has them, and columns are what all rows say.
-        schema, _, table = fit_table(model.get_params(deep=False), rows)
+        schema, _, table = fit_table(asked.get_params(deep=False), rows)
         rows = rows._replace(X=without_strays(rows.X, schema))
+        first, kind = kinds_of_rows(table)
+        # Weights that are less than one row each are no counts.
+        weight = np.bincount(kind, rows.weight) * max(1.0, len(kind) / rows.weight.sum())
+        kinds = rows_at(rows, first)._replace(weight=weight.astype(np.float64))
+        repeats = by_chance(table, len(first), kinds.weight)
+        model = self._model(weight.sum() if repeats else len(first), len(rows.names))
+        is_number = np.array([column.kind != "category" for column in schema.columns])
         if self.support_fraction is None:
-            is_number = np.array([column.kind != "category" for column in schema.columns])
-            typical = tame_rows(table, rows.weight, is_number)
+            typical = tame_rows(table[first], kinds.weight, is_number)
         else:
-            typical = typical_rows(model, rows, self.support_fraction, generator)
-        vae = self._fitted(model, rows_at(rows, typical))
+            typical = typical_rows(model, kinds, self.support_fraction)
+        del table
+        kept = kinds if len(typical) == len(first) else rows_at(kinds, typical)  # no second copy
+        vae = self._fitted(model, kept)
         become(vae, vars(vae) | {"model_": vae.model_.with_strays(schema)})
-        scoring = partial(self.scoring, rows_at(rows, typical), int(generator.integers(2**32)))
-        score = scoring(vae)
         warn_about_columns(vae.model_.schema)
-        table = vae.model_.read(rows.X)
-        if rows.weight.sum() < CROSS_FITTED_BELOW * vae.model_.module(vae.device).n_features:
-            scores, deviations = cross_fitted(model, rows, folds(table), typical, scoring)
-            score = score.knowing(table, scores)
+        scoring = partial(self._scoring, kept, repeats)
+        score, scores, usual = self._out_of_sample(vae, kinds, typical, scoring)
+        counts = kinds.weight if repeats else kinds.weight * (len(first) / kinds.weight.sum())
+        support = np.isin(np.arange(len(first)), typical)
+        calibration = Calibration.of(scores, counts)
+        return Detector(vae, score, calibration, scores[kind], support[kind], usual)
+
+    def _out_of_sample(
+        self,
+        vae: VAETransformer,
+        rows: LabelledRows,
+        typical: NDArray[np.intp],
+        scoring: Callable[[VAETransformer], RowScore],
+    ) -> tuple[RowScore, Array, tuple[Array, Array]]:
+        """Return what scores new rows, scores of rows of fit, and how far cells usually are."""
+        score = scoring(vae)
+        few = len(rows.weight) < CROSS_FITTED_BELOW * vae.model_.module(vae.device).n_features
+        trained = self.method != "aggregate" and len(rows.weight) <= MOST_CROSS_FITTED
+        if trained or (few and not score.repeats):
+            scores, deviations = self._cross_fitted(vae, rows, typical, scoring)
+            score = score.knowing(vae.model_.read(rows.X), scores)
         else:
-            scores = score.of(vae, rows.X)
-            few = typical[:: -(-len(typical) // USUAL_ROWS)]
-            deviations = usual_deviations(vae, table[few])
-        support = np.isin(np.arange(len(scores)), typical)
-        calibration = Calibration.of(scores, rows.weight)
-        return Detector(vae, score, calibration, support, usual_ends(deviations))
+            scores = score.of(vae, rows.X, of_fit=True)
+            some = rows_at(rows, typical[:USUAL_ROWS])
+            deviations = usual_deviations(vae, vae.model_.read(some.X))
+        return score, scores, usual_ends(deviations)
+
+    def _cross_fitted(
+        self,
+        vae: VAETransformer,
+        rows: LabelledRows,
+        typical: NDArray[np.intp],
+        scoring: Callable[[VAETransformer], RowScore],
+    ) -> tuple[Array, Array]:  # (N,), (M, D)
+        """Score each fold by a model of the typical rows of the others.
+
+        ``scoring`` places kernels at all typical rows: a row is scored by the others' in any case.
+        Returns how far cells of typical rows are from what such a model expects, too.
+        """
+        numbers = np.arange(len(rows.weight))
+        scores, deviations = np.zeros(len(numbers)), []
+        for fold in range(min(N_FOLDS, len(numbers))):
+            own = numbers[fold::N_FOLDS]
+            others = np.setdiff1d(typical, own)
+            part = own_model(vae, vae.random_state)
+            kept = rows_at(rows, others if len(others) else typical)  # it may be the only row
+            part = quietly_fitted(part, given(part, kept.X, kept.weight))
+            scores[own] = scoring(part).of(part, rows_at(rows, own).X, of_fit=True)
+            tame = rows_at(rows, np.intersect1d(typical, own)).X
+            if tame.shape[0]:
+                deviations.append(usual_deviations(part, part.model_.read(tame)))
+        return scores, np.concatenate(deviations)
 
     def _model(self, n_rows: float, n_columns: int) -> VAETransformer:
         noise = density_noise(n_columns)
@@ -116,42 +167,23 @@ class Recipe(NamedTuple):
             return part.fit(rows.X, sample_weight=rows.weight)
         return quietly_fitted(part, given(part, rows.X, rows.weight))
 
-    def scoring(self, rows: LabelledRows, seed: int, vae: VAETransformer) -> RowScore:
+    def _scoring(self, rows: LabelledRows, repeats: bool, vae: VAETransformer) -> RowScore:
         """Return what scores new rows, by a model and rows of fit that are typical."""
-        score = RowScore(self.method)
+        score = RowScore(self.method, repeats=repeats)
         if score.method == "aggregate":
-            generator = np.random.default_rng(seed)
-            score = score.with_kernels(vae, rows.X, rows.weight, generator)
-        some = np.arange(0, len(rows.weight), -(-len(rows.weight) // EXPECTED_ROWS))
-        return score.with_expectations(vae, take_rows(rows.X, some))
+            score = score.with_kernels(vae, rows.X, rows.weight)
+        some = rows_at(rows, np.arange(min(len(rows.weight), EXPECTED_ROWS)))
+        return score.with_expectations(vae, some.X, some.weight)
 
 
-def cross_fitted(
-    model: VAETransformer,
-    rows: LabelledRows,
-    fold: NDArray[np.intp],
-    typical: NDArray[np.intp],
-    scoring: Any,
-) -> tuple[Array, Array]:  # (N,), (N, D)
-    """Score each fold by a model of the typical rows of the others.
+def by_chance(table: Any, n_kinds: int, copies: Array) -> bool:
+    """Whether rows are equal because there are few values: a new one may equal them as well.
 
-    ``scoring`` places kernels at all typical rows: a row is scored by the others' in any case.
-    Returns how far cells are from what such a model expects, too.
+    So where more than a twentieth of new rows would, by the share of rows that come once (Good
+    1953), and no column tells half of the kinds apart: else equal rows are one row, entered twice.
     """
-    scores, deviations = np.zeros(len(fold)), []
-    for number in np.unique(fold):
-        own = np.flatnonzero(fold == number)
-        others = np.setdiff1d(typical, own)
-        part = own_model(model, model.random_state)
-        kept = rows_at(rows, others if len(others) else typical)  # there is but one kind of row
-        vae = quietly_fitted(part, given(part, kept.X, kept.weight))
-        held_out = rows_at(rows, own).X
-        scores[own] = scoring(vae).of(vae, held_out)
-        deviations.append(usual_deviations(vae, vae.model_.read(held_out)))
-    return scores, np.concatenate(deviations)
-
-
-def folds(table: Any) -> NDArray[np.intp]:  # (N,)
-    """Put rows into folds, equal ones into one: repeating a row and weighting it are the same."""
-    _, kind = np.unique(row_keys(table), return_inverse=True)
-    return kind % N_FOLDS
+    seen_before = 1.0 - copies[copies <= 1.0].sum() / copies.sum()
+    if seen_before <= SEEN_BEFORE or issparse(table):
+        return bool(seen_before > SEEN_BEFORE)
+    n_values = max(len(np.unique(column)) for column in table.T)
+    return n_values < 0.5 * n_kinds or n_values < FEWEST_VALUES

@@ -147,7 +147,7 @@ def shares_of(surprise: Array, excess: Array) -> Array:  # (N, D), (N,) -> (N, D
     return surprise + left[:, None] / surprise.shape[1]
 
 
-def as_frame(found: Explanation, X: Any, names: list[Any]) -> Any:
+def as_frame(found: Explanation, X: Any, names: Any) -> Any:
     """Return an explanation as a pandas DataFrame with a row for each cell, in X's order."""
     from ._table.of_pandas import frame_of_cells
 

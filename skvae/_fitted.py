@@ -161,9 +161,9 @@ class Fitted:
         """
         schema, limits, kinds = self.schema, self.columns.limits, self.columns.kinds
         if schema.library == "pandas" and library_of(X) == "pandas":
-            names, now = list(schema.template.columns), list(X.columns)
-            if names != now:
-                raise ValueError(f"The columns of X are {now}; fit had {names}.")
+            names, now = schema.template.columns, X.columns
+            if not names.equals(now):  # lists of names would not be equal if one is nan
+                raise ValueError(f"The columns of X are {list(now)}; fit had {list(names)}.")
         table, unseen = schema.read(X, unknown)
         if limits.none:
             return table, unseen

@@ -34,7 +34,8 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
     ``score_method``.
 
     Labels and p-values hold for new rows: each row of fit is scored by the others, and in tables of
-    less than 20 rows for each feature, by a model that was fitted without it [2]_.
+    less than 20 rows for each feature, by a model that was fitted without it [2]_. The other scores
+    are always by such models (up to 10,000 rows), which takes six fits.
 
     Parameters
     ----------
@@ -64,7 +65,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         p-values: of these, at most this share is expected to be inliers. ``contamination`` has to
         be "auto" then.
     random_state : int, RandomState instance or None, default=None
-        Seed of the fit, and of the choice of kernels among more than 4,000 rows.
+        Seed of the fit. The linear model has no random part.
 
     Attributes
     ----------
@@ -92,7 +93,11 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
     -----
     A row's score does not depend on the rows beside it, beyond rounding: 1e-9 of its size. A row
     that equals a row of fit is scored by the others, so that ``score_samples`` of the rows of fit
-    gives ``calibration_scores_``. Of columns of numbers the score is log p(x) in nats and original
+    gives ``calibration_scores_``. But where rows are equal by chance, as in tables of few levels, a
+    new row may equal many: it is then scored by all, and only ``fit_predict`` knows rows of fit.
+    Copies of a row are else that row, entered more often. Kernels stand at up to 4,000 rows.
+
+    Of columns of numbers the score is log p(x) in nats and original
     units, and integrates to one; of counts and log-normal columns that is the density of their
     logarithms. Levels of categories are indicators in the metric: scores then rank rows, but are
     no log-probabilities.
@@ -174,7 +179,6 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
             If a parameter or X is not admissible. The detector is then left as it was.
         """
         with own_gradients():
-            check_parameters("VAEOutlierDetector", self.get_params(deep=False), DETECTOR_RULES)
             check_model("VAEOutlierDetector", self.vae, VAETransformer)
             self._check_rule()
             data = given(self, X, sample_weight)
@@ -194,6 +198,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
                 "_score": learned.score,
                 "_usual": learned.usual,
                 **self._calibrated(learned.calibration),
+                "calibration_scores_": np.sort(learned.scores),
             },
         )
         return self
@@ -213,6 +218,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         return "aggregate" if self.score_method == "auto" else self.score_method
 
     def _check_rule(self) -> None:
+        check_parameters("VAEOutlierDetector", self.get_params(deep=False), DETECTOR_RULES)
         if self.fdr is not None and not isinstance(self.contamination, str):
             raise ValueError(
                 "predict can follow one rule: contamination, a share of the rows, or fdr, a share "
@@ -238,6 +244,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
             The detector with the new threshold.
         """
         now, _, scores = _scored(self, X)
+        now._check_rule()
         become(self, now._calibrated(Calibration.of(scores, np.ones(len(scores)))))
         return self
 
@@ -289,9 +296,36 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
             -1 for outliers and 1 for inliers. With ``fdr``, whether a row is an outlier depends on
             the rows that are given with it.
         """
+        now, _, scores = _scored(self, X)
+        return now._labels(scores)
+
+    def fit_predict(
+        self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
+    ) -> NDArray[np.int_]:
+        """Fit to X, and tell outliers from inliers among its rows.
+
+        Parameters
+        ----------
+        X : array-like or frame of shape (n_samples, n_features)
+            Rows, of which some may be outliers.
+        y : None
+            Ignored.
+        sample_weight : array-like of shape (n_samples,), default=None
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        is_inlier : ndarray of int of shape (n_samples,)
+            -1 for outliers and 1 for inliers, each by its score by the other rows.
+        """
+        now = fitted_now(self.fit(X, sample_weight=sample_weight))
+        return now._labels(now._score.of(now.vae_, validated(now, X, reset=False), of_fit=True))
+
+    def _labels(self, scores: Array) -> NDArray[np.int_]:
+        self._check_rule()
         if self.fdr is None:
-            return np.where(self.decision_function(X) < 0.0, -1, 1)
-        return np.where(discoveries(self.p_values(X), self.fdr), -1, 1)
+            return np.where(scores < self.offset_, -1, 1)
+        return np.where(discoveries(self._calibration.p_values(scores), self.fdr), -1, 1)
 
     def p_values(self, X: ArrayLike) -> Array:
         """Return conformal p-values: how often an inlier scores as low as each row.
@@ -370,7 +404,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         if not has_pandas():
             return found
         names = getattr(now, "feature_names_in_", range(now.n_features_in_))
-        return as_frame(found, rows, list(getattr(rows, "columns", names)))
+        return as_frame(found, rows, getattr(rows, "columns", names))
 
     def score_features(self, X: ArrayLike) -> Array:
         """Say which columns make a row odd: minus the shares of :meth:`explain`.

@@ -27,50 +27,47 @@ WITH_LEVELS = ("categorical", "ordinal", "bernoulli")
 
 
 def typical_rows(
-    model: VAETransformer,
-    rows: LabelledRows,
-    support_fraction: float,
-    generator: np.random.Generator,
+    model: VAETransformer, rows: LabelledRows, support_fraction: float
 ) -> NDArray[np.intp]:
     """Return the most typical rows under the linear model, which is fitted to such rows alone.
 
     Each concentration step raises the likelihood of the rows that it keeps. Where they end depends
     on where they begin: from all rows, a cluster of outliers can hold a component. So they begin at
     the half that is nearest the medians (as in DetMCD: Hubert et al. 2012). That a level is rare
-    makes its rows no less typical: else none of them would be learnt.
+    makes its rows no less typical: else none of them would be learnt. Rows are in a random order.
     """
     from ._fitting import fit
 
-    n_rows = len(rows.weight)
-    n_typical = int(np.ceil(support_fraction * n_rows))
-    if n_typical == n_rows:
-        return np.arange(n_rows)
+    if support_fraction == 1.0:
+        return np.arange(len(rows.weight))
     linear = {**model.get_params(deep=False), "max_iter": 0, "hidden_layer_sizes": ()}
 
     def fitted_to(typical: NDArray[np.intp], noise: str = model.noise) -> tuple[Fitted, Any]:
-        few = np.sort(generator.permutation(typical)[:STEP_ROWS])
-        fitted, _ = fit({**linear, "noise": noise}, rows_at(rows, few), seed=0)
+        few = rows_at(rows, typical[:STEP_ROWS])
+        fitted, _ = fit({**linear, "noise": noise}, few, seed=0)
         return fitted, fitted.read(rows.X)
 
-    fitted, table = fitted_to(np.arange(n_rows), "shared")  # for its units alone: the fastest
-    typical = _highest(fitted.centrality(table, model.device), -(-n_rows // 2))
+    # For its units alone: the fastest.
+    fitted, table = fitted_to(np.arange(len(rows.weight)), "shared")
+    typical = _highest(fitted.centrality(table, model.device), rows.weight, 0.5)
     for _ in range(STEPS):
         fitted, table = fitted_to(typical)
         scores, _ = fitted.score(table, n_samples=2, refine=False, device=model.device)
         scores = scores + expected_of_missing(table, least_expected(fitted.columns))
-        scores = scores - log_share_of_levels(table, fitted.columns)
-        typical = _highest(scores, n_typical)
+        scores = scores - log_share_of_levels(table, fitted.columns, rows.weight)
+        typical = _highest(scores, rows.weight, support_fraction)
     return typical
 
 
-def log_share_of_levels(table: Any, columns: Columns) -> Array:  # (N,)
+def log_share_of_levels(table: Any, columns: Columns, weight: Array) -> Array:  # (N,)
     """Add up the log-shares of each row's levels, and of its zeros and ones, in their columns."""
     total = np.zeros(table.shape[0])
     for column in np.flatnonzero([name in WITH_LEVELS for name in columns.kinds.names]):
         own = table[:, [column]]
         cells = (own.toarray() if issparse(own) else own)[:, 0].astype(np.float64)
         seen = ~np.isnan(cells)
-        _, place, count = np.unique(cells[seen], return_inverse=True, return_counts=True)
+        _, place = np.unique(cells[seen], return_inverse=True)
+        count = np.bincount(place, weight[seen])
         total[seen] += np.log(count / count.sum())[place]
     return total
 
@@ -78,14 +75,16 @@ def log_share_of_levels(table: Any, columns: Columns) -> Array:  # (N,)
 def tame_rows(table: Any, weight: Array, is_number: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Return all rows but those with a wild cell, which would be the unit of its column.
 
-    Such a cell is 100 times as far from the median as 99% of the column's cells are. Of sparse
-    rows all are kept: most of their cells are 0.
+    Such a cell is 100 times as far from the median as 99% of the column's cells are.
     """
     tame = np.ones(table.shape[0], dtype=bool)
-    if issparse(table) or len(tame) < FEWEST_ROWS:
+    if len(tame) < FEWEST_ROWS:
         return np.arange(len(tame))
+    table = table.tocsc() if issparse(table) else table
     for column in np.flatnonzero(is_number):
-        cells = np.asarray(table[:, column], dtype=np.float64)
+        own = table[:, [column]]
+        own = own.toarray() if issparse(own) else own
+        cells = own[:, 0].astype(np.float64)
         seen = np.flatnonzero(np.isfinite(cells) & (weight > 0.0))
         if len(seen) < FEWEST_ROWS:
             continue
@@ -101,5 +100,8 @@ def rows_at(rows: LabelledRows, index: NDArray[np.intp]) -> LabelledRows:
     return rows._replace(X=take_rows(rows.X, index), weight=rows.weight[index])
 
 
-def _highest(scores: Array, number: int) -> NDArray[np.intp]:
-    return np.sort(np.argsort(scores, kind="stable")[len(scores) - number :])
+def _highest(scores: Array, weight: Array, fraction: float) -> NDArray[np.intp]:
+    """Return the highest rows, in order, that together weigh a fraction of all."""
+    order = np.argsort(-scores, kind="stable")
+    before = weight[order].cumsum() - weight[order]
+    return np.sort(order[before < fraction * weight.sum() * (1.0 - 1e-12)])

@@ -209,6 +209,22 @@ def test_a_level_that_was_never_seen_is_named():
     assert (found.argmax(1) == 4).mean() > 0.9
 
 
+def test_labels_of_several_levels_stay_such_in_an_explanation():
+    index = pandas.MultiIndex.from_product([["a", "b"], range(20)], names=["site", None])
+    columns = pandas.MultiIndex.from_product([["x", "y"], ["p", "q", "r"]])
+    frame = pandas.DataFrame(X[:40], index=index, columns=columns)
+    found = VAEOutlierDetector(random_state=0).fit(frame).explain(frame.iloc[:3])
+    assert found.index.nlevels == 4 and found.index.names[0] == "site"
+    assert found.loc[("a", 2, "y", "q"), "value"] == frame.loc[("a", 2), ("y", "q")]
+
+
+def test_a_wild_cell_in_training_spoils_no_interval():
+    rows = X[:40, :3].copy()
+    rows[0, 0] = 1e6
+    found = VAEOutlierDetector(random_state=0).fit(rows).explain(NEW[:1, :3])
+    assert (found["upper"] - found["lower"]).max() < 20.0
+
+
 def test_the_users_rows_are_not_changed(fitted):
     for make in (_customers, lambda: polars.from_pandas(_customers())):
         rows, before = make(), make()

@@ -30,7 +30,7 @@ MOST = 0.25  # share of the rows, whose mean distance says how far a kernel is f
 WIDTH = 0.5  # of a kernel, in units of these distances
 OWN, FAR = 0.25, 0.5  # powers of the two distances, by dimension, in a kernel's weight
 SMALLEST_VARIANCE = 1e-3  # of a kernel: rows may repeat each other exactly
-ROUNDING = 1e-8  # of squared distances
+ROUNDING = 1e-10  # of squared distances, by dimension
 MAX_KERNELS = 4000
 MAX_FAR = 1000  # of them that say how far a kernel is from most
 MAX_NUMBERS = 2**22  # in all kernels together: 32 MB
@@ -46,7 +46,7 @@ class Aggregate(NamedTuple):
     width: Tensor  # (M,)
     log_weight: Tensor  # (M,)
     copies: Tensor  # (M,)      how often the row counts that a kernel stands for
-    owner: Tensor  # (M,)       hash of that row
+    pattern: Tensor  # (M,)     what that row observes, as a number; 0: all
     varies: Tensor  # (D,)      columns that are not constant: the dimensions of the density
     middle: Tensor  # (P,)      of the features
 
@@ -70,18 +70,22 @@ def n_kernels(n_rows: int, n_features: int) -> int:
 
 @torch.no_grad()
 def aggregate_of(
-    vae: VAE, x: Tensor, observed: Tensor | None, varies: Tensor, count: Tensor
+    vae: VAE, x: Tensor, observed: Tensor | None, varies: Tensor, count: Tensor, *, repeats: bool
 ) -> Aggregate:
-    """Place kernels at rows ``x`` (M, D), each of which counts so often."""
+    """Place kernels at rows ``x`` (M, D), each of which counts so often.
+
+    No two are equal. Where rows repeat each other by chance (``repeats``), the other copies of a
+    row are neighbours of it; else they are the row.
+    """
     model, place = Residuals.of(vae), _place(vae, x, observed, varies)
     center = place.at if place.seen is None else model.completed(place.at, place.seen)
     middle = center.median(0).values
     residual = model.of_centred(center - middle)
     one, nothing = torch.ones_like(count), torch.zeros_like(count)
-    raw = Aggregate(center, residual, one, nothing, count, _hash(x, observed), varies, middle)
+    raw = Aggregate(center, residual, one, nothing, count, _pattern(x, observed), varies, middle)
     if len(x) == 1:
         return raw
-    near, far = _distances_to_others(model, place, raw)
+    near, far = _distances_to_others(model, place, raw, repeats)
     width = WIDTH * (near * _weighted_median(near, count)).sqrt()
     n_dimensions = varies.sum().clamp(min=1)
     log_weight = count.log() + n_dimensions * (OWN * near.log() - FAR * far.log())
@@ -89,18 +93,20 @@ def aggregate_of(
 
 
 def _distances_to_others(
-    model: Residuals, place: Place, kernels: Aggregate
+    model: Residuals, place: Place, kernels: Aggregate, repeats: bool
 ) -> tuple[Tensor, Tensor]:
     """Return each kernel's mean distance, by dimension, to the nearest ones and to most of all."""
     near, far = [], []
-    number, step = torch.arange(len(kernels.copies)), -(-len(kernels.copies) // MAX_FAR)
-    n_nearest = NEIGHBOURS + 1 if bool((kernels.copies >= 1.0).all()) else len(number)
+    every = kernels.copies if repeats else torch.ones_like(kernels.copies)
+    number, step = torch.arange(len(every)), -(-len(every) // MAX_FAR)
+    n_nearest = NEIGHBOURS + 1 if bool((every >= 1.0).all()) else len(number)
     for rows in number.split(AT_ONCE):
         squared = _squared_distances(model, place.some(rows), kernels)
         squared /= place.n_dimensions[rows, None].clamp(min=1.0)
-        squared[squared < ROUNDING] = 0.0  # equal rows: else roots of rounding errors
-        copies = kernels.copies.repeat(len(rows), 1)
-        copies[torch.arange(len(rows)), rows] -= 1.0  # of equal rows, one is the row itself
+        copies = every.repeat(len(rows), 1)
+        own = (torch.arange(len(rows)), rows)
+        squared[own] = 0.0  # else a rounding error, whose root is large
+        copies[own] -= 1.0
         squared[copies <= 0.0] = math.inf
         near.append(_mean_of_nearest(squared, copies, n_nearest, NEIGHBOURS))
         some, counts = squared[:, ::step], copies[:, ::step].clamp(min=0.0)
@@ -131,32 +137,40 @@ def _blurred(distance: Tensor) -> Tensor:
 
 
 def aggregate_log_density(
-    vae: VAE, x: Tensor, observed: Tensor | None, aggregate: Aggregate, hidden: int | None = None
+    vae: VAE,
+    x: Tensor,
+    observed: Tensor | None,
+    aggregate: Aggregate,
+    *,
+    hidden: int | None = None,
+    left_out: float = math.inf,
 ) -> tuple[Tensor]:  # (N,)
     """Return log p(x) in nats, over the observed columns of each row, by the kernels of others.
 
-    A column that is ``hidden`` does not count, but tells whose kernels are a row's own.
+    A kernel at the very place of a row counts less often, by ``left_out`` of its copies. A column
+    that is ``hidden`` does not count.
     """
-    own = _hash(x, observed)
+    pattern = _pattern(x, observed)
     if hidden is not None:
         observed = torch.ones_like(x, dtype=torch.bool) if observed is None else observed.clone()
         observed[:, hidden] = False
     place = _place(vae, x, observed, aggregate.varies)
     d, width = place.n_dimensions[:, None], aggregate.width
     squared = _squared_distances(Residuals.of(vae), place, aggregate)
+    near = squared <= ROUNDING * d  # also what was rounded, or written as text and read again
+    if bool(aggregate.pattern.any()) or bool(pattern.any()):
+        near &= pattern[:, None] == aggregate.pattern
     scaled = squared.div_(NU * width.square())
     log_kernel = scaled.log1p_().mul_(-0.5 * (NU + d)) + (aggregate.log_weight - d * width.log())
     log_normaliser = torch.lgamma(0.5 * (NU + d)) - math.lgamma(0.5 * NU)
     log_normaliser = (log_normaliser - 0.5 * d * math.log(NU * math.pi))[:, 0] + place.log_volume
-    left = torch.zeros_like(own, dtype=x.dtype)  # log of what the others weigh
-    if len(width) > 1:
-        is_own = own[:, None] == aggregate.owner
-        has_own, which = is_own.any(1), is_own.to(torch.uint8).argmax(1)
-        rows = torch.nonzero(has_own)[:, 0]
-        kernel = which[rows]
-        lost = 1.0 / aggregate.copies[kernel].clamp(min=1.0)  # of equal rows, one is the row's own
-        log_kernel[rows, kernel] += torch.log1p(-lost)
-        left[rows] = torch.log1p(-lost * aggregate.log_weight[kernel].exp().clamp(max=1.0 - 1e-9))
+    left = torch.zeros_like(place.n_dimensions)  # log of what the others weigh
+    row, kernel = torch.nonzero(near, as_tuple=True)
+    if left_out > 0.0 and len(row) and len(width) > 1:
+        lost = (left_out / aggregate.copies[kernel]).clamp(max=1.0)
+        log_kernel[row, kernel] += torch.log1p(-lost)
+        weight = lost * aggregate.log_weight[kernel].exp()
+        left = torch.log1p(-left.index_add(0, row, weight).clamp(max=1.0 - 1e-9))
     return (torch.logsumexp(log_kernel, 1) - left + log_normaliser,)
 
 
@@ -212,11 +226,10 @@ def _of_rows_with_holes(
     return (squared - explained.square().sum(-1)).clamp_(min=0.0)
 
 
-def _hash(x: Tensor, observed: Tensor | None) -> Tensor:  # (N, D) -> (N,)
-    """Return a number for each row that equal rows have in common, and hardly any others."""
-    cells = x if observed is None else torch.where(observed, x, math.nan)
-    bits = (cells + 0.0).to(torch.float64).contiguous().view(torch.int64)  # -0 is 0
+def _pattern(x: Tensor, observed: Tensor | None) -> Tensor:  # (N, D) -> (N,)
+    """Return a number for what a row observes: 0 if that is everything."""
+    if observed is None:
+        return x.new_zeros(len(x), dtype=torch.int64)
     generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(2**62, (x.shape[1],), generator=generator).to(bits) | 1
-    mixed = (bits ^ (bits >> 29)) * factors
-    return (mixed ^ (mixed >> 32)).sum(1)
+    factors = torch.randint(2**62, (x.shape[1],), generator=generator).to(x.device)
+    return (~observed * factors).sum(1)

@@ -13,7 +13,6 @@ from .aggregate import NU
 from .residuals import Residuals
 
 LIKELY = 0.9  # share of ordinary rows within an interval
-NORMAL_WIDTH = 3.2897  # standard deviations of a normal distribution that hold them
 TAME = 3.0  # standard deviations: a wilder cell says no more of the levels beside it
 MEAN_SURPRISE = 0.4872  # of normal cells: E[(NU + 1) / 2 log(1 + z^2 / NU)]
 LEAST_SHARE = 1e-3  # of a level, given the others; a linear model of indicators may go below 0
@@ -39,11 +38,7 @@ class Usual(NamedTuple):
         n_rows, tail = len(deviation), 0.5 - 0.5 * LIKELY
         level = max((n_rows + 1) * tail - 1.0, 0.0) / max(n_rows - 1, 1)
         ends = torch.tensor([level, 1.0 - level]).to(deviation)
-        lower, upper = deviation.nanquantile(ends, dim=0).nan_to_num(0.0)
-        # Most of a column may be one value: then the few others say how wide it is.
-        spread = (deviation.square().nanmean(0)).sqrt().nan_to_num(1.0).clamp(min=1e-9)
-        half = 0.05 * NORMAL_WIDTH * spread
-        return cls(torch.minimum(lower, -half), torch.maximum(upper, half))
+        return cls(*deviation.nanquantile(ends, dim=0).nan_to_num(0.0))
 
 
 def conditional(vae: VAE, x: Tensor, observed: Tensor | None) -> Conditional:

@@ -39,6 +39,25 @@ def row_keys(X: Any) -> NDArray[np.uint64]:  # (N,)
     return _sparse_row_hash(X) if issparse(X) else _row_hash(X)
 
 
+def kinds_of_rows(X: Any) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return one row of each kind, and the kind of each row (N,).
+
+    Their order depends on the ranks of the values in their columns alone: not on the order of rows,
+    on units, or on how often rows come.
+    """
+    keys = row_keys(X) if issparse(X) else _rank_hash(X)
+    _, first, kind = np.unique(keys, return_index=True, return_inverse=True)
+    return first, kind
+
+
+def _rank_hash(X: NDArray) -> NDArray[np.uint64]:
+    key = np.zeros(len(X), dtype=np.uint64)
+    for column in range(X.shape[1]):
+        _, rank = np.unique(X[:, column], return_inverse=True)  # nan is one value
+        key += _cell_hash(rank + 1.0, np.uint64(column))
+    return key
+
+
 def _equal_rows(A: Any, B: Any) -> NDArray[np.bool_]:
     if issparse(A):
         A, B = A.toarray(), B.toarray()

@@ -19,13 +19,24 @@ from .column import (
 )
 
 
-def frame_of_cells(parts: dict[str, NDArray[Any]], index: Any, names: list[Any]) -> Any:
+def frame_of_cells(parts: dict[str, NDArray[Any]], index: Any, names: Any) -> Any:
     """Make a frame with a row for each cell of tables (N, D), and a column for each table."""
     import pandas as pd
 
-    cells = pd.MultiIndex.from_product([index, names], names=["row", "column"])
+    index, names = (one if isinstance(one, pd.Index) else pd.Index(one) for one in (index, names))
+    row, column = (
+        one.rename(_level_names(one, w)) for one, w in ((index, "row"), (names, "column"))
+    )
+    row, column = row.repeat(len(names)), column[np.tile(np.arange(len(names)), len(index))]
+    levels = [one.get_level_values(i) for one in (row, column) for i in range(one.nlevels)]
+    cells = pd.MultiIndex.from_arrays(levels)
     frame = pd.DataFrame({name: part.reshape(-1) for name, part in parts.items()}, index=cells)
     return frame.infer_objects()
+
+
+def _level_names(index: Any, default: str) -> Any:
+    names = [default if name is None else name for name in index.names]
+    return names if index.nlevels > 1 else names[0]
 
 
 def raw_pandas(series: Any, name: str) -> Raw:
