@@ -51,11 +51,12 @@ def conditional(vae: VAE, x: Tensor, observed: Tensor | None) -> Conditional:
     if seen is not None:
         left = torch.where(seen > 0.0, left, 1.0)  # a missing cell had no part in it
     expected = features - model.noise * r / left
+    is_number = model.column.bincount()[model.column] == 1
+    tame = torch.where(is_number, features.clamp(-TAME, TAME), features)
     for own in _levels(model.column):
         hidden = torch.ones_like(features[:1]) if seen is None else seen.clone()
         hidden[:, own] = 0.0
-        tame = features.clamp(-TAME, TAME) * hidden
-        expected[:, own] = model.completed(tame, hidden)[:, own]
+        expected[:, own] = model.completed(tame * hidden, hidden)[:, own]
     deviation, z = features - expected, r / left.sqrt()
     if seen is not None:
         deviation, z = (torch.where(seen > 0.0, part, torch.nan) for part in (deviation, z))

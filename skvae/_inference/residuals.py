@@ -20,14 +20,20 @@ class Residuals(NamedTuple):
     """The linear-Gaussian model, with everything that no row changes."""
 
     mean: Tensor  # (P,)           of the features
-    unit: Tensor  # (P,)           of the features: the model's metric
+    unit: Tensor  # (P,)           of the features: the metric
     noise: Tensor  # (P,)          standard deviation of e, in that unit
     loadings: Tensor  # (P, K)     V
     column: Tensor  # (P,)         whose feature it is
 
     @classmethod
     def of(cls, vae: VAE) -> "Residuals":
-        encoder, unit = vae.encoder, vae.feature_scale
+        """Take the model that an encoder keeps; indicators of levels in their standard deviations.
+
+        A rare level is then as far from the others as a number that is as rare.
+        """
+        encoder, column = vae.encoder, vae.encoder.column
+        implied = (encoder.loadings.square().sum(1) + encoder.variance).sqrt()
+        unit = torch.where(column.bincount()[column] > 1, implied, vae.feature_scale)
         noise = encoder.variance.sqrt() / unit
         loadings = encoder.loadings / (noise * unit)[:, None]
         return cls(encoder.mean, unit, noise, loadings, encoder.column)
