@@ -396,8 +396,8 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         >>> detector = VAEOutlierDetector(random_state=0).fit(X)
         >>> odd = X.head(1).copy()
         >>> odd["magnesium"] += 90
-        >>> detector.explain(odd)["share"].idxmax()
-        (0, 'magnesium')
+        >>> detector.explain(odd).loc[0]["share"].idxmax()
+        'magnesium'
         """
         now, rows, scores = _scored(self, X)
         found = _explanation(now, rows, scores)
