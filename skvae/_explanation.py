@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ._table.column import Array
 from ._table.frames import library_of
-from ._table.unseen import Unseen
+from ._table.unseen import Unseen, with_cost
 from ._transformer import VAETransformer
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def usual_deviations(vae: VAETransformer, table: Any) -> Array:  # (N, D)
     def function(x: "torch.Tensor", observed: "torch.Tensor | None") -> tuple["torch.Tensor"]:
         return (by_column_of_numbers(module, conditional(module, x, observed).deviation),)
 
-    return model.by_chunks(function, table, module, _per_row(module))[0] * model.columns.scale
+    return model.by_chunks(function, table, module, module.n_features)[0] * model.columns.scale
 
 
 def usual_ends(deviations: Array) -> tuple[Array, Array]:  # (D,), (D,)
@@ -95,7 +95,7 @@ def explained(vae: VAETransformer, table: Any, ends: tuple[Array, Array]) -> Cel
         likely = [likely_levels(module, found, c) for c in categories]
         return (surprise(module, x, found), *interval(module, found, usual), *likely)
 
-    cells = model.by_chunks(function, table, module, _per_row(module))
+    cells = model.by_chunks(function, table, module, module.n_features)
     expected, lower, upper = (model.columns.decode(part) for part in cells[1:4])
     levels = dict(zip(categories, cells[4:], strict=True))
     return Cells(cells[0], expected, lower, upper, levels)
@@ -106,9 +106,8 @@ def explanation(
 ) -> Explanation:  # excess (N,)
     """Return how far scores are below that of a typical row, by the cells of their rows."""
     model = vae.model_
-    columns, surprise = model.schema.columns, cells.surprise
-    cost = -np.where(np.isnan(unseen.log_share), _mass(model, unseen), unseen.log_share)
-    np.add.at(surprise, (unseen.row, unseen.column), cost)
+    columns = model.schema.columns
+    surprise = -with_cost(-cells.surprise, unseen, model.columns.log_unseen)
     expected = np.empty(surprise.shape, dtype=np.float64 if model.schema.numeric else object)
     lower, upper = cells.lower.copy(), cells.upper.copy()
     likely = np.full(surprise.shape, None, dtype=object)
@@ -122,11 +121,6 @@ def explanation(
             likely[row, number] = tuple(column.decode(places, None))
         lower[:, number] = upper[:, number] = np.nan
     return Explanation(shares_of(surprise, excess), expected, lower, upper, likely)
-
-
-def _mass(model: Any, unseen: Unseen) -> Array:
-    mass = model.columns.log_unseen
-    return np.zeros(len(unseen.row)) if mass is None else mass[unseen.column]
 
 
 def _places(cells: Cells, column: int, n_levels: int) -> list[Array]:
@@ -162,7 +156,3 @@ def _dense(X: Any) -> NDArray[Any]:
     if library_of(X) == "pandas":
         return np.asarray(X.to_numpy(dtype=object))
     return np.asarray(X.to_numpy() if hasattr(X, "to_numpy") else X)
-
-
-def _per_row(module: Any) -> int:
-    return -(-module.n_features * module.n_components // module.n_components)

@@ -141,7 +141,7 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
                 f"Got {self.missing_values!r} instead."
             )
         check_model("VAEImputer", self.vae, VAETransformer)
-        rows, attributes = given(self, _not_sparse(X), sample_weight)
+        rows, attributes, _ = given(self, _not_sparse(X), sample_weight)
         X = rows.X
         missing = where_missing(X, self.missing_values)
         vae = own_model(

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.sparse import issparse
 from sklearn.utils.validation import (
     _check_sample_weight,
@@ -29,6 +30,7 @@ class Given(NamedTuple):
 
     rows: "LabelledRows"
     attributes: dict[str, Any]  # scikit-learn's: n_features_in_, feature_names_in_
+    counts: NDArray[np.bool_]  # (N,)  rows of what was given that are among these: of some weight
 
 
 def given(estimator: Any, X: Any, sample_weight: Any = None, reset: bool = True) -> Given:
@@ -37,7 +39,9 @@ def given(estimator: Any, X: Any, sample_weight: Any = None, reset: bool = True)
 
     own = snapshot(estimator)  # scikit-learn writes names and number of columns to it
     X = validated(own, X, reset)
-    X, weight = counted(X, training_weight(sample_weight, X))
+    weight = training_weight(sample_weight, X)
+    counts = weight > 0.0
+    X, weight = counted(X, weight)
     known = ("n_features_in_", "feature_names_in_")
     attributes = {name: vars(own)[name] for name in known if name in vars(own)}
     labels = attributes.get("feature_names_in_")
@@ -46,7 +50,7 @@ def given(estimator: Any, X: Any, sample_weight: Any = None, reset: bool = True)
     labels = None if labels is None else list(labels)
     shown = range(X.shape[1]) if labels is None else labels
     names = [repr(str(one)) if isinstance(one, str) else str(one) for one in shown]
-    return Given(LabelledRows(X, weight, labels, names), attributes)
+    return Given(LabelledRows(X, weight, labels, names), attributes, counts)
 
 
 def snapshot(estimator: E) -> E:

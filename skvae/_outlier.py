@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils.validation import _num_samples
 
 from ._advice import warn
 from ._calibration import Calibration, discoveries
@@ -185,9 +184,8 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
             fraction = None if isinstance(self.support_fraction, str) else self.support_fraction
             recipe = Recipe(self.vae, self._method(), fraction, seed_of(self.random_state))
             learned = recipe.fit(data.rows)
-        support = np.zeros(_num_samples(X), dtype=bool)
-        counts = slice(None) if sample_weight is None else np.asarray(sample_weight) > 0.0
-        support[counts] = learned.support
+        support = np.zeros(len(data.counts), dtype=bool)
+        support[data.counts] = learned.support
         become(
             self,
             {

@@ -313,7 +313,7 @@ class VAETransformer(
         with own_gradients():
             check_transformer(self)
             going_on = self.warm_start and self.__sklearn_is_fitted__()
-            rows, attributes = given(self, X, sample_weight, reset=not going_on)
+            rows, attributes, _ = given(self, X, sample_weight, reset=not going_on)
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             before = self.model_ if going_on else None
             listeners.attributes_of = lambda model: attributes | model_attributes(model)
@@ -359,7 +359,7 @@ class VAETransformer(
             check_transformer(self)
             now = snapshot(self)
             before = (now.model_, now._history) if now.__sklearn_is_fitted__() else None
-            rows, attributes = given(self, X, sample_weight, reset=before is None)
+            rows, attributes, _ = given(self, X, sample_weight, reset=before is None)
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
             fitted, history = fit_one_epoch(parameters, rows, seed, before)
             if before is None:

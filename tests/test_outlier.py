@@ -903,6 +903,13 @@ def test_a_whole_weight_is_a_repeated_row_and_one_of_zero_is_not_there(n_rows):
     assert_array_equal(weighted.support_, weight > 0)
 
 
+def test_a_row_of_next_to_no_weight_is_not_there():
+    weight = np.ones(200)
+    weight[[3, 5]] = 0.0, 1e-40
+    detector = _detector().fit(X, sample_weight=weight)
+    assert_array_equal(np.flatnonzero(~detector.support_), [3, 5])
+
+
 def test_new_rows_can_say_what_is_usual():
     detector = _detector(contamination=0.1).fit(X)
     drifted = _rows(400, seed=8) + 1.0
