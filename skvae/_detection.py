@@ -25,7 +25,8 @@ class RowScore(NamedTuple):
     kernels: tuple[NDArray, ...] | None = None  # of the density of all rows
     expected: Array | None = None  # (D,)  nats of a missing cell; None: it says nothing
     known: tuple[NDArray, Array] | None = None  # rows of fit, by rising keys, and their scores
-    repeats: bool = False  # rows are equal by chance: one that equals a row of fit may be another
+    repeats: bool = False  # rows are equal by chance: copies of a row are others
+    ambiguous: bool = False  # there are so many copies that a row like one of fit may be another
 
     def with_kernels(self, vae: VAETransformer, X: Any, weight: Array) -> "RowScore":
         """Place kernels at rows X, each of which counts so often: at a part of very many."""
@@ -76,9 +77,8 @@ class RowScore(NamedTuple):
         """Score a table over what is observed of its rows, but for a column that is hidden."""
         model = vae.model_
         if self.kernels is not None:
-            left_out = math.inf
-            if self.repeats:
-                left_out = 1.0 if of_fit else 0.0
+            left_out = 1.0 if self.repeats else math.inf
+            left_out = 0.0 if self.ambiguous and not of_fit else left_out
             return _density(vae, table, self.kernels, hidden, left_out)
         if hidden is not None:
             table = table.copy()
@@ -106,7 +106,9 @@ class RowScore(NamedTuple):
                 new = np.isnan(unseen.log_share)  # nothing was to be expected of unknown values
                 np.subtract.at(scores, unseen.row[new], self.expected[unseen.column[new]])
             scores = with_cost(scores, unseen, model.columns.log_unseen)
-        return scores if self.known is None else _with_known(scores, row_keys(table), *self.known)
+        if self.known is None or (self.ambiguous and not of_fit):
+            return scores
+        return _with_known(scores, row_keys(table), *self.known)
 
 
 def _density(

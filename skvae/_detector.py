@@ -22,6 +22,7 @@ from ._inputs import become, given
 from ._parameters import automatic_batch_size, density_noise
 from ._table.column import Array
 from ._table.duplicates import kinds_of_rows
+from ._table.frames import take_rows
 from ._table.schema import LabelledRows, without_strays
 from ._transformer import VAETransformer, check_transformer
 from ._typical import rows_at, tame_rows, typical_rows
@@ -33,12 +34,13 @@ LINEAR_BELOW = 500  # rows, where training hardly ever left the linear model
 ROWS_PER_COMPONENT = 10  # at least
 MOST_COMPONENTS = 50
 SEEN_BEFORE = 0.05  # share of new rows that would equal one of fit
-FEWEST_VALUES = 20  # of a column that could tell rows apart
+FEWEST_VALUES = 10  # of a column that could tell rows apart
 MOST_CROSS_FITTED = 10_000  # rows that other models are trained for
 EXPECTED_ROWS = 200  # that say what a missing cell would have added to the score
 USUAL_ROWS = 2000  # that say how far cells are from what is expected of them
 CROSS_FITTED_BELOW = 20  # rows by feature: above, a model hardly knows its own rows from others
 N_FOLDS = 5
+LEVEL_ROWS = 500  # that say how far two models' scores differ
 
 
 class Detector(NamedTuple):
@@ -70,11 +72,11 @@ class Recipe(NamedTuple):
         schema, _, table = fit_table(asked.get_params(deep=False), rows)
         rows = rows._replace(X=without_strays(rows.X, schema))
         first, kind = kinds_of_rows(table)
-        # Weights that are less than one row each are no counts.
-        weight = np.bincount(kind, rows.weight) * max(1.0, len(kind) / rows.weight.sum())
-        kinds = rows_at(rows, first)._replace(weight=weight.astype(np.float64))
-        repeats = by_chance(table, len(first), kinds.weight)
-        model = self._model(weight.sum() if repeats else len(first), len(rows.names))
+        weight = np.bincount(kind, rows.weight).astype(np.float64)
+        kinds = rows_at(rows, first)._replace(weight=without_factor(weight, len(kind)))
+        ambiguous = seen_before(kinds.weight)
+        repeats = ambiguous and by_chance(table, len(first))
+        model = self._model(kinds.weight.sum() if repeats else len(first), len(rows.names))
         is_number = np.array([column.kind != "category" for column in schema.columns])
         if self.support_fraction is None:
             typical = tame_rows(table[first], kinds.weight, is_number)
@@ -85,9 +87,12 @@ class Recipe(NamedTuple):
         vae = self._fitted(model, kept)
         become(vae, vars(vae) | {"model_": vae.model_.with_strays(schema)})
         warn_about_columns(vae.model_.schema)
-        scoring = partial(self._scoring, kept, repeats)
+        blank = RowScore(self.method, repeats=repeats, ambiguous=ambiguous)
+        scoring = partial(self._scoring, kept, blank)
         score, scores, usual = self._out_of_sample(vae, kinds, typical, scoring)
-        counts = kinds.weight if repeats else kinds.weight * (len(first) / kinds.weight.sum())
+        counts = kinds.weight
+        if not repeats:  # as many rows as unequal weights are worth (Kish 1965)
+            counts = counts * (counts.sum() / (counts @ counts))
         support = np.isin(np.arange(len(first)), typical)
         calibration = Calibration.of(scores, counts)
         return Detector(vae, score, calibration, scores[kind], support[kind], usual)
@@ -122,9 +127,11 @@ class Recipe(NamedTuple):
         """Score each fold by a model of the typical rows of the others.
 
         ``scoring`` places kernels at all typical rows: a row is scored by the others' in any case.
+        Scores by a trained model are brought to the level of the model of all rows, on rows that
+        both have seen: what is left is how much less likely rows are that a model has not seen.
         Returns how far cells of typical rows are from what such a model expects, too.
         """
-        numbers = np.arange(len(rows.weight))
+        numbers, whole = np.arange(len(rows.weight)), scoring(vae)
         scores, deviations = np.zeros(len(numbers)), []
         for fold in range(min(N_FOLDS, len(numbers))):
             own = numbers[fold::N_FOLDS]
@@ -132,7 +139,11 @@ class Recipe(NamedTuple):
             part = own_model(vae, vae.random_state)
             kept = rows_at(rows, others if len(others) else typical)  # it may be the only row
             part = quietly_fitted(part, given(part, kept.X, kept.weight))
-            scores[own] = scoring(part).of(part, rows_at(rows, own).X, of_fit=True)
+            score = scoring(part)
+            scores[own] = score.of(part, rows_at(rows, own).X, of_fit=True)
+            if self.method != "aggregate":  # models that were trained differ in level, by chance
+                both = take_rows(kept.X, np.arange(min(len(kept.weight), LEVEL_ROWS)))
+                scores[own] += np.median(whole.of(vae, both) - score.of(part, both))
             tame = rows_at(rows, np.intersect1d(typical, own)).X
             if tame.shape[0]:
                 deviations.append(usual_deviations(part, part.model_.read(tame)))
@@ -167,23 +178,38 @@ class Recipe(NamedTuple):
             return part.fit(rows.X, sample_weight=rows.weight)
         return quietly_fitted(part, given(part, rows.X, rows.weight))
 
-    def _scoring(self, rows: LabelledRows, repeats: bool, vae: VAETransformer) -> RowScore:
+    def _scoring(self, rows: LabelledRows, score: RowScore, vae: VAETransformer) -> RowScore:
         """Return what scores new rows, by a model and rows of fit that are typical."""
-        score = RowScore(self.method, repeats=repeats)
         if score.method == "aggregate":
             score = score.with_kernels(vae, rows.X, rows.weight)
         some = rows_at(rows, np.arange(min(len(rows.weight), EXPECTED_ROWS)))
         return score.with_expectations(vae, some.X, some.weight)
 
 
-def by_chance(table: Any, n_kinds: int, copies: Array) -> bool:
-    """Whether rows are equal because there are few values: a new one may equal them as well.
+def without_factor(weight: Array, n_rows: int) -> Array:
+    """Return how often kinds of rows count, without a factor that they have in common.
 
-    So where more than a twentieth of new rows would, by the share of rows that come once (Good
-    1953), and no column tells half of the kinds apart: else equal rows are one row, entered twice.
+    That is no evidence: neither of rows, nor of their being equal by chance. Weights that are less
+    than a row each are no counts.
     """
-    seen_before = 1.0 - copies[copies <= 1.0].sum() / copies.sum()
-    if seen_before <= SEEN_BEFORE or issparse(table):
-        return bool(seen_before > SEEN_BEFORE)
+    weight = weight * max(1.0, n_rows / weight.sum())
+    lightest = weight.min()
+    share = weight / lightest
+    common = len(weight) >= FEWEST_VALUES and np.allclose(share, np.rint(share))
+    return share if common and lightest > 1.0 else weight
+
+
+def seen_before(copies: Array) -> bool:
+    """Whether more than a twentieth of new rows would equal one of fit (Good 1953)."""
+    return bool(copies[copies <= 1.0].sum() < (1.0 - SEEN_BEFORE) * copies.sum())
+
+
+def by_chance(table: Any, n_kinds: int) -> bool:
+    """Whether rows are equal because there are few values, so that copies are rows of their own.
+
+    So where no column tells half of the kinds apart: else it is one row, entered more often.
+    """
+    if issparse(table):
+        return True
     n_values = max(len(np.unique(column)) for column in table.T)
     return n_values < 0.5 * n_kinds or n_values < FEWEST_VALUES

@@ -92,9 +92,10 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
     -----
     A row's score does not depend on the rows beside it, beyond rounding: 1e-9 of its size. A row
     that equals a row of fit is scored by the others, so that ``score_samples`` of the rows of fit
-    gives ``calibration_scores_``. But where rows are equal by chance, as in tables of few levels, a
-    new row may equal many: it is then scored by all, and only ``fit_predict`` knows rows of fit.
-    Copies of a row are else that row, entered more often. Kernels stand at up to 4,000 rows.
+    gives ``calibration_scores_``. But where a twentieth of the rows of fit are copies of others, a
+    new row may be one, too: it is then scored by all, and only ``fit_predict`` knows rows of fit.
+    Copies are rows of their own where no column tells the rows apart, as in tables of few levels;
+    else it is one row that was entered more often. Kernels stand at up to 4,000 rows.
 
     Of columns of numbers the score is log p(x) in nats and original
     units, and integrates to one; of counts and log-normal columns that is the density of their
@@ -343,7 +344,8 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
         -------
         p : ndarray of shape (n_samples,)
             (1 + number of rows of fit that score no higher) / (1 + number of rows of fit), where
-            these scores are by the others, as ``calibration_scores_``.
+            these scores are by the others, as ``calibration_scores_``. Copies of a row and weights
+            are shares there: together they count as the rows that they are worth.
 
         References
         ----------
@@ -378,7 +380,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
             A row for each cell, indexed by row and column, with its ``value`` and
 
             - ``share``: what it makes its row odder, in nats; a row's shares add up to the score of
-              a typical row (the median of ``calibration_scores_``) less its own,
+              a typical row (the median of those of fit, each as often as it counts) less its own,
             - ``expected``: what the other cells of the row lead one to expect,
             - ``lower`` and ``upper``: between what 90% of ordinary rows with these other cells
               would lie (nan for categories),

@@ -647,6 +647,30 @@ def test_a_common_factor_of_the_weights_changes_neither_labels_nor_p_values(weig
     assert_allclose(weighted.p_values(NEW), plain.p_values(NEW), rtol=0.02)
 
 
+@pytest.mark.parametrize(("n_rows", "digits"), [(15, 9), (150, 0)])  # few rows; integers
+def test_every_row_twice_changes_no_p_value(n_rows, digits):
+    rows, new = (np.round(t, digits) for t in (_rows(n_rows, n_columns=4), _rows(300, 5, 4)))
+    plain = _detector().fit(rows).p_values(new)
+    for twice in (
+        _detector().fit(rows, sample_weight=np.full(n_rows, 2.0)),
+        _detector().fit(np.repeat(rows, 2, axis=0)),
+    ):
+        assert_allclose(twice.p_values(new), plain, atol=1e-9)
+
+
+def test_p_values_of_trained_scores_hold_though_trained_models_differ_in_level():
+    # By chance, models of folds differ from that of all rows by nats: 75% were p <= 0.2, or 2%.
+    rng, shares = np.random.default_rng(0), []
+    loadings = rng.normal(size=(5, 20))
+    for _ in range(3):
+        rows, new = (
+            rng.normal(size=(n, 5)) @ loadings + 0.5 * rng.normal(size=(n, 20)) for n in (600, 500)
+        )
+        detector = VAEOutlierDetector(score_method="reconstruction", random_state=0).fit(rows)
+        shares.append((detector.p_values(new) <= 0.2).mean())
+    assert min(shares) > 0.1 and max(shares) < 0.3
+
+
 @pytest.mark.parametrize("n_rows", [60, 300])
 @pytest.mark.parametrize("holes", [False, True])
 def test_neither_the_order_of_the_rows_of_fit_nor_units_change_a_score(n_rows, holes):
