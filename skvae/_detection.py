@@ -131,9 +131,8 @@ def _density(
     )
     n_numbers = max(len(aggregate.width), module.n_features * module.n_components)
     per_row = -(-n_numbers // module.n_components)
-    function = in_original_units(density, model.columns)
-    (scores,) = model.by_chunks(function, table, module, per_row)
-    return scores if hidden is None else scores - model.columns.log_jacobian[hidden]
+    function = in_original_units(density, model.columns, hidden)
+    return model.by_chunks(function, table, module, per_row)[0]
 
 
 def _with_known(scores: Array, keys: NDArray, known: NDArray, known_scores: Array) -> Array:

@@ -21,7 +21,7 @@ from ._table.column import Array, Unknown
 from ._table.columns import Columns
 from ._table.frames import library_of
 from ._table.schema import Schema
-from ._table.unseen import Unseen, warn_of_switches
+from ._table.unseen import Unseen, warn_of_numbers
 
 if TYPE_CHECKING:
     import torch
@@ -157,7 +157,8 @@ class Fitted:
     def read_all(self, X: Any, unknown: Unknown = "ignore") -> tuple[Any, Unseen]:
         """Read them as a table, and say where fit has not seen what they hold: it is missing there.
 
-        Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level.
+        Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level,
+        and so is one that the shape of a column has no place for.
         """
         schema, limits, kinds = self.schema, self.columns.limits, self.columns.kinds
         if schema.library == "pandas" and library_of(X) == "pandas":
@@ -171,7 +172,8 @@ class Fitted:
         names = [column.name for column in schema.columns]
         said = Said(names, kinds.names, [support.description for support in kinds.supports])
         known, others = check_support(table, limits, lenient, said)
-        warn_of_switches(names, table, others)
+        held = {column: shape.examples for column, shape in self.columns.shapes.items()}
+        warn_of_numbers(names, table, others, held)
         return known, unseen.with_more(*others.T)
 
     def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
@@ -281,14 +283,11 @@ class Fitted:
         self, table: Any, n_samples: int | str = "auto", device: str = "cpu"
     ) -> Array:
         """Return each column's share of the reconstruction term, (N, D), in original units."""
-        import torch
-
         from ._inference.scores import shares_of_columns
 
         vae, n_samples = self.module(device), self._n_samples(n_samples, "reconstruction")
-        log_jacobian = torch.from_numpy(self.columns.log_jacobian).to(vae.device)
         bank = _noise_bank(n_samples, vae)
-        function = partial(shares_of_columns, vae, bank=bank, log_jacobian=log_jacobian)
+        function = partial(shares_of_columns, vae, bank=bank, columns=self.columns)
         return self.by_chunks(function, table, vae, n_samples)[0]
 
     def centrality(self, table: Any, device: str = "cpu") -> Array:  # (N,)
@@ -367,7 +366,8 @@ def module_for(architecture: Parameters, columns: Columns, n_components: int) ->
 
     known = {name: likelihood_of(name, architecture["noise"]) for name in columns.kinds.likelihoods}
     each = [known[name] for name in columns.kinds.likelihoods]
-    likelihood = ColumnLikelihoods(each, columns.kinds.n_levels, columns.rms)
+    edges = {column: shape.edges for column, shape in columns.shapes.items()}
+    likelihood = ColumnLikelihoods(each, columns.kinds.n_levels, columns.rms, edges)
     prior, n_features = architecture["prior"], len(likelihood.column)
     vae = VAE(
         likelihood,

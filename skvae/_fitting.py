@@ -34,7 +34,7 @@ from ._table.statistics import CHUNK_CELLS, CHUNK_ROWS
 from ._table.support import limits_of
 from ._training.loop import Run, worst_column
 from ._training.plan import Epoch, NonFiniteBoundError, Plan, Start, plan_for
-from ._training.rows import DenseCells, Rows, encode_rows
+from ._training.rows import Rows, encode_rows, mean_log_jacobian
 from ._training.selection import Outcome, climb, selection_for
 from .likelihoods._names import is_open, kind_of, kinds_of, name_of, supports_of
 
@@ -129,7 +129,7 @@ def fit(
     plan = plan_for(parameters, len(prepared.rows))
     audience.begin(plan.max_epochs)
 
-    log_jacobian = _mean_log_jacobian(prepared.columns, prepared.rows)
+    log_jacobian = mean_log_jacobian(prepared.columns, prepared.rows)
 
     def watch(epoch: Epoch) -> bool:
         told = replace(
@@ -236,7 +236,9 @@ def prepare(
         number = np.ones(len(weight)) if copies is None else copies.astype(np.float64)
         look = look_at(table, weight, schema.columns, number)
         schema = _with_remarks(schema, look, len(weight))
-        columns = columns_for(parameters, schema, asked, table, look)
+        # Weights that sum to less than the rows are shares, not repetitions.
+        count = weight * max(1.0, number.sum() / weight.sum())
+        columns = columns_for(parameters, schema, asked, table, look, count=count)
         vae, launch, optimism = module_at_start(
             parameters, columns, table, weight, seed, copies=number
         )
@@ -266,11 +268,20 @@ def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[
 
 
 def columns_for(
-    parameters: Parameters, schema: Schema, asked: list[Any], table: Any, look: Look
+    parameters: Parameters,
+    schema: Schema,
+    asked: list[Any],
+    table: Any,
+    look: Look,
+    *,
+    count: Array | None = None,
 ) -> Columns:
-    """Choose each column's likelihood where "auto" was asked for, then shift and scale."""
+    """Choose each column's likelihood where "auto" was asked for, then shift, scale and shape.
+
+    ``count`` (N,) is how many rows each row stands for; None: one.
+    """
     kinds = kinds_of(asked, look.natures, parameters["noise"], schema.n_levels)
-    return fit_columns(table, look, kinds, parameters["scaling"])
+    return fit_columns(table, look, kinds, parameters["scaling"], count)
 
 
 def _with_remarks(schema: Schema, look: Look, n_rows: int) -> Schema:
@@ -399,12 +410,14 @@ def _component_scale(vae: VAE, rows: Rows) -> Array:
 
 
 def _noise_variance(vae: VAE, columns: Columns) -> Array:
-    return vae.likelihood.noise_variance().detach().cpu().numpy() * columns.scale**2
+    variance = vae.likelihood.noise_variance().detach().cpu().numpy() * columns.scale**2
+    variance[list(columns.shapes)] = np.nan  # that is of normal scores: it has no unit
+    return variance
 
 
 def _history(outcome: Outcome, prepared: Prepared) -> History:
     """Tell how training went, in original units."""
-    log_jacobian = _mean_log_jacobian(prepared.columns, prepared.rows)
+    log_jacobian = mean_log_jacobian(prepared.columns, prepared.rows)
     return History(
         n_epochs=outcome.n_epochs,
         best_epoch=outcome.best,
@@ -425,19 +438,3 @@ def _undone(outcome: Outcome, prepared: Prepared) -> str:
         f"learning rate. The wildest values stand in column {column}: look for errors there, or "
         "use a smaller learning_rate_init."
     )
-
-
-def _mean_log_jacobian(columns: Columns, rows: Rows) -> float:
-    """Return that of the change to original units, over what is observed; mean of the rows."""
-    by_column = torch.from_numpy(columns.log_jacobian)
-    cells = rows.cells
-    complete = (
-        cells.observed is None if isinstance(cells, DenseCells) else not columns.may_miss.any()
-    )
-    if complete or not by_column.any():
-        return float(by_column.sum())
-    total = 0.0
-    for _, observed, weight in rows.chunks(len(by_column)):
-        seen = torch.ones(len(weight), len(by_column)) if observed is None else observed.cpu()
-        total += float(weight.cpu().double() @ seen.double() @ by_column)
-    return total / float(rows.weight.double().sum())

@@ -147,6 +147,7 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         vae = own_model(
             self.vae,
             self.random_state,
+            likelihood="normal_scores",
             noise=density_noise(missing.shape[1]),
             objective="iwae",
             n_train_samples=8,

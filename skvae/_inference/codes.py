@@ -49,7 +49,8 @@ def complete_codes(
     these rows it has to do.
     """
     numbers = isinstance(X, np.ndarray) and X.dtype.kind in "buif"
-    if not numbers or not columns.kinds.sees_numbers or columns.empty is not None:
+    as_they_are = columns.kinds.sees_numbers and not columns.shapes
+    if not numbers or not as_they_are or columns.empty is not None:
         return None
     encoder = _encoder_of(weights, columns)
     if len(X) <= FEW_ROWS:

@@ -115,14 +115,23 @@ def _numbers_of_a_row(vae: VAE, per_row: int) -> int:
 
 
 def in_original_units(
-    function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]], columns: Columns
+    function: Callable[[Tensor, Tensor | None], tuple[Tensor, ...]],
+    columns: Columns,
+    hidden: int | None = None,
 ) -> Callable[[Tensor, Tensor | None], tuple[Tensor, ...]]:
-    """Turn log-densities of x, the first result, into such of the user's units."""
+    """Turn log-densities of x, the first result, into such of the user's units.
+
+    A ``hidden`` column has no part in them.
+    """
 
     def function_in_units(x: Tensor, observed: Tensor | None) -> tuple[Tensor, ...]:
         scores, *others = function(x, observed)
         seen = None if observed is None else observed.numpy(force=True)
-        log_jacobian = torch.as_tensor(columns.log_jacobian_of(seen), device=scores.device)
+        if hidden is not None:
+            seen = np.ones(x.shape, dtype=bool) if seen is None else seen.copy()
+            seen[:, hidden] = False
+        by_row = columns.log_jacobian_of(x.numpy(force=True), seen)
+        log_jacobian = torch.as_tensor(by_row, device=scores.device)
         return (scores + log_jacobian, *others)
 
     return function_in_units
@@ -225,10 +234,11 @@ def reconstruction_by_column(
 
 
 def shares_of_columns(
-    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor, log_jacobian: Tensor
+    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor, columns: Columns
 ) -> tuple[Tensor]:  # (N, D)
     """Return the same in original units: 0 for what is missing."""
     (share,) = reconstruction_by_column(vae, x, observed, bank)
+    log_jacobian = torch.from_numpy(columns.log_jacobian_at(x.numpy(force=True))).to(x.device)
     return (share + (log_jacobian if observed is None else observed * log_jacobian),)
 
 

@@ -1,7 +1,7 @@
 """Tables to standardised columns, and back to the user's units. NumPy only."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ from scipy.sparse import issparse
 
 from .automatic import Look
 from .column import Array
+from .shape import Shape, fit_shape
 from .statistics import Scaling, geometric_mean, row_chunks
 from .support import Kinds, Limits, limits_of
 
@@ -27,6 +28,8 @@ class EncodedChunk(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Columns:
     """How the columns of a table become the model's: x = (X - shift) / scale.
+
+    Those that have a shape become normal scores instead.
 
     Attributes
     ----------
@@ -51,6 +54,8 @@ class Columns:
         Log-probability of a level, or of a value beside 0 and 1, that no row of fit holds.
     empty : ndarray of bool of shape (n_columns,) or None
         Columns that held nothing in fit; None if there are none. Later values there say nothing.
+    shapes : dict of int to Shape
+        The maps to normal scores of the columns that have one.
     """
 
     scaling: Scaling
@@ -65,6 +70,7 @@ class Columns:
     limits: Limits
     log_unseen: Array | None = None
     empty: NDArray[np.bool_] | None = None
+    shapes: Mapping[int, Shape] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.shift)
@@ -77,6 +83,8 @@ class Columns:
         X = X.toarray() if issparse(X) else X
         with np.errstate(over="ignore"):
             x = (X.astype(np.float64, copy=False) - self.shift) / self.scale
+        for column, shape in self.shapes.items():
+            x[:, column] = shape.scores(X[:, column].astype(np.float64, copy=False))
         if not (np.abs(x).max(initial=0.0) <= FARTHEST):
             x = np.clip(x, -FARTHEST, FARTHEST)  # nan stays
         if self.empty is not None:
@@ -96,26 +104,51 @@ class Columns:
         limits = np.finfo(np.float64)
         with np.errstate(over="ignore"):
             cells = np.where(self.constant, 0.0, x) * self.scale + self.shift
+        for column, shape in self.shapes.items():
+            cells[:, column] = shape.values(x[:, column].astype(np.float64, copy=False))
         return np.clip(cells, limits.min, limits.max)
 
     @property
     def log_jacobian(self) -> Array:
-        """Log |dx / dX| per column, in nats: what turns a density of x into one of X."""
+        """Log |dx / dX| per column, in nats: what turns a density of x into one of X.
+
+        0 where a column has a shape: there it depends on the cell.
+        """
         return -np.log(self.scale)
 
-    def log_jacobian_of(self, observed: NDArray[np.bool_] | None) -> Any:
-        """Sum it over what each row has observed: (N,), or a number where that is everything."""
-        by_column = self.log_jacobian
-        total = by_column.sum()
-        if observed is None or not by_column.any():
+    def log_jacobian_at(self, x: Array) -> Array:  # (N, D), or (D,) where it is the same for all
+        """Return that of every cell of x (N, D)."""
+        if not self.shapes:
+            return self.log_jacobian
+        result = np.tile(self.log_jacobian, (len(x), 1))
+        for column, shape in self.shapes.items():
+            result[:, column] = shape.log_jacobian(x[:, column].astype(np.float64, copy=False))
+        return result
+
+    def log_jacobian_of(self, x: Array, observed: NDArray[np.bool_] | None) -> Any:
+        """Sum it over what each row has observed: (N,), or a number that is the same for all."""
+        cells = self.log_jacobian_at(x)
+        if cells.ndim == 2:
+            return (cells if observed is None else np.where(observed, cells, 0.0)).sum(axis=1)
+        total = cells.sum()
+        if observed is None or not cells.any():
             return total
-        return total - (~observed).astype(np.float64) @ by_column
+        return total - (~observed).astype(np.float64) @ cells
 
 
-def fit_columns(X: Any, look: Look, kinds: Kinds, scaling: str | None) -> Columns:
-    """Choose shift and scale of the columns of a table, by what they look like."""
-    moments = look.moments
+def fit_columns(
+    X: Any, look: Look, kinds: Kinds, scaling: str | None, count: Array | None = None
+) -> Columns:
+    """Choose shift, scale and shape of the columns of a table, by what they look like.
+
+    ``count`` (N,) is how many rows each row stands for; None: one.
+    """
+    moments, shapes = look.moments, _fit_shapes(X, look, kinds, count)
     moved, ratio = kinds.with_units("location_scale"), kinds.with_units("scale")
+    moved |= kinds.with_units("shape")  # of those that are Gaussian enough
+    moved[list(shapes)] = False
+    log_unseen = np.zeros(len(moved)) if look.log_unseen is None else look.log_unseen.copy()
+    log_unseen[list(shapes)] = [shape.log_unseen for shape in shapes.values()]
     common = float(np.sqrt(moments.variance[moved].mean())) if moved.any() else 0.0
     common = common or 1.0
     chosen = _chosen_scaling(scaling, look.one_unit)
@@ -134,10 +167,22 @@ def fit_columns(X: Any, look: Look, kinds: Kinds, scaling: str | None) -> Column
         may_miss=moments.n_missing > 0,
         rms=common if chosen == "none" else 1.0,
         kinds=kinds,
-        limits=limits_of(kinds.supports),
-        log_unseen=look.log_unseen,
+        limits=limits_of(kinds.supports, shapes),
+        log_unseen=log_unseen,
         empty=empty if (empty := moments.n_missing == X.shape[0]).any() else None,
+        shapes=shapes,
     )
+
+
+def _fit_shapes(X: Any, look: Look, kinds: Kinds, count: Array | None) -> dict[int, Shape]:
+    """Learn the shapes of the columns that are to have one."""
+    count, shapes = np.ones(X.shape[0]) if count is None else count, {}
+    for column in np.flatnonzero(kinds.with_units("shape") & look.moments.varies).tolist():
+        cells = X[:, [column]].toarray()[:, 0] if issparse(X) else X[:, column]
+        shape = fit_shape(cells.astype(np.float64, copy=False), count)
+        if shape is not None:
+            shapes[column] = shape
+    return shapes
 
 
 def _chosen_scaling(scaling: str | None, one_unit: bool) -> Scaling:

@@ -1,19 +1,22 @@
 """Which values a likelihood gives a density to. NumPy only."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .column import Array
 
+if TYPE_CHECKING:
+    from .shape import Shape  # which loads SciPy
+
 # What a column looks like, for "auto" to choose its likelihood by.
 Nature = Literal["levels", "two_valued", "heavy_tailed", "number"]
 
 
-UNITS = ("location_scale", "scale", "none")
+UNITS = ("location_scale", "scale", "shape", "none")
 
 
 class Support(NamedTuple):
@@ -25,10 +28,11 @@ class Support(NamedTuple):
         The smallest and the largest value, both included.
     description : str
         The values in words, for messages: "non-negative integers".
-    units : {"location_scale", "scale", "none"}, default="none"
+    units : {"location_scale", "scale", "shape", "none"}, default="none"
         What may be done to a column before it is modelled. "location_scale": it is moved and
         divided, so any shift and unit of x is as good. "scale": it is divided by its geometric
-        mean, so all values must be positive and any unit is as good. "none": nothing is done.
+        mean, so all values must be positive and any unit is as good. "shape": it is mapped to
+        normal scores by a monotone function that fit learns. "none": nothing is done.
     whole : bool, default=False
         Whether only integers have a density.
     """
@@ -36,7 +40,7 @@ class Support(NamedTuple):
     lower: float
     upper: float
     description: str
-    units: Literal["location_scale", "scale", "none"] = "none"
+    units: Literal["location_scale", "scale", "shape", "none"] = "none"
     whole: bool = False
 
     @property
@@ -72,25 +76,30 @@ class Limits:
     lower: Array  # (D,)
     upper: Array  # (D,)
     whole: NDArray[np.bool_]  # (D,)
+    shapes: "Mapping[int, Shape]" = field(default_factory=dict)  # of columns that have one
     none: bool = field(init=False)  # all values are admissible; each call with rows asks
 
     def __post_init__(self) -> None:
         infinite = np.isinf(self.lower).all() and np.isinf(self.upper).all()
-        object.__setattr__(self, "none", bool(infinite and not self.whole.any()))
+        none = bool(infinite and not self.whole.any() and not self.shapes)
+        object.__setattr__(self, "none", none)
 
     def outside(self, cells: Any) -> NDArray[np.bool_]:
-        """Tell the cells (N, D) that are not between the limits, or not whole; nan is inside."""
+        """Tell the cells (N, D) that have no density; nan is inside."""
         with np.errstate(invalid="ignore"):
             wrong = np.less(cells, self.lower) | np.greater(cells, self.upper)
             if self.whole.any():
                 wrong |= self.whole & (np.rint(cells) != cells) & ~np.isnan(cells)
+        for column, shape in self.shapes.items():
+            wrong[:, column] |= shape.outside(cells[:, column].astype(np.float64, copy=False))
         return wrong
 
 
-def limits_of(supports: Sequence[Support]) -> Limits:
-    """Gather the limits of all columns."""
+def limits_of(supports: Sequence[Support], shapes: "Mapping[int, Shape] | None" = None) -> Limits:
+    """Gather the limits of all columns, some of which have a shape."""
     return Limits(
         np.array([support.lower for support in supports]),
         np.array([support.upper for support in supports]),
         np.array([support.whole for support in supports]),
+        shapes or {},
     )

@@ -1,8 +1,9 @@
 """Cells that hold what the rows of fit did not, or a level that has a place with others. No torch.
 
-A level is such, or another value than 0 and 1.
+A level is such, another value than 0 and 1, or one that a column's shape has no place for.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,14 +85,21 @@ def warn_if_all(name: str, levels: tuple[Any, ...], n_present: int, held: list[A
         )
 
 
-def warn_of_switches(names: list[str], table: Any, cells: NDArray[np.intp]) -> None:
-    """Warn of columns of 0 and 1 in which no cell is one of them; ``cells`` (M, 2) are those."""
+def warn_of_numbers(
+    names: list[str], table: Any, cells: NDArray[np.intp], held: Mapping[int, tuple[float, ...]]
+) -> None:
+    """Warn of columns in which no cell is a number that the model has a place for.
+
+    ``cells`` (M, 2) are those that are not, and ``held`` is what fit had, 0 and 1 where it is not
+    said.
+    """
     for column in np.unique(cells[:, 1]).tolist():
         rows = cells[cells[:, 1] == column, 0]
         own = table[:, [column]]
         values = own.toarray()[:, 0] if issparse(own) else own[:, 0]
         n_present = int((values == values).sum())
-        warn_if_all(names[column], (0, 1), n_present, values[rows].tolist())
+        levels = held.get(column, (0, 1))
+        warn_if_all(names[column], levels, n_present, values[rows].tolist())
 
 
 def _where(rows: NDArray[np.intp], held: list[Any]) -> str:

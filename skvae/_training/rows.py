@@ -169,6 +169,27 @@ def encode_rows(
     return DenseCells(x.to(device), None if observed is None else observed.to(device))
 
 
+def mean_log_jacobian(columns: Columns, rows: Rows) -> float:
+    """Return that of the change to original units, over what is observed; mean of the rows."""
+    cells, total = rows.cells, 0.0
+    if columns.shapes:  # it depends on the cell
+        for x, present, weight in rows.chunks(len(columns)):
+            held = None if present is None else present.numpy(force=True)
+            by_row = torch.from_numpy(columns.log_jacobian_of(x.numpy(force=True), held))
+            total += float(weight.cpu().double() @ by_row)
+        return total / float(rows.weight.double().sum())
+    by_column = torch.from_numpy(columns.log_jacobian)
+    complete = (
+        cells.observed is None if isinstance(cells, DenseCells) else not columns.may_miss.any()
+    )
+    if complete or not by_column.any():
+        return float(by_column.sum())
+    for _, observed, weight in rows.chunks(len(by_column)):
+        seen = torch.ones(len(weight), len(by_column)) if observed is None else observed.cpu()
+        total += float(weight.cpu().double() @ seen.double() @ by_column)
+    return total / float(rows.weight.double().sum())
+
+
 def hold_out(copies: Tensor, fraction: float, generator: torch.Generator) -> Tensor:  # (N,)
     """Draw how many copies of each row are held out; at least one copy, and not all of them."""
     number = torch.repeat_interleave(copies)  # of the row that each copy is of

@@ -13,6 +13,7 @@ from ._counts import NegativeBinomial, Poisson
 from ._levels import Bernoulli, Categorical, Ordinal
 from ._likelihood import Likelihood, LinearFit, LinearStart
 from ._names import LIKELIHOODS
+from ._normal_scores import NormalScores
 from ._real import Gaussian, LogNormal, StudentT
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "LinearStart",
     "LogNormal",
     "NegativeBinomial",
+    "NormalScores",
     "Ordinal",
     "Poisson",
     "StudentT",

@@ -101,6 +101,13 @@ class Likelihood(Specification, ABC):
         """
         return self
 
+    def with_edges(self, edges: Sequence[tuple[float, ...]]) -> Self:
+        """Return the specification for columns with these ends of intervals of normal scores.
+
+        Lower and upper end of each in turn; empty for a column without.
+        """
+        return self
+
     def parameters(self, n_columns: int) -> dict[str, Tensor]:
         """Return the start of what is learned beside the decoder, by name."""
         return {}

@@ -1,6 +1,7 @@
 """A likelihood for each column: those of one kind are evaluated together, as one block."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -23,12 +24,20 @@ class Block(Part[Likelihood]):
         Number of levels of each, 0 for numbers.
     rms : float
         Root mean square of all columns' standard deviations.
+    edges : sequence of tuple of float, default=()
+        Ends of the intervals of normal scores of each.
     """
 
     def __init__(
-        self, likelihood: Likelihood, columns: Sequence[int], n_levels: Sequence[int], rms: float
+        self,
+        likelihood: Likelihood,
+        columns: Sequence[int],
+        n_levels: Sequence[int],
+        rms: float,
+        edges: Sequence[tuple[float, ...]] = (),
     ) -> None:
         own = likelihood.for_columns(n_levels, rms)
+        own = own.with_edges(edges) if edges else own
         super().__init__(own, own.parameters(len(columns)), own.constants())
         self.columns = list(columns)
         self.of_features = own.columns_of_features(len(columns))  # (P,)  among its own columns
@@ -69,6 +78,8 @@ class ColumnLikelihoods(nn.Module):
         Number of levels of each column, 0 for numbers. None: all are numbers.
     rms : float, default=1.0
         Root mean square of the columns' standard deviations.
+    edges : mapping of int to tuple of float, default={}
+        Ends of the intervals of normal scores of columns that have such.
 
     Notes
     -----
@@ -83,6 +94,7 @@ class ColumnLikelihoods(nn.Module):
         likelihoods: Sequence[Likelihood],
         n_levels: Sequence[int] | None = None,
         rms: float = 1.0,
+        edges: Mapping[int, tuple[float, ...]] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         levels = [0] * len(likelihoods) if n_levels is None else list(n_levels)
@@ -90,7 +102,13 @@ class ColumnLikelihoods(nn.Module):
         for number, likelihood in enumerate(likelihoods):
             blocks.setdefault(likelihood, []).append(number)
         parts = [
-            Block(likelihood, columns, [levels[c] for c in columns], rms)
+            Block(
+                likelihood,
+                columns,
+                [levels[c] for c in columns],
+                rms,
+                [edges.get(c, ()) for c in columns],
+            )
             for likelihood, columns in blocks.items()
         ]
         self.parts: Any = nn.ModuleList(parts)

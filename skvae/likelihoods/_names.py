@@ -9,6 +9,7 @@ from .._table.support import Kinds, Nature, Support
 from ._counts import NegativeBinomial, Poisson
 from ._levels import Bernoulli, Categorical, Ordinal
 from ._likelihood import Likelihood
+from ._normal_scores import NormalScores
 from ._real import Gaussian, LogNormal, StudentT
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -20,7 +21,9 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "ordinal": Ordinal,
     "poisson": Poisson,
     "negative_binomial": NegativeBinomial,
+    "normal_scores": NormalScores,
 }
+NUMBERS: tuple[Nature, ...] = ("number", "heavy_tailed")
 
 
 def likelihood_of(name: Any, noise: str) -> Likelihood:
@@ -42,8 +45,8 @@ def name_of(likelihood: Any) -> str:
 
 
 def is_open(asked: Any) -> bool:
-    """Whether "auto" is to choose."""
-    return isinstance(asked, str) and asked == "auto"
+    """Whether what a column looks like is to choose, for numbers or for all."""
+    return isinstance(asked, str) and asked in ("auto", "normal_scores")
 
 
 def kinds_of(
@@ -53,7 +56,7 @@ def kinds_of(
     by_nature = {kind.automatic_for: name for name, kind in LIKELIHOODS.items()}
     automatic = [is_open(one) for one in asked]
     chosen = [
-        by_nature[nature] if auto else one
+        by_nature[nature] if auto and not (one == "normal_scores" and nature in NUMBERS) else one
         for one, nature, auto in zip(asked, natures, automatic, strict=True)
     ]
     # Equal ones are evaluated together, whatever they were called: as one, so that all agree.
