@@ -64,18 +64,11 @@ def finite(frame):
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 @given(frames())
-def test_a_frame_is_fitted_and_comes_back_or_its_error_names_column_content_and_fix(frame):
+def test_a_frame_is_fitted_and_comes_back(frame):
     vae = VAETransformer(2, max_iter=1, hidden_layer_sizes=(4,), n_importance_samples=4)
-    has_dates = any(frame[name].dtype.kind == "M" for name in frame)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            vae.set_params(random_state=0).fit(frame)
-        except ValueError as error:
-            assert has_dates
-            assert "Column 'c" in str(error) and "dates" in str(error) and "Turn" in str(error)
-            return
-        assert not has_dates
+        vae.set_params(random_state=0).fit(frame)
         assert np.isfinite(vae.transform(frame)).all()
         assert np.isfinite(vae.score_samples(frame, refine=False)).all()
         for back in (vae.sample(2, random_state=0), vae.inverse_transform(vae.transform(frame))):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from skvae import VAEOutlierDetector, VAETransformer
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
 
 pandas = pytest.importorskip("pandas")
 polars = pytest.importorskip("polars")
@@ -528,33 +528,110 @@ def test_a_likelihood_of_levels_makes_a_category_of_numbers(likelihood):
     assert set(vae.sample(30, random_state=0).code) <= {0, 1, 2, 3}
 
 
-# -- what has no likelihood -----------------------------------------------------------------------
+# -- dates and times ------------------------------------------------------------------------------
 
 DAYS = pandas.date_range("2024-01-01", periods=N)
+BERLIN = DAYS.tz_localize("UTC").tz_convert("Europe/Berlin")
+SPANS = [datetime.timedelta(days) for days in range(N)]
+TIMES = [datetime.time(hour % 24, 30) for hour in range(N)]
+PANDAS_DATES = {
+    "nanoseconds": pandas.Series(DAYS.astype("M8[ns]")),
+    "seconds": pandas.Series(DAYS.astype("M8[s]")),
+    "a zone": pandas.Series(BERLIN),
+    "spans": pandas.Series(DAYS - DAYS[7]),
+    "months": pandas.Series(DAYS.to_period("M")),
+    "arrow": pandas.Series(DAYS).astype("timestamp[us, tz=UTC][pyarrow]"),
+    "arrow days": pandas.Series(DAYS).astype("date32[pyarrow]"),
+    "date objects": pandas.Series(DAYS.date, dtype=object),
+    "datetime objects": pandas.Series(list(BERLIN.to_pydatetime()), dtype=object),
+    "timedelta objects": pandas.Series(SPANS, dtype=object),
+    "time objects": pandas.Series(TIMES, dtype=object),
+}
+POLARS_DATES = {
+    "days": polars.Series(DAYS.date.tolist()),
+    "microseconds": polars.Series(DAYS.to_pydatetime().tolist()),
+    "milliseconds": polars.Series(DAYS.to_pydatetime().tolist()).dt.cast_time_unit("ms"),
+    "a zone": polars.Series(BERLIN.to_pydatetime().tolist()),
+    "spans": polars.Series(SPANS),
+    "times of day": polars.Series(TIMES),
+}
 DATES = {
-    "pandas, dates": pandas.DataFrame({"x": NUMBERS, "day": DAYS}),
-    "pandas, dates with a zone": pandas.DataFrame({"x": NUMBERS, "day": DAYS.tz_localize("UTC")}),
-    "pandas, spans": pandas.DataFrame({"x": NUMBERS, "day": DAYS - DAYS[0]}),
-    "polars, dates": polars.DataFrame({"x": NUMBERS, "day": DAYS.date.tolist()}),
-    "polars, times": polars.DataFrame({"x": NUMBERS, "day": DAYS.to_pydatetime().tolist()}),
-    "polars, spans": polars.DataFrame({"x": NUMBERS, "day": N * [datetime.timedelta(1)]}),
-    "pandas, periods": pandas.DataFrame({"x": NUMBERS, "day": DAYS.to_period("D")}),
-    "pandas, arrow": pandas.DataFrame({"x": NUMBERS, "day": DAYS}).astype(
-        {"day": "timestamp[ns][pyarrow]"}
-    ),
-    "pandas, arrow days": pandas.DataFrame({"x": NUMBERS, "day": DAYS}).astype(
-        {"day": "date32[pyarrow]"}
-    ),
-    "polars, times of day": polars.DataFrame({"x": NUMBERS, "day": N * [datetime.time(1, 2)]}),
-    "pandas, objects": pandas.DataFrame({"x": NUMBERS, "day": DAYS.date}),
+    f"pandas, {name}": pandas.DataFrame({"x": NUMBERS, "day": day})
+    for name, day in PANDAS_DATES.items()
+}
+DATES |= {
+    f"polars, {name}": polars.DataFrame({"x": NUMBERS, "day": day})
+    for name, day in POLARS_DATES.items()
 }
 
 
+def _emptied(X, name, rows):
+    if isinstance(X, pandas.DataFrame):
+        X = X.copy()
+        X.loc[rows, name] = None
+        return X
+    gone = polars.Series(np.isin(np.arange(len(X)), rows))
+    return X.with_columns(polars.when(gone).then(None).otherwise(X[name]).alias(name))
+
+
 @pytest.mark.parametrize("kind", DATES)
-def test_dates_are_refused_with_the_column_and_the_fix(kind):
-    message = r"Column 'day' holds dates or times .*Turn them into numbers first, for example days"
-    with pytest.raises(ValueError, match=message):
-        _vae().fit(DATES[kind])
+def test_dates_come_in_as_numbers_and_go_out_as_dates(kind):
+    X = DATES[kind]
+    vae = _vae().fit(X)
+    for rows in (vae.sample(5, random_state=0), vae.inverse_transform(vae.transform(X))):
+        assert rows["day"].dtype == X["day"].dtype
+        assert type(rows["day"][0]) is type(X["day"][0])
+        assert getattr(rows["day"][0], "tzinfo", None) == getattr(X["day"][0], "tzinfo", None)
+    # The table holds days, so the cells come back from it.
+    table = vae.model_.read(X)
+    assert list(vae.model_.write(table)["day"]) == list(X["day"])
+    shift = table[8, 1] - table[7, 1]
+    of_day = isinstance(X["day"][0], datetime.time)
+    assert shift == pytest.approx(1 / 24 if of_day else 0.0 if "months" in kind else 1.0)
+
+
+@pytest.mark.parametrize("kind", DATES)
+def test_dates_that_are_missing_are_imputed(kind):
+    X = _emptied(DATES[kind], "day", np.array([3, 7]))
+    filled = VAEImputer(_vae(), random_state=0).fit_transform(X)
+    assert filled["day"].dtype == X["day"].dtype
+    kept = [row for row in range(N) if row not in (3, 7)]
+    assert [filled["day"][row] for row in kept] == [X["day"][row] for row in kept]
+    assert type(filled["day"][3]) is type(X["day"][0])
+    assert np.isfinite(_vae().fit(X).score_samples(X)).all()
+
+
+def test_whole_days_are_drawn_as_whole_days_through_their_shape():
+    day = DAYS[_rng(0).integers(0, N, 200)]
+    X = pandas.DataFrame({"x": np.arange(200.0), "day": day})
+    drawn = _vae(likelihood="normal_scores").fit(X).sample(100, random_state=0)
+    assert (drawn["day"] == drawn["day"].dt.normalize()).all()
+    known = set(pandas.date_range(day.min(), day.max()))
+    assert sum(value in known for value in drawn["day"]) >= 98  # beyond them, once in n rows
+
+
+def test_dates_of_an_array_of_objects_come_back():
+    X = np.array([NUMBERS, DAYS.date], dtype=object).T
+    assert type(_vae().fit(X).sample(2, random_state=0)[0, 1]) is datetime.date
+
+
+@pytest.mark.parametrize("other", [[1.0], [DAYS[0].date()], [BERLIN[0].to_pydatetime()]])
+def test_dates_beside_other_values_are_refused_with_the_column_and_the_fix(other):
+    cells = [*DAYS[1:].to_pydatetime(), *other]
+    X = pandas.DataFrame({"x": NUMBERS, "day": pandas.Series(cells, dtype=object)})
+    with pytest.raises(ValueError, match=r"'day' holds dates or times beside other .*Make all of"):
+        _vae().fit(X)
+
+
+def test_numbers_are_no_dates_and_dates_no_numbers():
+    dates, numbers = DATES["pandas, seconds"], pandas.DataFrame({"x": NUMBERS, "day": NUMBERS})
+    with pytest.raises(ValueError, match="'day' holds other values, where fit had dates"):
+        _vae().fit(dates).transform(numbers)
+    with pytest.raises(ValueError, match="'day' holds dates or times, where fit had other values"):
+        _vae().fit(numbers).transform(dates)
+
+
+# -- what has no likelihood -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [pandas.DataFrame, polars.DataFrame])
@@ -626,7 +703,7 @@ def test_any_frame_works(seed):
 BAD_CELLS = {
     "infinity": (lambda numbers: [np.inf, *numbers[1:]], "inf"),
     "too large": (lambda numbers: [*numbers[1:], 1e250], "too large"),
-    "dates": (lambda numbers: DAYS[: len(numbers)], "dates or times"),
+    "dates": (lambda numbers: [DAYS[0], *numbers[1:]], "dates or times"),
     "complex numbers": (lambda numbers: [1j, *numbers[1:]], "[Cc]omplex"),
     "lists": (lambda numbers: [[1.0], *numbers[1:]], "a list"),
     "dictionaries": (lambda numbers: [{}, *numbers[1:]], "a dict"),

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, time, timedelta
 from decimal import Decimal
 from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .times import KINDS, Moment, days_of, from_days, moment_of
 
 Array = NDArray[np.floating]
 
@@ -25,6 +26,7 @@ class Raw(NamedTuple):
     levels: Sequence[Any] = ()
     ordered: bool = False
     guessed: bool = False  # from the cells, as no dtype says it
+    moment: Moment | None = None  # what dates or times the numbers are days of
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,8 @@ class Column:
         Whether numbers were written as text.
     remark : str
         What was decided about the column that its user should know, for a warning.
+    moment : Moment or None
+        What dates or times the numbers are days of.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Column:
     strays: tuple[Any, ...] = ()
     written: bool = False
     remark: str = ""
+    moment: Moment | None = None
 
     @property
     def n_levels(self) -> int:
@@ -70,6 +75,7 @@ class Column:
 
     def encode(self, raw: Raw) -> tuple[Array, NDArray[np.intp], list[Any]]:
         """Return cells as numbers, and rows and levels of those that are not there; these miss."""
+        self._check_moment(raw)
         if self.kind != "category":
             numbers = raw.numbers
             if numbers is None:
@@ -83,6 +89,15 @@ class Column:
         cells = np.array([*places, np.nan])[raw.places]
         new = np.flatnonzero(np.isnan(cells) & (raw.places >= 0))
         return cells, new, [raw.levels[place] for place in raw.places[new]]
+
+    def _check_moment(self, raw: Raw) -> None:
+        """Raise a ValueError if only one of fit and these rows has dates."""
+        holds = len(raw.levels) > 0 or (raw.numbers is not None and not np.isnan(raw.numbers).all())
+        if holds and (raw.moment is None) != (self.moment is None):
+            here, there = ("other values", "dates or times")[:: 1 if self.moment else -1]
+            raise ValueError(
+                f"Column {self.name} holds {here}, where fit had {there}. Convert it back."
+            )
 
     def rare_cells(self, raw: Raw) -> tuple[NDArray[np.intp], Array]:
         """Return the rows that hold a rare level, and its log-share of the place they share."""
@@ -104,6 +119,11 @@ class Column:
                 result[row] = self.rare[generator.choice(len(self.rare), p=self.shares)]
         return result
 
+    def as_objects(self, values: Any) -> list[Any]:
+        """Return days (nan or None: missing) as the dates or times that they are."""
+        assert self.moment is not None
+        return [from_days(np.nan if v is None else float(v), self.moment) for v in values]
+
 
 def or_empty_category(raw: Raw) -> Raw:
     """Make a column for text in which nothing stands a category without levels."""
@@ -112,10 +132,10 @@ def or_empty_category(raw: Raw) -> Raw:
     return Raw("category", None, np.full(len(raw.numbers), -1, dtype=np.intp))
 
 
-def no_dates(name: str, dtype: Any) -> ValueError:
+def no_dates(name: str, kinds: set[str]) -> ValueError:
     return ValueError(
-        f"Column {name} holds dates or times ({dtype}), which have no likelihood. Turn them into "
-        "numbers first, for example days since the first and the hour of the day."
+        f"Column {name} holds dates or times beside other values: {', '.join(sorted(kinds))}. Make "
+        "all of them one kind of date, with a time zone or without, or all of them numbers."
     )
 
 
@@ -123,9 +143,8 @@ def raw_objects(values: list[Any], name: str) -> Raw:
     """Read Python objects: numbers if all are, else levels. None, nan and pd.NA are missing."""
     missing = [is_missing(value) for value in values]
     present = [value for value, gone in zip(values, missing, strict=True) if not gone]
-    for value in present:
-        if isinstance(value, date | time | timedelta):
-            raise no_dates(name, type(value).__name__)
+    if any(isinstance(value, KINDS) for value in present):
+        return _raw_dates(values, missing, name)
     booleans = all(isinstance(value, bool | np.bool_) for value in present)
     if all(isinstance(value, Real | Decimal) for value in present) or booleans:
         kind: Any = "boolean" if present and booleans else "number"
@@ -141,6 +160,17 @@ def raw_objects(values: list[Any], name: str) -> Raw:
                 f"{type(value).__name__}; row {row} holds {value!r}."
             ) from None
     return Raw("category", None, places, list(place_of), guessed=True)
+
+
+def _raw_dates(values: list[Any], missing: list[bool], name: str) -> Raw:
+    present = [value for value, gone in zip(values, missing, strict=True) if not gone]
+    moment = moment_of(present)
+    if moment is None:
+        zones = {getattr(value, "tzinfo", None) is not None for value in present}
+        kinds = {type(value).__name__ for value in present}
+        raise no_dates(name, kinds if len(zones) == 1 else {*kinds, "some with a time zone"})
+    days = [np.nan if gone else days_of(v) for v, gone in zip(values, missing, strict=True)]
+    return Raw("number", np.array(days, dtype=np.float64), moment=moment)
 
 
 def _object_numbers(values: list[Any], missing: list[bool], name: str) -> Array:
@@ -177,7 +207,8 @@ def as_levels(raw: Raw) -> Raw:
     places = np.full(len(raw.numbers), -1, dtype=np.intp)
     places[seen] = found
     as_bool = raw.kind == "boolean"
-    return Raw("category", None, places, [bool(v) if as_bool else v for v in levels.tolist()], True)
+    named = [bool(v) if as_bool else v for v in levels.tolist()]
+    return Raw("category", None, places, named, True, moment=raw.moment)
 
 
 def as_numbers(raw: Raw, name: str, strays: tuple[Any, ...] = (), written: bool = False) -> Array:

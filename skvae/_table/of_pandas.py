@@ -11,12 +11,12 @@ from .column import (
     Raw,
     largest_decimal,
     nearest,
-    no_dates,
     or_empty_category,
     raw_objects,
     whole,
     within,
 )
+from .times import Moment, array_of_days, days_of_array
 
 
 def frame_of_cells(parts: dict[str, NDArray[Any]], index: Any, names: Any) -> Any:
@@ -52,8 +52,11 @@ def raw_pandas(series: Any, name: str) -> Raw:
         raise ValueError(f"Complex data not supported: column {name} has the dtype {dtype}.")
     if pd.api.types.is_numeric_dtype(dtype):
         return Raw("number", series.to_numpy(dtype=np.float64, na_value=np.nan))
-    if isinstance(dtype, pd.PeriodDtype) or dtype.kind in "mM":
-        raise no_dates(name, dtype)
+    if isinstance(dtype, pd.PeriodDtype):
+        series = series.dt.to_timestamp()
+    if series.dtype.kind in "mM" and not isinstance(dtype, pd.ArrowDtype):
+        plain = series.dt.tz_convert(None) if isinstance(dtype, pd.DatetimeTZDtype) else series
+        return Raw("number", days_of_array(plain.to_numpy()), moment=Moment())
     values = series.astype(object).where(series.notna(), None)
     return or_empty_category(raw_objects(values.tolist(), name))
 
@@ -73,6 +76,8 @@ def to_pandas(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any
 def _pandas_series(values: Any, column: Column, dtype: Any) -> Any:
     import pandas as pd
 
+    if column.moment is not None:
+        return _dates(values, column, dtype)
     if column.kind == "category":
         if isinstance(dtype, pd.CategoricalDtype):
             return pd.Series(pd.Categorical(values, dtype=dtype))
@@ -89,6 +94,22 @@ def _pandas_series(values: Any, column: Column, dtype: Any) -> Any:
     if pd.api.types.is_integer_dtype(dtype):
         return _integers(values, missing, dtype)
     return pd.Series(_held_by(dtype, values)).astype(dtype)
+
+
+def _dates(values: Any, column: Column, dtype: Any) -> Any:
+    """Turn days into the dates, times or durations of a dtype."""
+    import pandas as pd
+
+    if column.moment is not None and column.moment.kind is not None:
+        return pd.Series(column.as_objects(values), dtype=dtype)
+    days = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    if isinstance(dtype, pd.PeriodDtype):
+        made = pd.Series(array_of_days(days, np.dtype("M8[ns]")))
+        return made.dt.to_period(dtype.freq)
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        made = pd.Series(array_of_days(days, np.dtype(f"M8[{dtype.unit}]")))
+        return made.dt.tz_localize("UTC").dt.tz_convert(dtype.tz)
+    return pd.Series(array_of_days(days, dtype))
 
 
 def _held_by(dtype: Any, values: NDArray) -> NDArray:

@@ -12,12 +12,12 @@ from .column import (
     Raw,
     largest_decimal,
     nearest,
-    no_dates,
     or_empty_category,
     raw_objects,
     whole,
 )
 from .of_pandas import indicator_of
+from .times import Moment
 
 SHORT_FLOATS: dict[str, Any] = {"Float16": np.float16, "Float32": np.float32}
 
@@ -30,7 +30,8 @@ def raw_polars(series: Any, name: str) -> Raw:
         numbers = series.cast(pl.Float64).fill_null(np.nan).to_numpy().copy()
         return Raw("boolean" if dtype == pl.Boolean else "number", numbers)
     if dtype.is_temporal():
-        raise no_dates(name, dtype)
+        ticks = series.to_physical().cast(pl.Float64).fill_null(np.nan).to_numpy()
+        return Raw("number", ticks / _per_day(dtype), moment=Moment())
     if dtype == pl.Object:
         raise ValueError(
             f"Column {name} is a polars Object, which polars cannot write back. Cast it to "
@@ -56,6 +57,9 @@ def to_polars(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any
 
     series = []
     for values, column, (name, dtype) in zip(columns, kinds, template.schema.items(), strict=True):
+        if column.moment is not None:
+            series.append(_dates(name, values, dtype))
+            continue
         if column.kind == "category":
             as_text = dtype == pl.Categorical or dtype == pl.Enum
             made = pl.Series(name, values, dtype=pl.String if as_text else None, strict=False)
@@ -69,6 +73,30 @@ def to_polars(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any
             continue
         series.append(_polars_numbers(name, values, column.kind == "boolean", dtype))
     return pl.DataFrame(series)
+
+
+def _dates(name: str, values: Any, dtype: Any) -> Any:
+    """Turn days into the dates, times or durations of a dtype."""
+    import polars as pl
+
+    days = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    low, high = -(2.0**62), 2.0**62
+    if dtype == pl.Time:
+        low, high = 0.0, 86_400e9 - 1.0
+    elif dtype == pl.Date:
+        low, high = -719_162.0, 2_932_896.0  # the years 1 and 9999
+    ticks = np.clip(np.rint(days * _per_day(dtype)), low, high)
+    made = pl.Series(name, ticks).fill_nan(None).cast(pl.Int64)
+    return (made.cast(pl.Int32) if dtype == pl.Date else made).cast(dtype)
+
+
+def _per_day(dtype: Any) -> float:
+    """Return how many units of a temporal dtype are a day."""
+    import polars as pl
+
+    if dtype == pl.Date:
+        return 1.0
+    return 86_400.0 * {"ms": 1e3, "us": 1e6, "ns": 1e9}[getattr(dtype, "time_unit", None) or "ns"]
 
 
 def _polars_numbers(name: str, values: Any, boolean: bool, dtype: Any) -> Any:

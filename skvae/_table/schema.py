@@ -54,7 +54,9 @@ class Schema:
         return [column.n_levels for column in self.columns]
 
     def __post_init__(self) -> None:
-        numbers = all(column.kind != "category" for column in self.columns)
+        numbers = all(
+            column.kind != "category" and column.moment is None for column in self.columns
+        )
         object.__setattr__(self, "numeric", self.library is None and numbers)
 
     def read(self, X: Any, unknown: Unknown) -> tuple[Any, Unseen]:
@@ -104,8 +106,8 @@ class Schema:
         if self.library == "polars":
             return to_polars(columns, self.columns, self.template)
         result = np.empty(table.shape, dtype=object)
-        for number, values in enumerate(columns):
-            result[:, number] = values
+        for number, (column, values) in enumerate(zip(self.columns, columns, strict=True)):
+            result[:, number] = values if column.moment is None else column.as_objects(values)
         return result
 
 
@@ -180,7 +182,7 @@ def where_strays(X: Any, schema: Schema) -> NDArray[np.bool_]:
 
 def _fit_column(name: str, raw: Raw, weight: Array, max_categories: int | None) -> Column:
     if raw.kind != "category":
-        return Column(name, raw.kind, tuple(raw.levels))
+        return Column(name, raw.kind, tuple(raw.levels), moment=raw.moment)
     assert raw.places is not None
     seen = raw.places >= 0
     counts = np.bincount(raw.places[seen], weight[seen], minlength=len(raw.levels))
@@ -198,6 +200,7 @@ def _fit_column(name: str, raw: Raw, weight: Array, max_categories: int | None) 
         tuple(raw.levels[place] for place in rare),
         tuple(shares.tolist()),
         raw.ordered,
+        moment=raw.moment,
     )
 
 
