@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, vstack
 from scipy.sparse.linalg import LinearOperator
 
+from .._gaussian import normal_sample, standard_normal_like
 from .._model.bounds import importance_weighted_bound
 from .._model.vae import VAE
 from .._parameters import NOISE_FLOOR
@@ -127,17 +128,22 @@ def start_linear(
     source = _Features(vae, columns, table, weight, copies)
     _begin_linear(source)
     few = slice(None, EM_ROWS)
-    sample, shares = source.sample()
-    _start_prior(vae, *columns.encode(sample[few]), shares[few])
+    sample, shares = (part[few] for part in source.sample())
+    x, observed = columns.encode(sample)
+    if not vae.prior.specification.begins_standard:
+        _start_prior(vae, x, observed, shares)
     is_maximum = not source.fixed.any() and not columns.may_miss.any()
-    if is_maximum or not isinstance(vae.prior.specification, StandardNormal):
-        return vae, 0.0
-    on_seen, on_unseen = _gains(source)
-    if on_unseen > 0.0:
-        return vae, 0.0
-    linear = copy.deepcopy(vae)
-    _begin_independent(source)
-    return linear, max(on_seen - on_unseen, 0.0)
+    prior = vae.prior.specification
+    linear, optimism = vae, 0.0
+    if (prior.begins_standard or isinstance(prior, StandardNormal)) and not is_maximum:
+        on_seen, on_unseen = _gains(source)
+        if on_unseen <= 0.0:
+            linear, optimism = copy.deepcopy(vae), max(on_seen - on_unseen, 0.0)
+            _begin_independent(source)
+    if prior.begins_standard:
+        linear = copy.deepcopy(linear)
+        _start_prior(linear, x, observed, shares)
+    return linear, optimism
 
 
 def _begin_linear(source: _Features) -> None:
@@ -277,8 +283,10 @@ def _start_prior(vae: VAE, x: Array, observed: Seen | None, weight: Array) -> No
     if not list(vae.prior.parameters()):
         return
     seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
-    loc, _ = vae.encode(torch.from_numpy(x).to(vae.device), seen)
-    values = vae.prior.now.from_codes(loc, torch.from_numpy(weight).to(vae.device))
+    loc, log_scale = vae.encode(torch.from_numpy(x).to(vae.device), seen)
+    eps = standard_normal_like(loc, torch.Generator(loc.device).manual_seed(0))
+    codes = normal_sample(loc, log_scale, eps)
+    values = vae.prior.now.from_codes(codes, torch.from_numpy(weight).to(vae.device))
     if all(bool(torch.isfinite(value).all()) for value in values.values()):
         vae.prior.assign(values)
         return
