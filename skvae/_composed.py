@@ -4,9 +4,9 @@ from typing import Any
 
 from sklearn.base import clone
 
-from ._inputs import Given, become
+from ._inputs import Given, attributes_of, become
 from ._parameters import seed_of
-from ._transformer import VAETransformer, attributes_of
+from ._transformer import VAETransformer
 
 
 def own_model(vae: VAETransformer | None, random_state: Any, **defaults: Any) -> VAETransformer:

@@ -18,13 +18,13 @@ from ._composed import own_model, quietly_fitted
 from ._detection import RowScore
 from ._explanation import usual_deviations, usual_ends
 from ._health import warn_about_columns
-from ._inputs import become, given
+from ._inputs import become, check_transformer, given
 from ._parameters import automatic_batch_size, density_noise
 from ._table.column import Array
 from ._table.duplicates import kinds_of_rows
 from ._table.frames import take_rows
 from ._table.schema import LabelledRows, without_strays
-from ._transformer import VAETransformer, check_transformer
+from ._transformer import VAETransformer
 from ._typical import rows_at, tame_rows, typical_rows
 
 SHORT_RUN_RATE = 0.003  # a short run is wanted, not a hasty one

@@ -160,21 +160,27 @@ class Fitted:
         Where "auto" took a column of 0 and 1 for a switch, another number is like an unknown level,
         and so is one that the shape of a column has no place for.
         """
-        schema, limits, kinds = self.schema, self.columns.limits, self.columns.kinds
+        schema = self.schema
         if schema.library == "pandas" and library_of(X) == "pandas":
             names, now = schema.template.columns, X.columns
             if not names.equals(now):  # lists of names would not be equal if one is nan
                 raise ValueError(f"The columns of X are {list(now)}; fit had {list(names)}.")
         table, unseen = schema.read(X, unknown)
+        known, others = self.admitted(table, unknown)
+        return known, unseen.with_more(*others.T)
+
+    def admitted(self, table: Any, unknown: Unknown) -> tuple[Any, NDArray[np.intp]]:
+        """Return a table without what has no density, and where (M, 2) that stood; or raise."""
+        schema, limits, kinds = self.schema, self.columns.limits, self.columns.kinds
         if limits.none:
-            return table, unseen
+            return table, np.zeros((0, 2), dtype=np.intp)
         lenient = kinds.automatic & (unknown == "ignore")
         names = [column.name for column in schema.columns]
         said = Said(names, kinds.names, [support.description for support in kinds.supports])
         known, others = check_support(table, limits, lenient, said)
         held = {column: shape.examples for column, shape in self.columns.shapes.items()}
         warn_of_numbers(names, table, others, held)
-        return known, unseen.with_more(*others.T)
+        return known, others
 
     def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
         """Turn a table into what was fitted: kind of frame, names, order and dtypes."""

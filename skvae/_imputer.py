@@ -1,6 +1,5 @@
 """VAEImputer: missing values from what the rest of the row says, by scikit-learn's conventions."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import _check_feature_names_in
 
 from ._composed import own_model
+from ._conditions import How, filling
 from ._inputs import become, fitted_now, given, validated
 from ._parameters import (
     COUNT,
@@ -20,16 +20,13 @@ from ._parameters import (
     density_noise,
     seed_of,
 )
-from ._table.column import Array
 from ._table.frames import (
-    Filling,
     check_indicators,
     completed,
-    library_of,
     where_missing,
     with_missing,
 )
-from ._table.schema import Schema, where_strays
+from ._table.schema import where_strays
 from ._transformer import VAETransformer
 from ._versions import Versioned
 
@@ -249,39 +246,18 @@ def _filled(now: VAEImputer, X: Any, seed: int | None) -> Any:
     empty, indicated = now._empty, now._indicated
     rows = np.flatnonzero(missing.any(axis=1))
     # All rows, so that what is wrong in any of them is said.
-    table, filled = model.read(_marked(X, missing), now.vae_.handle_unknown), None
-    if len(rows):
-        generator = None if seed is None else np.random.default_rng(seed)
-        cells = _conditional(now.vae_, table[rows], empty, seed)
-        filled = _schema_for(model.schema, X).write(cells, generator)
+    table = model.read(_marked(X, missing), now.vae_.handle_unknown)
+    how = How(now.vae_.n_importance_samples, now.vae_.device, seed)
+    filled = filling(model, X, table, rows, how, empty=empty)
     kept = np.arange(len(empty)) if now.keep_empty_features else np.flatnonzero(~empty)
     shown = indicated if now.add_indicator else indicated[:0]
-    return completed(X, missing, Filling(rows, filled), kept, shown)
+    return completed(X, missing, filled, kept, shown)
 
 
 def _marked(X: Any, missing: NDArray[np.bool_]) -> Any:
     """Return X with its missing values in a form that every estimator knows."""
     hidden = missing & ~where_missing(X)
     return with_missing(X, hidden) if hidden.any() else X
-
-
-def _conditional(
-    vae: VAETransformer, table: Any, empty: NDArray[np.bool_], seed: int | None
-) -> Array:
-    """Return every cell of the rows given the observed ones; 0 for numbers of empty columns."""
-    model = vae.model_
-    cells = model.conditional(table, vae.n_importance_samples, seed, vae.device)
-    numbers = np.array([column.kind != "category" for column in model.schema.columns])
-    cells[:, empty & numbers] = 0.0
-    return cells
-
-
-def _schema_for(schema: Schema, X: Any) -> Schema:
-    """Return the fitted schema; for another kind of frame or array than it, one to write that."""
-    library = library_of(X)
-    if library == schema.library:
-        return schema
-    return replace(schema, library=library, template=None if library is None else X.head(0))
 
 
 def _not_sparse(X: Any) -> Any:

@@ -1,6 +1,6 @@
 """What comes into an estimator: validated by scikit-learn; and what a fit leaves in it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -14,10 +14,17 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
+from ._parameters import (
+    TRANSFORMER_RULES,
+    check_choice,
+    check_hidden_layer_sizes,
+    check_parameters,
+)
 from ._table.column import Array
 from ._table.frames import library_of, take_rows
 
 if TYPE_CHECKING:
+    from ._fitted import Fitted, History
     from ._table.schema import LabelledRows
 
 E = TypeVar("E")
@@ -209,3 +216,57 @@ def columns_shown(estimator: Any, attributes: dict[str, Any], to_somebody: bool)
         if to_somebody:
             estimator.__dict__ = before
         raise
+
+
+def model_attributes(fitted: "Fitted") -> dict[str, Any]:
+    """Return the fitted attributes that follow from the model alone."""
+    return {
+        "n_components_": fitted.n_components,
+        "_n_features_out": fitted.n_components,
+        "scaling_": fitted.columns.scaling,
+        "likelihood_": np.array(fitted.columns.kinds.names),
+        "kl_per_component_": fitted.kl_per_component,
+        "n_active_components_": fitted.n_active_components,
+        "component_scale_": fitted.component_scale,
+        "noise_variance_": fitted.noise_variance,
+        "weights_": fitted.weights,
+        "model_": fitted,
+    }
+
+
+def attributes_of(fitted: "Fitted", history: "History") -> dict[str, Any]:
+    """Return all fitted attributes, but for scikit-learn's own."""
+    return model_attributes(fitted) | {
+        "n_iter_": history.n_epochs,
+        "best_iter_": history.best_epoch,
+        "loss_curve_": history.losses,
+        "validation_scores_": history.held_out,
+        "_history": history,
+    }
+
+
+def check_transformer(vae: Any) -> None:
+    """Raise a ValueError that names the first parameter that is not admissible."""
+    from ._fitted import device_of
+    from .likelihoods import LIKELIHOODS, Likelihood
+    from .likelihoods._likelihood import check_kind, check_shapes
+    from .priors import PRIORS, Prior, check_prior
+
+    name, parameters = type(vae).__name__, vae.get_params(deep=False)
+    check_parameters(name, parameters, TRANSFORMER_RULES)
+    check_hidden_layer_sizes(name, vae.hidden_layer_sizes)
+    asked = vae.likelihood
+    for one in asked.values() if isinstance(asked, Mapping) else [asked]:
+        check_choice(name, "likelihood", one, LIKELIHOODS, Likelihood, extra_names=("auto",))
+        if isinstance(one, Likelihood):
+            check_kind(one)
+            check_shapes(one)
+    check_choice(name, "prior", vae.prior, PRIORS, Prior)
+    if isinstance(vae.prior, Prior):
+        check_prior(vae.prior)
+    if vae.free_bits > 0.0 and isinstance(vae.prior, Prior) and not vae.prior.has_kl:
+        raise ValueError(
+            "free_bits is an allowance for the KL divergence of each component, and "
+            f"{vae.prior!r} has none in closed form. Use free_bits=0 (now {vae.free_bits})."
+        )
+    device_of(vae.device)

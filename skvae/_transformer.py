@@ -1,7 +1,7 @@
 """VAETransformer: the estimator. scikit-learn's conventions live here; torch is imported inside."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -9,14 +9,21 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array
 
 from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
+from ._conditions import How, drawn_given, drawn_rows
 from ._health import warn_about_columns, warn_about_divergence, warn_about_estimates, warn_about_fit
-from ._inputs import become, columns_shown, fitted_now, given, snapshot, validated
+from ._inputs import (
+    attributes_of,
+    become,
+    check_transformer,
+    columns_shown,
+    fitted_now,
+    given,
+    model_attributes,
+    snapshot,
+    validated,
+)
 from ._parameters import (
     COUNT,
-    TRANSFORMER_RULES,
-    check_choice,
-    check_hidden_layer_sizes,
-    check_parameters,
     check_score,
     seed_of,
 )
@@ -25,9 +32,6 @@ from ._table.column import Array
 from ._table.frames import float_dtype
 from ._table.unseen import with_cost
 from ._versions import Versioned
-
-if TYPE_CHECKING:
-    from ._fitted import Fitted, History
 
 
 class VAETransformer(
@@ -413,27 +417,46 @@ class VAETransformer(
             )
         return now.model_.write(now.model_.decode(codes, now.whiten, codes.dtype, now.device))
 
-    def sample(self, n_samples: int = 1, random_state: Any = None, *, mode: bool = False) -> Any:
-        """Draw rows from the model: prior, decoder, likelihood.
+    def sample(
+        self,
+        n_samples: int = 1,
+        random_state: Any = None,
+        *,
+        mode: bool = False,
+        given: Any = None,
+    ) -> Any:
+        """Draw rows from the model: prior, decoder, likelihood; or what is missing of a row.
 
         Parameters
         ----------
         n_samples : int, default=1
-            Number of rows.
+            Number of rows; with rows as ``given`` it must be 1.
         random_state : int, RandomState instance or None, default=None
             Seed of the draw. None is fresh every time; NumPy's global generator is not touched.
         mode : bool, default=False
             Take the most probable x given z instead of a draw: no noise, and 0 or 1 for Bernoulli.
+        given : dict or array-like of shape (n_rows, n_features) or None, default=None
+            Values of some columns, by name or, without names, by number: the others are drawn from
+            p(rest | given). Or rows with holes, each of which is filled by one draw; they come back
+            as the kind of table that they are.
 
         Returns
         -------
         X : ndarray or frame of shape (n_samples, n_features)
             Rows in original units, as the kind of table that was fitted.
+
+        Raises
+        ------
+        ValueError
+            If a value that is given has no density, or is a level that fit has not seen.
         """
-        fitted = fitted_now(self).model_
+        now = fitted_now(self)
+        fitted = now.model_
         if not COUNT.admits(n_samples):
             raise ValueError(f"n_samples must be {COUNT}. Got {n_samples!r} instead.")
         seed = seed_of(random_state)
+        if given is not None:
+            return _sampled_given(now, given, int(n_samples), How("auto", now.device, seed), mode)
         table = fitted.sample(int(n_samples), seed, mode)
         return fitted.write(table, None if mode else np.random.default_rng(seed))
 
@@ -546,55 +569,13 @@ class VAETransformer(
         return tags
 
 
-def check_transformer(vae: VAETransformer) -> None:
-    """Raise a ValueError that names the first parameter that is not admissible."""
-    from ._fitted import device_of
-    from .likelihoods import LIKELIHOODS, Likelihood
-    from .likelihoods._likelihood import check_kind, check_shapes
-    from .priors import PRIORS, Prior, check_prior
-
-    name, parameters = type(vae).__name__, vae.get_params(deep=False)
-    check_parameters(name, parameters, TRANSFORMER_RULES)
-    check_hidden_layer_sizes(name, vae.hidden_layer_sizes)
-    asked = vae.likelihood
-    for one in asked.values() if isinstance(asked, Mapping) else [asked]:
-        check_choice(name, "likelihood", one, LIKELIHOODS, Likelihood, extra_names=("auto",))
-        if isinstance(one, Likelihood):
-            check_kind(one)
-            check_shapes(one)
-    check_choice(name, "prior", vae.prior, PRIORS, Prior)
-    if isinstance(vae.prior, Prior):
-        check_prior(vae.prior)
-    if vae.free_bits > 0.0 and isinstance(vae.prior, Prior) and not vae.prior.has_kl:
-        raise ValueError(
-            "free_bits is an allowance for the KL divergence of each component, and "
-            f"{vae.prior!r} has none in closed form. Use free_bits=0 (now {vae.free_bits})."
-        )
-    device_of(vae.device)
-
-
-def model_attributes(fitted: "Fitted") -> dict[str, Any]:
-    """Return the fitted attributes that follow from the model alone."""
-    return {
-        "n_components_": fitted.n_components,
-        "_n_features_out": fitted.n_components,
-        "scaling_": fitted.columns.scaling,
-        "likelihood_": np.array(fitted.columns.kinds.names),
-        "kl_per_component_": fitted.kl_per_component,
-        "n_active_components_": fitted.n_active_components,
-        "component_scale_": fitted.component_scale,
-        "noise_variance_": fitted.noise_variance,
-        "weights_": fitted.weights,
-        "model_": fitted,
-    }
-
-
-def attributes_of(fitted: "Fitted", history: "History") -> dict[str, Any]:
-    """Return all fitted attributes, but for scikit-learn's own."""
-    return model_attributes(fitted) | {
-        "n_iter_": history.n_epochs,
-        "best_iter_": history.best_epoch,
-        "loss_curve_": history.losses,
-        "validation_scores_": history.held_out,
-        "_history": history,
-    }
+def _sampled_given(vae: VAETransformer, given: Any, n_samples: int, how: How, mode: bool) -> Any:
+    """Draw rows that have what is given, or fill rows with holes."""
+    if mode:
+        raise ValueError("mode=True has no given: VAEImputer.transform returns what is expected.")
+    if isinstance(given, Mapping):
+        labels = list(getattr(vae, "feature_names_in_", range(vae.n_features_in_)))
+        return drawn_given(vae.model_, given, labels, n_samples, how)
+    if n_samples != 1:
+        raise ValueError(f"With rows as given, n_samples must be 1. Got {n_samples} instead.")
+    return drawn_rows(vae.model_, validated(vae, given, reset=False), how)

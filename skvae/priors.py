@@ -14,9 +14,9 @@ from ._gaussian import kl_to_standard_normal, standard_normal_log_prob
 from ._parameters import Rule
 from ._specification import Specification
 
-CLUSTERS = (1, 2, 5, 10, 20, 50)  # that "auto" may choose
 CLUSTERS_RULE = Rule(("auto",), Integral, 1)
-FEWEST_CODES = 20  # for each Gaussian
+AUTOMATIC = 50  # Gaussians at most
+ROWS_A_GAUSSIAN = 100
 SHRINKAGE = 2.0  # rows that a covariance of even clusters counts
 EM_STEPS = 100
 SETTLED = 1e-4  # nats a row, gained in a step
@@ -139,8 +139,8 @@ class Mixture(Prior):
     Parameters
     ----------
     n_clusters : int or "auto", default="auto"
-        Number of Gaussians. "auto" takes the one of 1, 2, 5, 10, 20 and 50 under which codes of
-        rows that EM has not seen are the most probable; a single one is N(0, I).
+        Number of Gaussians. "auto" is one for each 100 rows, at most 50: so many that training can
+        separate what the codes of the linear start do not. A single one begins as N(0, I).
 
     References
     ----------
@@ -173,7 +173,7 @@ class Mixture(Prior):
     @property
     def most(self) -> int:
         """How many Gaussians there are room for."""
-        return CLUSTERS[-1] if isinstance(self.n_clusters, str) else int(self.n_clusters)
+        return AUTOMATIC if isinstance(self.n_clusters, str) else int(self.n_clusters)
 
     def parameters(self, n_components: int) -> dict[str, Tensor]:
         return {
@@ -183,7 +183,9 @@ class Mixture(Prior):
         }
 
     def from_codes(self, codes: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        fitted = fit_mixture(codes, weight, self.n_clusters)
+        number = max(min(len(codes) // ROWS_A_GAUSSIAN, self.most), 1)
+        number = number if isinstance(self.n_clusters, str) else self.most
+        fitted = fit_mixture(codes.double(), weight.double(), number)
         n_spare, n_components = self.most - len(fitted.log_share), codes.shape[1]
         spare = self.parameters(n_components)
         parts = (fitted.log_share, fitted.mean, torch.linalg.cholesky(fitted.covariance.inverse()))
@@ -243,29 +245,11 @@ class Fit(NamedTuple):
         return (log_p + self.log_share[:, None]).T
 
 
-def fit_mixture(codes: Tensor, weight: Tensor, n_clusters: int | str) -> Fit:
-    """Fit a mixture of Gaussians by EM; "auto" chooses how many on codes that are held out.
+def fit_mixture(z: Tensor, weight: Tensor, n_clusters: int) -> Fit:
+    """Fit a mixture by EM from spread seeds; a single Gaussian is N(0, I).
 
-    A single Gaussian is N(0, I), which is one of the candidates.
+    Covariances shrink towards those of clusters that share N(0, I) evenly.
     """
-    codes, weight = codes.double(), weight.double()
-    if not isinstance(n_clusters, str):
-        return _em(codes, weight, n_clusters)
-    known, judged = slice(0, None, 2), slice(1, None, 2)
-    best, chosen = -math.inf, 1
-    for number in CLUSTERS:
-        if number > max(len(codes) // (2 * FEWEST_CODES), 1):
-            break
-        fit = _em(codes[known], weight[known], number)
-        log_p = torch.logsumexp(fit.log_joint(codes[judged]), -1)
-        value = float((weight[judged] * log_p).sum() / weight[judged].sum().clamp(min=1e-300))
-        if value > best:
-            best, chosen = value, number
-    return _em(codes, weight, chosen)
-
-
-def _em(z: Tensor, weight: Tensor, n_clusters: int) -> Fit:
-    """Fit by EM from spread seeds; covariances shrink towards those of even clusters."""
     n_components, identity = z.shape[1], torch.eye(z.shape[1]).to(z)
     if n_clusters == 1:
         return Fit(z.new_zeros(1), z.new_zeros(1, n_components), identity[None])

@@ -29,7 +29,7 @@ FLOORS = [
     ["_model/"],
     ["_start/", "_training/", "_inference/"],
     ["_fitted"],
-    ["_fitting", "_health", "_inputs", "_versions"],
+    ["_fitting", "_health", "_inputs", "_versions", "_conditions"],
     ["_transformer"],
     ["_composed", "_detection", "_explanation", "_calibration"],
     ["_typical"],

@@ -118,7 +118,7 @@ def drawn(n=4000):
 
 
 def test_em_finds_the_mixture_that_codes_come_from():
-    fit = fit_mixture(drawn(20_000), torch.ones(20_000), 3)
+    fit = fit_mixture(drawn(20_000), torch.ones(20_000, dtype=torch.float64), 3)
     order = np.argsort(fit.mean[:, 0].numpy())[[1, 2, 0]]  # of MEANS
     np.testing.assert_allclose(fit.mean[order], MEANS, atol=0.1)
     np.testing.assert_allclose(fit.log_share.exp()[order], SHARES, atol=0.02)
@@ -127,23 +127,21 @@ def test_em_finds_the_mixture_that_codes_come_from():
 
 
 def test_em_counts_codes_by_their_weight():
-    codes = drawn(300)
-    weight = torch.arange(300.0) % 3
+    codes, weight = drawn(300), torch.arange(300.0, dtype=torch.float64) % 3
     repeated = codes.repeat_interleave(weight.long(), 0)
-    one, other = (
-        fit_mixture(codes, weight, 2),
-        fit_mixture(repeated, torch.ones(len(repeated)), 2),
-    )
+    one = fit_mixture(codes, weight, 2)
+    other = fit_mixture(repeated, torch.ones(len(repeated), dtype=torch.float64), 2)
     value = [torch.logsumexp(fit.log_joint(codes), 1).mean() for fit in (one, other)]
     assert float(value[0]) == pytest.approx(float(value[1]), abs=0.05)
 
 
-def test_the_number_of_gaussians_is_that_of_unseen_codes():
-    assert len(fit_mixture(drawn(), torch.ones(4000), "auto").log_share) in (2, 5)
-    normal = torch.randn((500, 3), generator=torch.Generator().manual_seed(0))
-    alone = fit_mixture(normal, torch.ones(500), "auto")
-    torch.testing.assert_close(alone.covariance, torch.eye(3, dtype=torch.float64)[None])
-    assert bool((alone.mean == 0.0).all())
+def test_there_is_a_gaussian_for_each_hundred_rows_and_one_for_fewer():
+    for n_rows, number in ((150, 1), (700, 7), (9000, 50)):
+        values = Mixture().from_codes(drawn(n_rows), torch.ones(n_rows))
+        assert int((values["logits"] > -20.0).sum()) == number
+    alone = Mixture().from_codes(drawn(150), torch.ones(150))
+    torch.testing.assert_close(alone["factors"][0], torch.eye(K, dtype=torch.float64))
+    assert bool((alone["means"][0] == 0.0).all())
 
 
 def test_few_codes_make_a_mixture_that_is_finite():

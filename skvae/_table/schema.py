@@ -4,8 +4,9 @@ A *table* here is a matrix with one number for each cell: the value itself, the 
 category's level, or nan where the value is missing. pandas and polars are recognised, not needed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,14 +94,24 @@ class Schema:
             )
         return cells, unseen
 
-    def write(self, table: Array, generator: np.random.Generator | None = None) -> Any:
-        """Turn numbers into what was fitted: the same kind of frame, names, order and dtypes."""
+    def write(
+        self,
+        table: Array,
+        generator: np.random.Generator | None = None,
+        known: Mapping[int, Any] = MappingProxyType({}),
+    ) -> Any:
+        """Turn numbers into what was fitted: the same kind of frame, names, order and dtypes.
+
+        Columns that are ``known`` hold this level in all rows.
+        """
         if self.numeric:
             return table
-        columns = [
+        columns: list[Any] = [
             column.decode(cells, generator) if column.kind == "category" else cells
             for column, cells in zip(self.columns, table.T, strict=True)
         ]
+        for number, level in known.items():
+            columns[number] = [level] * len(table)
         if self.library == "pandas":
             return to_pandas(columns, self.columns, self.template)
         if self.library == "polars":

@@ -1,0 +1,83 @@
+"""The missing cells of rows drawn, or expected, given the others. No torch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ._table.column import is_missing
+from ._table.frames import Filling, completed, library_of, raw_column, where_missing
+from ._table.schema import Schema
+from ._table.unseen import refused
+
+if TYPE_CHECKING:
+    from ._fitted import Fitted
+
+
+class How(NamedTuple):
+    """How cells are drawn, or expected."""
+
+    n_samples: int | str
+    device: str
+    seed: int | None  # None: their expectations
+
+
+def filling(
+    model: "Fitted", X: Any, table: Any, rows: NDArray[np.intp], how: How, *, empty: Any = False
+) -> Filling:
+    """Fill rows of X, which is read as ``table``: numbers of ``empty`` columns by 0."""
+    if not len(rows):
+        return Filling(rows, None)
+    cells = model.conditional(table[rows], how.n_samples, how.seed, how.device)
+    numbers = np.array([column.kind != "category" for column in model.schema.columns])
+    cells[:, empty & numbers] = 0.0
+    generator = None if how.seed is None else np.random.default_rng(how.seed)
+    return Filling(rows, _schema_for(model.schema, X).write(cells, generator))
+
+
+def _schema_for(schema: Schema, X: Any) -> Schema:
+    """Return the fitted schema; for another kind of frame or array than it, one to write that."""
+    library = library_of(X)
+    if library == schema.library:
+        return schema
+    return replace(schema, library=library, template=None if library is None else X.head(0))
+
+
+def drawn_rows(model: "Fitted", X: Any, how: How) -> Any:
+    """Draw what is missing in validated rows; all other cells are as they were."""
+    missing = where_missing(X)
+    rows, everything = np.flatnonzero(missing.any(axis=1)), np.arange(X.shape[1])
+    table = model.read(X, "error")
+    return completed(X, missing, filling(model, X, table, rows, how), everything, everything[:0])
+
+
+def drawn_given(
+    model: "Fitted", values: Mapping[Any, Any], labels: Sequence[Any], n_rows: int, how: How
+) -> Any:
+    """Draw rows in which these columns, by label, have these values."""
+    labels, schema = list(labels), model.schema
+    if unknown := [label for label in values if label not in labels]:
+        raise ValueError(
+            f"given names the columns {unknown}, which fit has not seen; it had {labels}."
+        )
+    held = {labels.index(label): v for label, v in values.items() if not is_missing(v)}
+    row = np.full((1, len(labels)), np.nan)
+    for number, value in held.items():
+        row[0, number] = _cell(value, schema, number)
+    model.admitted(row, "error")
+    table = np.repeat(row, n_rows, axis=0)
+    cells = model.conditional(table, how.n_samples, how.seed, how.device)
+    cells = np.where(np.isnan(table), cells, table)
+    rare = {number: v for number, v in held.items() if v in schema.columns[number].rare}
+    return schema.write(cells, np.random.default_rng(how.seed), rare)
+
+
+def _cell(value: Any, schema: Schema, number: int) -> float:
+    column, holder = schema.columns[number], np.empty(1, dtype=object)
+    holder[0] = value
+    cells, new, held = column.encode(raw_column(holder, column.name))
+    if len(new):
+        raise ValueError(f"given: {refused(column.name, column.levels, new, held)}")
+    return float(cells[0])
