@@ -43,6 +43,7 @@ JUDGED_DRAWS = 2048  # rows times pairs of samples: few rows get more samples a 
 FEWEST_PAIRS, FEWEST_JUDGED = 4, 500
 JUDGED_CELLS = 2**23  # rows times samples times features
 HELD_OUT = 5  # one row of so many tells whether the start is worth it
+GENTLE = 30.0  # times the smallest noise, that training begins with
 EXACT_CELLS = 2**26  # of wide features, up to which they are kept in float64: half a GB
 
 
@@ -121,12 +122,12 @@ def start_linear(
 
     Where columns hold levels or something is missing, that model is no maximum of a likelihood. It
     begins with independent columns, which is K = 0, if those are better on rows not seen. Nothing
-    leads training away from there, so it begins at the linear model: that is returned, and by how
-    many nats a row its bound is higher on rows that it has seen. ``copies`` (N,) are how many rows
-    each of the table's stands for, where weights are no numbers of rows.
+    leads training away from there, so it begins at the linear model. What training begins at is
+    returned, and by how many nats a row its bound is higher on rows that it has seen. ``copies``
+    (N,) are how many rows each of the table's stands for, where weights are no numbers of rows.
     """
     source = _Features(vae, columns, table, weight, copies)
-    _begin_linear(source)
+    linear = _begin_linear(source)
     few = slice(None, EM_ROWS)
     sample, shares = (part[few] for part in source.sample())
     x, observed = columns.encode(sample)
@@ -134,24 +135,40 @@ def start_linear(
         _start_prior(vae, x, observed, shares)
     is_maximum = not source.fixed.any() and not columns.may_miss.any()
     prior = vae.prior.specification
-    linear, optimism = vae, 0.0
+    launch, optimism = _softened(source, linear), 0.0
     if (prior.begins_standard or isinstance(prior, StandardNormal)) and not is_maximum:
         on_seen, on_unseen = _gains(source)
         if on_unseen <= 0.0:
-            linear, optimism = copy.deepcopy(vae), max(on_seen - on_unseen, 0.0)
+            launch = copy.deepcopy(vae) if launch is vae else launch
+            optimism = max(on_seen - on_unseen, 0.0)
             _begin_independent(source)
     if prior.begins_standard:
-        linear = copy.deepcopy(linear)
-        _start_prior(linear, x, observed, shares)
-    return linear, optimism
+        launch = copy.deepcopy(vae) if launch is vae else launch
+        _start_prior(launch, x, observed, shares)
+    return launch, optimism
 
 
-def _begin_linear(source: _Features) -> None:
+def _softened(source: _Features, linear: LinearGaussian) -> VAE:
+    """Return the linear start with no noise that is next to nothing: the start itself if none is.
+
+    A column that the components reproduce has a posterior so narrow that any step of training
+    leaves it.
+    """
+    vae, least = source.vae, GENTLE * source.floor
+    if not (linear.noise[~source.fixed] < least).any():
+        return vae
+    source = replace(source, vae=copy.deepcopy(vae))
+    noise = np.where(source.fixed, linear.noise, np.maximum(linear.noise, least))
+    _place(source, linear._replace(noise=noise))
+    return source.vae
+
+
+def _begin_linear(source: _Features) -> LinearGaussian:
     vae, columns = source.vae, source.columns
     moments = column_moments(source.filled(), vae.n_features)
     scale = _feature_scale(source, moments)
     sample, shares = source.sample()
-    x, observed = columns.encode(sample)
+    _, observed = columns.encode(sample)
     features, seen = source.of(sample)
     linear, floor = _fit(source, moments.in_units_of(scale), scale)
     if observed is not None and seen is not None:
@@ -164,11 +181,17 @@ def _begin_linear(source: _Features) -> None:
     center, spread = robust_units(features, columns.scaling, columns.varies[source.column])
     _assign(vae.encoder.center, center)
     _assign(vae.encoder.spread, spread)
-    _begin_at(vae, linear, _with_nan(x, observed), torch.from_numpy(shares))
-    fixed = source.fixed
-    if fixed.any():
+    _place(source, linear)
+    return linear
+
+
+def _place(source: _Features, linear: LinearGaussian) -> None:
+    """Let the module begin at a linear model, and fit what that leaves open."""
+    vae, columns, (sample, shares) = source.vae, source.columns, source.sample()
+    _begin_at(vae, linear, _with_nan(*columns.encode(sample)), torch.from_numpy(shares))
+    if source.fixed.any():
         few = slice(None, glm_rows(vae.n_features))
-        fit_decoder(vae, fixed, *columns.encode(sample[few]), shares[few])
+        fit_decoder(vae, source.fixed, *columns.encode(sample[few]), shares[few])
 
 
 def _begin_independent(source: _Features) -> None:
