@@ -1,7 +1,7 @@
-"""scikit-learn's callbacks (1.9 and later), and nothing before."""
+"""Who is told of the epochs of a fit: scikit-learn's callbacks (1.9 and later), the screen."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -13,6 +13,27 @@ except ImportError:
     def with_callbacks(method):  # type: ignore[no-untyped-def]
         """Return the method as it is."""
         return method
+
+
+class Audience(Protocol):
+    """Whoever wants to be told of the epochs of a fit."""
+
+    def begin(self, max_epochs: int) -> None:
+        """Hear how many epochs there may be."""
+
+    def hear(self, epoch: Any, fitted: Callable[[], Any]) -> bool:
+        """Hear of an epoch, and what the model would be now; True stops the fit."""
+
+
+class Nobody:
+    """An audience that does not listen."""
+
+    def begin(self, max_epochs: int) -> None:
+        """Hear nothing."""
+
+    def hear(self, epoch: Any, fitted: Callable[[], Any]) -> bool:
+        """Hear nothing, and never stop."""
+        return False
 
 
 class Listeners:

@@ -70,6 +70,9 @@ class Fitted:
         The optimiser's, after ``partial_fit``.
     codes : ndarray of shape (n_codes, n_components) or None
         Posterior means of some training rows: where searches for a row's modes may begin.
+    evidence : ndarray of shape (n_candidates, 3) or None
+        Numbers of components, the linear model's log-density of held-out rows with each, and its
+        standard error, if they were compared.
     """
 
     schema: Schema
@@ -81,6 +84,7 @@ class Fitted:
     noise_variance: Array
     memory: Weights | None = None
     codes: Array | None = None
+    evidence: Array | None = None
 
     def __repr__(self) -> str:
         kinds = ", ".join(dict.fromkeys(self.columns.kinds.names))

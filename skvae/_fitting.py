@@ -6,11 +6,12 @@
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from ._callbacks import Audience, Nobody
 from ._fitted import Fitted, History, device_of, module_for, to_arrays, to_tensors
 from ._inference.codebook import AMONG, spread_codes
 from ._inference.scores import component_scales
@@ -23,7 +24,7 @@ from ._parameters import (
     per_column,
 )
 from ._resources import enough_threads, training_resources
-from ._start.linear_start import start_linear
+from ._start.linear_start import evidence_of_components, start_linear
 from ._table.automatic import Look, look_at
 from ._table.checks import Said, check_support
 from ._table.column import Array
@@ -53,28 +54,16 @@ EMPTY = (
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 
 
-class Audience(Protocol):
-    """Whoever wants to be told of the epochs of a fit."""
-
-    def begin(self, max_epochs: int) -> None:
-        """Hear how many epochs there may be."""
-
-    def hear(self, epoch: Epoch, fitted: Callable[[], Fitted]) -> bool:
-        """Hear of an epoch, and what the model would be now; True stops the fit."""
-
-
-class Nobody:
-    """An audience that does not listen."""
-
-    def begin(self, max_epochs: int) -> None:
-        """Hear nothing."""
-
-    def hear(self, epoch: Epoch, fitted: Callable[[], Fitted]) -> bool:
-        """Hear nothing, and never stop."""
-        return False
-
-
 # -- fit --------------------------------------------------------------------------------------
+
+
+class Begun(NamedTuple):
+    """Modules in float64, and how the number of their components was chosen."""
+
+    vae: VAE  # at its start
+    launch: VAE  # where training begins: mostly the same
+    optimism: float  # nats a row by which held-out rows flatter it
+    evidence: Array | None  # (M, 3)  see Fitted
 
 
 class Prepared(NamedTuple):
@@ -84,10 +73,11 @@ class Prepared(NamedTuple):
     names: list[str]  # of the columns, for messages
     schema: Schema
     columns: Columns
-    vae: VAE  # at its start, in float64
-    launch: VAE  # where training begins: mostly the same
-    optimism: float  # nats a row by which held-out rows flatter it
+    vae: VAE
+    launch: VAE
+    optimism: float
     rows: Rows
+    evidence: Array | None
 
 
 def fit(
@@ -228,8 +218,8 @@ def prepare(
         table = before.read(rows.X, parameters["handle_unknown"])
         table, weight, copies = merged(table, rows.weight)
         schema, columns = before.schema, before.columns
-        optimism = 0.0
-        vae = launch = before.fresh_module(device_of(parameters["device"]))
+        vae = before.fresh_module(device_of(parameters["device"]))
+        begun = Begun(vae, vae, 0.0, before.evidence)
     else:
         schema, asked, table = fit_table(parameters, rows)
         table, weight, copies = merged(table, rows.weight)
@@ -239,13 +229,14 @@ def prepare(
         # Weights that sum to less than the rows are shares, not repetitions.
         count = weight * max(1.0, number.sum() / weight.sum())
         columns = columns_for(parameters, schema, asked, table, look, count=count)
-        vae, launch, optimism = module_at_start(
-            parameters, columns, table, weight, seed, copies=number
-        )
+        begun = module_at_start(parameters, columns, table, weight, seed, copies=number)
     encoded = rows_for(parameters, columns, table, weight, overwrite=True)
     if copies is not None:
         encoded = encoded.of_copies(torch.from_numpy(copies).to(encoded.weight.device))
-    return Prepared(parameters, rows.names, schema, columns, vae, launch, optimism, encoded)
+    vae, launch, optimism, evidence = begun
+    return Prepared(
+        parameters, rows.names, schema, columns, vae, launch, optimism, encoded, evidence
+    )
 
 
 def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[Any], Any]:
@@ -304,23 +295,37 @@ def module_at_start(
     seed: int,
     *,
     copies: Array | None = None,
-) -> tuple[VAE, VAE, float]:
-    """Build a module at its start, in float64, and one where training begins, with its optimism."""
-    n_rows, n_columns = table.shape
-    n_components = parameters["n_components"]
-    if n_components == "auto":
-        n_components = min(10, -(-n_columns // 3), -(-n_rows // 3))
-    vae = module_for(architecture_of(parameters), columns, int(n_components))
+) -> Begun:
+    """Build a module at its start, and one where training begins."""
+    n_components, evidence = _components(parameters, columns, table, weight)
+    vae = module_for(architecture_of(parameters), columns, n_components)
     if n_components > vae.n_features:  # a linear model has no more of them
         vae = module_for(architecture_of(parameters), columns, vae.n_features)
     vae = vae.to(device_of(parameters["device"]))
     with enough_threads(float(vae.n_features) ** 2 * CHUNK_ROWS):
         launch, optimism = start_linear(
-            vae, columns, table, weight, np.ones(n_rows) if copies is None else copies
+            vae, columns, table, weight, np.ones(len(weight)) if copies is None else copies
         )
     for module in {vae, launch}:
         module.initialise(torch.Generator().manual_seed(seed))
-    return vae, launch, optimism
+    return Begun(vae, launch, optimism, evidence)
+
+
+def _components(
+    parameters: Parameters, columns: Columns, table: Any, weight: Array
+) -> tuple[int, Array | None]:
+    """Return how many components there are to be, and the evidence for that."""
+    asked = parameters["n_components"]
+    if not isinstance(asked, str):
+        return int(asked), None
+    if asked == "evidence":
+        probe = module_for(architecture_of(parameters), columns, 1)
+        with enough_threads(float(probe.n_features) ** 2 * CHUNK_ROWS):
+            evidence = evidence_of_components(probe, columns, table, weight)
+        if evidence is not None:
+            return evidence.chosen, np.stack(evidence, axis=1)
+    n_rows, n_columns = table.shape
+    return min(10, -(-n_columns // 3), -(-n_rows // 3)), None
 
 
 def rows_for(
@@ -370,6 +375,7 @@ def describe(prepared: Prepared, state: State | None, memory: State | None = Non
         noise_variance=_noise_variance(vae, prepared.columns),
         memory=None if memory is None else to_arrays(vae.reordered(memory, order)),
         codes=_spread_codes(vae, prepared.rows),
+        evidence=prepared.evidence,
     )
 
 

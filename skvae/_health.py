@@ -32,14 +32,15 @@ def warn_about_fit(
             ConvergenceWarning,
         )
     n_active, n_components = fitted.n_active_components, fitted.n_components
-    if n_components_asked != "auto" and n_components < n_components_asked:
+    is_number = not isinstance(n_components_asked, str)
+    if is_number and n_components < n_components_asked:
         warn(
             f"n_components={n_components_asked} is more than the number of columns (each level of "
             f"a category counts as one): the model has {n_components} components."
         )
     columns = fitted.columns
     judged = bool(columns.kinds.with_units("none").any() or columns.may_miss.any())
-    if n_active < n_components if n_components_asked != "auto" else judged and n_active == 0:
+    if n_active < n_components if is_number else judged and n_active == 0:
         fix = f"Use n_components={n_active}." if n_active else "The columns share no structure."
         warn(
             f"{n_components - n_active} of {n_components} components are inactive: they carry "
@@ -53,7 +54,7 @@ def warn_about_fit(
         fix = "Drop columns that repeat others."
         if len(columns) == 1:
             fix = "A column alone has no structure that a model could find."
-        elif n_components_asked != "auto" and n_components > 1:
+        elif is_number and n_components > 1:
             fix = "Use fewer n_components, or drop columns that repeat others."
         warn(
             f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "

@@ -36,14 +36,16 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
 
     A missing value is replaced by its expectation given the observed values of its row,
     E[x_mis | x_obs], estimated by self-normalised importance sampling [1]_; a missing category by
-    its most probable level. What is observed comes back bit by bit, in the frame and dtypes that
-    it came in.
+    its most probable level. Of a number whose column has a shape it is the expectation of the
+    normal score, mapped back: a value that the column could hold. What is observed comes back bit
+    by bit, in the frame and dtypes that it came in.
 
     Parameters
     ----------
     vae : VAETransformer, default=None
-        The model of the table; a clone of it is fitted. None is one with noise per column (up to
-        1,500 columns), trained on the importance-weighted bound.
+        The model of the table; a clone of it is fitted. None is one whose numbers go through
+        normal scores (``likelihood="normal_scores"``), with noise per column (up to 1,500 columns),
+        trained on the importance-weighted bound.
     missing_values : scalar, default=nan
         What stands for a missing value in X; nan is also None, ``pd.NA`` and null.
     sample_posterior : bool, default=False

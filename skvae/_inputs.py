@@ -230,6 +230,7 @@ def model_attributes(fitted: "Fitted") -> dict[str, Any]:
         "component_scale_": fitted.component_scale,
         "noise_variance_": fitted.noise_variance,
         "weights_": fitted.weights,
+        "evidence_": fitted.evidence,
         "model_": fitted,
     }
 

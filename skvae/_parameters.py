@@ -65,7 +65,7 @@ class Rule(NamedTuple):
 
 
 TRANSFORMER_RULES: Mapping[str, Rule] = {
-    "n_components": Rule(("auto",), Integral, 1),
+    "n_components": Rule(("auto", "evidence"), Integral, 1),
     "activation": Rule(("gelu", "relu", "silu", "tanh")),
     "noise": Rule(("auto", "shared", "per_column")),
     "scaling": Rule(("auto", "columns", "common", None)),

@@ -52,9 +52,11 @@ class VAETransformer(
 
     Parameters
     ----------
-    n_components : int or "auto", default="auto"
+    n_components : int, "auto" or "evidence", default="auto"
         Number of components K of z, at most one a column, or a level. ``"auto"`` is a third of the
-        columns, at most 10, and at most a third of the distinct rows.
+        columns, at most 10, and at most a third of the distinct rows: enough for codes.
+        ``"evidence"`` is for densities: the smallest number with which the linear model's
+        log-density of held-out rows is within a standard error of the best (see ``evidence_``).
     hidden_layer_sizes : "auto" or sequence of int, default="auto"
         Widths of the encoder's hidden layers; the decoder has them in reverse. ``"auto"`` is
         (128, 128) below 100 columns and (256, 256) from there; ``()`` is the linear model.
@@ -62,13 +64,16 @@ class VAETransformer(
         Activation of the hidden layers.
     likelihood : str, Likelihood or dict, default="auto"
         Distribution p(x | z) of the columns: "gaussian", "student_t", "log_normal", "bernoulli",
-        "categorical", "ordinal", "poisson", "negative_binomial", an instance (see
+        "categorical", "ordinal", "poisson", "negative_binomial", "normal_scores", an instance (see
         :mod:`skvae.likelihoods`), or ``{column: one of these}`` with names or numbers of columns.
         Columns of equal likelihoods are evaluated together, and share what they share.
         ``"auto"``, also for columns that a dict leaves out, is categorical for categories,
         Bernoulli for booleans and for numbers that are only ever 0 and 1, Student-t for numbers
         with heavy tails (0.5 to 10% of the cells lie more than ten robust standard deviations from
         the median, and no value makes up a tenth), else Gaussian. ``likelihood_`` says which.
+        ``"normal_scores"`` is the same with another choice for numbers: each column gets a shape,
+        a monotone map to normal scores in which a value of many rows has an interval. Densities,
+        imputed values and draws are better, codes and outlier scores are not.
     categorical_features : "from_dtype", None or array-like of bool, int or str, \
             default="from_dtype"
         Columns that hold categories: those with a dtype of categories, strings or objects that are
@@ -77,8 +82,9 @@ class VAETransformer(
         Most levels of a category. Rarer ones share one place: ``sample`` draws among them, scores
         have each one's share, and ``inverse_transform`` gives the most frequent.
     handle_unknown : {"ignore", "error"}, default="ignore"
-        What to do with a level that was not in ``fit``, or a number outside [0, 1] where ``"auto"``
-        found only 0 and 1: take it as missing (scores pay Good's (1953) mass of unseen), or raise.
+        What to do with a level that was not in ``fit``, a number outside [0, 1] where ``"auto"``
+        found only 0 and 1, or one that a column's shape has no place for: take it as missing
+        (scores pay Good's (1953) mass of unseen), or raise.
     noise : {"auto", "shared", "per_column"}, default="auto"
         Whether the (scaled) columns share one Gaussian noise scale, as in probabilistic PCA, or
         each has its own, as in factor analysis. ``"auto"`` is shared, which makes better codes;
@@ -87,8 +93,9 @@ class VAETransformer(
         Divide each column by its own standard deviation, all by one, or none. ``"auto"`` takes one
         for columns that share a unit, such as pixels or spectra (most span the same range, and
         neighbours resemble each other), and says what it chose in ``scaling_``.
-    prior : {"normal"} or Prior, default="normal"
-        p(z); see :mod:`skvae.priors`.
+    prior : {"normal", "mixture"} or Prior, default="normal"
+        p(z); see :mod:`skvae.priors`. ``"mixture"`` is a mixture of Gaussians that is trained with
+        the model: samples and densities follow the clusters of the codes.
     whiten : bool, default=False
         Return posterior means as they are (their prior has unit variance). By default they are
         multiplied by ``component_scale_``, which gives distances between codes the metric of
@@ -170,13 +177,17 @@ class VAETransformer(
         How far the (scaled) reconstruction moves with a step along a component, root mean square.
     noise_variance_ : ndarray of shape (n_features_in_,)
         Variance of the noise of Gaussian and Student-t columns, in original units squared; nan for
-        others, and where it is infinite.
+        others, for columns with a shape, and where it is infinite.
     likelihood_ : ndarray of shape (n_features_in_,)
         Name of each column's likelihood.
     scaling_ : {"columns", "common", "none"}
         How the columns were scaled.
     weights_ : dict of str to ndarray
         The whole fitted network.
+    evidence_ : ndarray of shape (n_candidates, 3) or None
+        With ``n_components="evidence"``: numbers of components, what the linear model with each
+        gives held-out rows in nats a row, up to a constant, and the standard error of the
+        difference from the best.
     model_ : Fitted
         The fitted model as one frozen object, without the estimator: columns, network, component
         scale. What the estimator computes, it computes with this object; the attributes that
@@ -220,7 +231,7 @@ class VAETransformer(
 
     def __init__(
         self,
-        n_components: int | Literal["auto"] = "auto",
+        n_components: int | Literal["auto", "evidence"] = "auto",
         *,
         hidden_layer_sizes: Any = "auto",
         activation: str = "gelu",

@@ -53,7 +53,7 @@ def _call(vae, method, **params):
 
 INTEGER = "an integer >= "
 BAD_PARAMETERS = [
-    ("n_components", 0, "'auto' or an integer >= 1"),
+    ("n_components", 0, "'auto', 'evidence' or an integer >= 1"),
     ("n_components", -1, INTEGER),
     ("n_components", 2.0, INTEGER),
     ("n_components", True, INTEGER),
@@ -81,7 +81,7 @@ BAD_PARAMETERS = [
     ("noise", "both", "'auto', 'shared', 'per_column'"),
     ("scaling", "minmax", "'auto', 'columns', 'common'"),
     ("scaling", True, "'auto', 'columns', 'common'"),
-    ("prior", "laplace", "'normal', or an instance of Prior"),
+    ("prior", "laplace", "'normal', 'mixture', or an instance of Prior"),
     ("prior", StandardNormal, "an instance of Prior"),
     ("whiten", "yes", "True.*False"),
     ("objective", "vae", "'elbo'.*'iwae'"),

@@ -15,13 +15,14 @@ from scipy.sparse.linalg import LinearOperator
 from .._gaussian import normal_sample, standard_normal_like
 from .._model.bounds import importance_weighted_bound
 from .._model.vae import VAE
-from .._parameters import NOISE_FLOOR
+from .._parameters import MAX_COLUMNS_FOR_COVARIANCE, NOISE_FLOOR
 from .._table.column import Array
 from .._table.columns import Columns
 from .._table.statistics import robust_units, row_chunks, some_rows
 from ..likelihoods._likelihood import LinearFit
 from ..priors import StandardNormal
 from .em import ObservedRows, em_for_missing
+from .evidence import Evidence, evidence_of
 from .glm import fit_decoder, glm_rows
 from .linear_gaussian import (
     FIXED_NOISE,
@@ -163,6 +164,29 @@ def _softened(source: _Features, linear: LinearGaussian) -> VAE:
     return source.vae
 
 
+def evidence_of_components(
+    vae: VAE, columns: Columns, table: Any, weight: Array
+) -> Evidence | None:
+    """Return what held-out rows say of numbers of components; ``vae`` may have any of them.
+
+    None where there are too few rows, or too many columns for their covariance.
+    """
+    source = _Features(vae, columns, table, weight, np.ones(len(weight)))
+    if vae.n_features > MAX_COLUMNS_FOR_COVARIANCE:
+        return None
+    sample, shares = source.sample()
+    features, seen = source.of(sample)
+    if seen is not None:
+        mean = source.observed_moments()[0]
+        features = np.where(seen, features, mean)
+    scale = _feature_scale(source, column_moments([(features, shares)], vae.n_features))
+
+    def fit(moments: Moments, n_components: int) -> LinearGaussian:
+        return _fit(source, moments, scale, n_components)[0]
+
+    return evidence_of(features / scale, shares, fit)
+
+
 def _begin_linear(source: _Features) -> LinearGaussian:
     vae, columns = source.vae, source.columns
     moments = column_moments(source.filled(), vae.n_features)
@@ -170,7 +194,7 @@ def _begin_linear(source: _Features) -> LinearGaussian:
     sample, shares = source.sample()
     _, observed = columns.encode(sample)
     features, seen = source.of(sample)
-    linear, floor = _fit(source, moments.in_units_of(scale), scale)
+    linear, floor = _fit(source, moments.in_units_of(scale), scale, vae.n_components)
     if observed is not None and seen is not None:
         if moments.covariance is not None:
             few = slice(None, EM_ROWS)
@@ -334,7 +358,9 @@ def _feature_scale(features: _Features, moments: Moments) -> Array:
     return np.where(scaled[column] | (total < 1e-6), 1.0, total)
 
 
-def _fit(features: _Features, moments: Moments, scale: Array) -> tuple[LinearGaussian, float]:
+def _fit(
+    features: _Features, moments: Moments, scale: Array, n_components: int
+) -> tuple[LinearGaussian, float]:
     """Fit pPCA where all columns share one Gaussian noise, else factor analysis by groups.
 
     Returns the fit, and the smallest noise that it may have.
@@ -343,15 +369,15 @@ def _fit(features: _Features, moments: Moments, scale: Array) -> tuple[LinearGau
     shared, mixed = vae.likelihood.noise == "shared", bool(features.fixed.any())
     wide = None if moments.covariance is not None else _wide(features, scale, moments)
     if not shared and (wide is None or not mixed):
-        return factor_analysis(moments, vae.n_components, floor, groups), floor
-    linear = probabilistic_pca(moments, wide, vae.n_components, floor)
+        return factor_analysis(moments, n_components, floor, groups), floor
+    linear = probabilistic_pca(moments, wide, n_components, floor)
     if not mixed:
         return linear, floor
     # As many components as numbers would leave these no noise, if that were theirs alone.
     floor = float(linear.noise[0])
     if wide is None:
-        return factor_analysis(moments, vae.n_components, floor, groups), floor
-    linear = probabilistic_pca(moments, wide, vae.n_components, floor, FIXED_NOISE)
+        return factor_analysis(moments, n_components, floor, groups), floor
+    linear = probabilistic_pca(moments, wide, n_components, floor, FIXED_NOISE)
     left = np.maximum(moments.variance - (linear.loadings**2).sum(1), floor**2)
     return linear._replace(noise=np.sqrt(groups.mean(left, FIXED_NOISE))), floor
 
