@@ -58,7 +58,7 @@ BAD_PARAMETERS = [
     ("n_components", 2.0, INTEGER),
     ("n_components", True, INTEGER),
     ("n_components", "2", INTEGER),
-    ("n_components", "mle", "'auto' or "),
+    ("n_components", "mle", "'auto', 'evidence' or "),
     ("n_components", None, INTEGER),
     ("hidden_layer_sizes", (8, 0), "integers >= 1"),
     ("hidden_layer_sizes", (8, 8.5), "integers >= 1"),
