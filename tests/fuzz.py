@@ -123,12 +123,12 @@ def table(rng):
 def parameters(rng):
     """Some parameters that are not the defaults."""
     choices = {
-        "n_components": ["auto", 1, 3, 20],
+        "n_components": ["auto", "evidence", 1, 3, 20],
         "hidden_layer_sizes": ["auto", (), (8,)],
         "noise": ["shared", "per_column"],
         "scaling": ["auto", "columns", "common", None],
-        "likelihood": ["auto", "auto", "auto", "gaussian", "student_t"],
-        "prior": ["normal", "normal", "mixture"],
+        "likelihood": ["auto", "normal_scores", "normal_scores", "gaussian", "student_t"],
+        "prior": ["normal", "mixture"],
         "objective": ["elbo", "iwae"],
         "whiten": [False, True],
         "handle_unknown": ["ignore", "error"],
