@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._table.column import is_missing
+from ._table.column import Array, is_missing
 from ._table.frames import Filling, completed, library_of, raw_column, where_missing
 from ._table.schema import Schema
 from ._table.unseen import refused
 
 if TYPE_CHECKING:
     from ._fitted import Fitted
+
+CELL_SAMPLES = 256  # of z for each row and column
 
 
 class How(NamedTuple):
@@ -81,3 +84,42 @@ def _cell(value: Any, schema: Schema, number: int) -> float:
     if len(new):
         raise ValueError(f"given: {refused(column.name, column.levels, new, held)}")
     return float(cells[0])
+
+
+def cell_distributions(
+    model: "Fitted", table: Any, shares: Sequence[float], device: str
+) -> list[Array]:
+    """Return of each column probabilities (N, L) of its levels, or quantiles (N, Q)."""
+    from ._inference.conditional import Asked, conditional_distribution
+    from ._inference.scores import noise_bank
+    from ._resources import own_gradients
+
+    vae, result = model.module(device), []
+    with own_gradients():
+        bank = noise_bank(CELL_SAMPLES, vae.n_components).to(vae.device)
+    codebook = model.codebook(vae)
+    for number, column in enumerate(model.schema.columns):
+        n_levels = column.n_levels or 2 * (model.columns.kinds.names[number] == "bernoulli")
+        asked = Asked(number, n_levels, tuple(shares))
+        function = partial(conditional_distribution, vae, asked=asked, bank=bank, codebook=codebook)
+        (found,) = model.by_chunks(function, table, vae, CELL_SAMPLES)
+        if column.rare:  # its last place is theirs together
+            found = np.hstack([found[:, :-1], found[:, -1:] * np.array(column.shares)])
+        result.append(found if n_levels else _in_units(model, found, number))
+    return result
+
+
+def levels_of(model: "Fitted", number: int) -> list[Any] | None:
+    """Return what the probabilities of a column are of; None for numbers, which have quantiles."""
+    column = model.schema.columns[number]
+    if column.kind == "category":
+        return [*column.levels, *column.rare]
+    if model.columns.kinds.names[number] == "bernoulli":
+        return [False, True] if column.kind == "boolean" else [0.0, 1.0]
+    return None
+
+
+def _in_units(model: "Fitted", cells: Array, number: int) -> Array:  # (N, Q)
+    rows = np.zeros((cells.size, len(model.columns)))
+    rows[:, number] = cells.ravel()
+    return model.columns.decode(rows)[:, number].reshape(cells.shape)

@@ -1,5 +1,7 @@
 """VAEImputer: missing values from what the rest of the row says, by scikit-learn's conventions."""
 
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import _check_feature_names_in
 
 from ._composed import own_model
-from ._conditions import How, filling
+from ._conditions import How, cell_distributions, filling, levels_of
 from ._inputs import become, fitted_now, given, validated
 from ._parameters import (
     COUNT,
@@ -23,9 +25,11 @@ from ._parameters import (
 from ._table.frames import (
     check_indicators,
     completed,
+    library_of,
     where_missing,
     with_missing,
 )
+from ._table.of_pandas import frame_of
 from ._table.schema import where_strays
 from ._transformer import VAETransformer
 from ._versions import Versioned
@@ -211,6 +215,58 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
             raise ValueError(f"n_imputations must be {COUNT}. Got {n_imputations!r} instead.")
         seed = seed_of(random_state)
         return [_filled(now, X, seed + number) for number in range(n_imputations)]
+
+    def predict_cells(
+        self, X: ArrayLike, quantiles: Sequence[float] = (0.05, 0.5, 0.95)
+    ) -> dict[Any, Any]:
+        """Return what every cell may be, given the other cells of its row: p(x_d | rest).
+
+        Parameters
+        ----------
+        X : array-like or frame of shape (n_samples, n_features)
+            Rows, which may have missing values. What a cell itself holds has no part in its own
+            prediction.
+        quantiles : sequence of float, default=(0.05, 0.5, 0.95)
+            Which quantiles of numbers, between 0 and 1.
+
+        Returns
+        -------
+        distributions : dict
+            For each column, by name or, without names, by number: quantiles of numbers, in original
+            units and days, (n_samples, n_quantiles); probabilities of levels, and of 0 and 1,
+            (n_samples, n_levels). Arrays, or for pandas frames a frame whose columns are the
+            quantiles or the levels.
+
+        Raises
+        ------
+        ValueError
+            If a quantile is not between 0 and 1, or if a likelihood of your own has no ``cdf``.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from skvae import VAEImputer
+        >>> X, _ = load_iris(return_X_y=True, as_frame=True)
+        >>> cells = VAEImputer(random_state=0).fit(X).predict_cells(X)
+        >>> list(cells["petal length (cm)"])
+        [0.05, 0.5, 0.95]
+        """
+        now = fitted_now(self)
+        rows: Any = validated(now, _not_sparse(X), reset=False)
+        if any(not (isinstance(q, Real) and 0.0 < q < 1.0) for q in quantiles):
+            raise ValueError(f"quantiles must be between 0 and 1. Got {quantiles!r} instead.")
+        vae, missing = now.vae_, where_missing(rows, now.missing_values)
+        table = vae.model_.read(_marked(rows, missing), vae.handle_unknown)
+        found = cell_distributions(vae.model_, table, quantiles, vae.device)
+        labels = getattr(now, "feature_names_in_", range(now.n_features_in_))
+        if library_of(rows) != "pandas":
+            return dict(zip(labels, found, strict=True))
+        parts = {}
+        for number, (label, cells) in enumerate(zip(rows.columns, found, strict=True)):
+            names = levels_of(vae.model_, number)
+            names = list(quantiles) if names is None else names
+            parts[label] = frame_of(cells, rows.index, names)
+        return parts
 
     def get_feature_names_out(self, input_features: Any = None) -> NDArray:
         """Return the names of the columns of the output.

@@ -247,6 +247,19 @@ def test_the_log_probability_is_scipys(case):
 
 
 @each_likelihood
+def test_the_distribution_function_is_scipys(case):
+    if not case.likelihood.has_cdf:
+        pytest.skip("levels have probabilities")
+    raw = raw_of(case.likelihood)
+    distribution = case.reference(raw.numpy())
+    distribution = distribution.latent if case.is_mixed else distribution  # of the score
+    for value in (*case.values[:: len(case.values) // 9], 0.0, 1.0, 2.5):
+        ours = case.likelihood.cdf(everywhere(value), raw).detach()
+        expected = distribution.cdf(np.full((2, 3), value))
+        np.testing.assert_allclose(ours, expected, rtol=1e-7, atol=1e-12)
+
+
+@each_likelihood
 def test_the_density_integrates_to_one(case):
     raw = raw_of(case.likelihood)
     x = torch.from_numpy(case.values)[:, None, None].expand(-1, 2, 3)

@@ -1,11 +1,17 @@
 """The missing cells of a row given its observed ones: their expectation, or a draw."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from .._model.vae import VAE
+from ..likelihoods._mixed import Alone
 from .codebook import Codebook
 from .importance import posterior_draws
+
+DOUBLINGS = 100
+BISECTIONS = 45  # 1e-13 of the first interval
 
 
 def conditional_means(
@@ -36,3 +42,73 @@ def conditional_draws(
     chosen = torch.multinomial(torch.softmax(log_w, 0).T, 1, generator=generator)[:, 0]  # (N,)
     z = z[chosen, torch.arange(len(x), device=x.device)]
     return (vae.likelihood.sample(vae.decoder(z), generator),)
+
+
+class Asked(NamedTuple):
+    """What of a column's distribution: probabilities of its levels, or quantiles."""
+
+    column: int
+    n_levels: int  # 0 for numbers
+    shares: tuple[float, ...]  # of the quantiles
+
+
+def conditional_distribution(
+    vae: VAE,
+    x: Tensor,
+    observed: Tensor | None,
+    *,
+    asked: Asked,
+    bank: Tensor,
+    codebook: Codebook,
+) -> tuple[Tensor]:  # (N, L) or (N, Q)
+    """Return the distribution of a column given all other cells of each row.
+
+    It is a mixture of p(x_d | z) over samples of z, by self-normalised importance sampling.
+    """
+    seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed.clone()
+    seen[:, asked.column] = False
+    z, log_w = posterior_draws(vae, x, seen, bank, codebook)
+    cells = _Cells(torch.softmax(log_w, 0), vae.likelihood.alone(asked.column, vae.decoder(z)))
+    if asked.n_levels:
+        return (cells.probabilities(asked.n_levels),)
+    return (torch.stack([cells.quantile(share) for share in asked.shares], 1),)
+
+
+class _Cells(NamedTuple):
+    """One column of rows, as a mixture over samples of z."""
+
+    weight: Tensor  # (S, N)
+    of: Alone
+
+    def probabilities(self, n_levels: int) -> Tensor:  # (N, L)
+        """Return the probability of each level."""
+        levels = [torch.full_like(self.weight[0], float(level)) for level in range(n_levels)]
+        p = torch.stack([self._mean(self.of.log_prob(level).exp()) for level in levels], 1)
+        return p / p.sum(1, keepdim=True)
+
+    def quantile(self, share: float) -> Tensor:  # (N,)
+        """Find a quantile by bisection, between ends that are far enough out."""
+        if not self.of.now.has_cdf:
+            raise ValueError(
+                f"The likelihood {type(self.of.now).__name__} has no quantiles. Give it a method "
+                "cdf(x, raw), the probability of x or less."
+            )
+        middle = self._mean(self.of.mean())
+        low, high = middle - 1.0, middle + 1.0
+        for _ in range(DOUBLINGS):
+            below, above = self._below(low) >= share, self._below(high) < share
+            if not bool((below | above).any()):
+                break
+            width = high - low
+            low, high = torch.where(below, low - width, low), torch.where(above, high + width, high)
+        for _ in range(BISECTIONS):
+            half = 0.5 * (low + high)
+            enough = self._below(half) >= share
+            low, high = torch.where(enough, low, half), torch.where(enough, half, high)
+        return high.floor() if self.of.now.support.whole else high
+
+    def _below(self, values: Tensor) -> Tensor:  # (N,)
+        return self._mean(self.of.cdf(values))
+
+    def _mean(self, of_samples: Tensor) -> Tensor:  # (S, N) -> (N,)
+        return (self.weight * of_samples).sum(0)

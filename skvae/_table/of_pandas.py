@@ -34,6 +34,13 @@ def frame_of_cells(parts: dict[str, NDArray[Any]], index: Any, names: Any) -> An
     return frame.infer_objects()
 
 
+def frame_of(cells: NDArray, index: Any, names: Sequence[Any]) -> Any:
+    """Make a frame of a matrix."""
+    import pandas as pd
+
+    return pd.DataFrame(cells, index=index, columns=pd.Index(names, dtype=object))
+
+
 def _level_names(index: Any, default: str) -> Any:
     names = [default if name is None else name for name in index.names]
     return names if index.nlevels > 1 else names[0]

@@ -35,6 +35,11 @@ class Poisson(Likelihood):
         log_p = count * log_rate - torch.exp(log_rate) - torch.lgamma(count + 1.0)
         return log_p.to(raw.dtype)
 
+    def cdf(self, x: Tensor, raw: Tensor) -> Tensor:
+        rate = torch.exp(_log_rate(raw))
+        below = torch.special.gammaincc(x.floor().clamp(min=0.0) + 1.0, rate)
+        return torch.where(x < 0.0, 0.0, below)
+
     def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
         log_rate = _log_rate(raw)
         return LinearForm(x, log_rate, torch.exp(log_rate))
@@ -100,6 +105,14 @@ class NegativeBinomial(Likelihood):
         choices = torch.lgamma(count + r) - torch.lgamma(r) - torch.lgamma(count + 1.0)
         log_sum = torch.logaddexp(log_r, log_rate)
         return (choices + r * (log_r - log_sum) + count * (log_rate - log_sum)).to(raw.dtype)
+
+    def cdf(self, x: Tensor, raw: Tensor) -> Tensor:
+        from scipy.special import betainc
+
+        r, rate = torch.exp(self.log_dispersion).to(raw.dtype), torch.exp(_log_rate(raw))
+        ends = x.floor().clamp(min=0.0) + 1.0
+        below = betainc(*(part.numpy(force=True) for part in (r, ends, r / (r + rate))))
+        return torch.where(x < 0.0, 0.0, torch.from_numpy(below).to(raw))
 
     def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
         log_rate = _log_rate(raw)

@@ -142,6 +142,15 @@ class Likelihood(Specification, ABC):
         """Return which of the columns each feature belongs to."""
         return torch.arange(n_columns)
 
+    def cdf(self, x: Tensor, raw: Tensor) -> Tensor:  # (N, D), (..., N, P) -> (..., N, D)
+        """Return P(x_d or less | raw_d), of columns that are no levels: for quantiles."""
+        raise NotImplementedError
+
+    @property
+    def has_cdf(self) -> bool:
+        """Whether the class itself says so: who inherits one may have another density."""
+        return "cdf" in vars(type(self))
+
     # -- many rows at many points -----------------------------------------------------------------
 
     def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm | None:

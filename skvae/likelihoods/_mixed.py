@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -61,10 +61,44 @@ class Block(Part[Likelihood]):
         self.assign(start.values)
         return start._replace(values={})
 
+    def of_place(self, place: int) -> Likelihood:
+        """Return the likelihood of one of its columns, which are elementwise, on its own."""
+        one, two = (self.specification.parameters(n) for n in (1, 2))
+        own = {name: value for name, value in one.items() if value.shape != two[name].shape}
+        values = {**dict(self.named_buffers()), **dict(self.named_parameters())}
+        own |= {name: values[name] for name in self.specification.constants()}
+        return self.now.with_values({name: values[name][place, None] for name in own})
+
     def project(self) -> None:
         """Return to the admissible parameters after an optimiser step."""
         for name, (lower, upper) in self._limits:
             getattr(self, name).detach().clamp_(lower, upper)
+
+
+class Alone(NamedTuple):
+    """One column among those of its block, at some z."""
+
+    now: Likelihood
+    raw: Tensor  # (S, N, P) of the block
+    place: int
+    n_columns: int
+
+    def log_prob(self, values: Tensor) -> Tensor:  # (N,) -> (S, N)
+        """Return log p of these values of the column."""
+        return self.now.log_prob(self._rows(values), self.raw)[..., self.place]
+
+    def cdf(self, values: Tensor) -> Tensor:  # (N,) -> (S, N)
+        """Return the probability of these values or less."""
+        return self.now.cdf(self._rows(values), self.raw)[..., self.place]
+
+    def mean(self) -> Tensor:  # (S, N)
+        return self.now.mean(self.raw)[..., self.place]
+
+    def _rows(self, values: Tensor) -> Tensor:  # (N,) -> (N, D)
+        """Put values into rows of the block."""
+        x = values.new_full((len(values), self.n_columns), self.now.support.filling)
+        x[:, self.place] = values
+        return x
 
 
 class ColumnLikelihoods(nn.Module):
@@ -143,6 +177,16 @@ class ColumnLikelihoods(nn.Module):
         """Return (..., D) from the blocks' own columns."""
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return joined if self._in_order else joined.index_select(-1, self._back)
+
+    def alone(self, column: int, raw: Tensor) -> "Alone":  # (..., P)
+        """Return what a column alone needs, or the block of one that has many raw parameters."""
+        for part, (now, own) in zip(self.parts, self._each(raw), strict=True):
+            if column in part.columns:
+                place, n_columns = part.columns.index(column), len(part.columns)
+                if part.n_raw > n_columns or part.specification.takes_levels:
+                    return Alone(now, own, place, n_columns)
+                return Alone(part.of_place(place), own[..., place, None], 0, 1)
+        raise IndexError(column)
 
     # -- what a model asks of it, as of Likelihood ------------------------------------------------
 

@@ -127,6 +127,9 @@ class NormalScores(Likelihood):
         mass = log_normal_mass((lower - raw) * unit, (upper - raw) * unit)
         return torch.where(inside, mass, density)
 
+    def cdf(self, x: Tensor, raw: Tensor) -> Tensor:  # of the score: the map to values rises
+        return torch.special.ndtr((x - raw) * torch.exp(-self.log_scale))
+
     def mean(self, raw: Tensor) -> Tensor:
         return raw
 

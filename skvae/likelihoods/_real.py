@@ -96,6 +96,9 @@ class Gaussian(Likelihood):
         torch.sub(total, square, out=place)
         return -(total * (self.log_scale + HALF_LOG_2PI)).sum() - 0.5 * square.sum()
 
+    def cdf(self, x: Tensor, raw: Tensor) -> Tensor:
+        return torch.special.ndtr((x - raw) * torch.exp(-self.log_scale))
+
     def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
         eta = raw * torch.exp(-2.0 * self.log_scale)
         return LinearForm(x, eta, 0.5 * raw * eta)
@@ -184,6 +187,13 @@ class StudentT(Likelihood):
 
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         return _t_log_prob(x, raw, self.log_scale, self._df())
+
+    def cdf(self, x: Tensor, raw: Tensor) -> Tensor:
+        from scipy.special import stdtr
+
+        scaled = (x - raw) * torch.exp(-self.log_scale)
+        p = stdtr(self._df().numpy(force=True), scaled.numpy(force=True))
+        return torch.from_numpy(p).to(scaled)
 
     def mean(self, raw: Tensor) -> Tensor:
         return raw
@@ -303,6 +313,10 @@ class LogNormal(Likelihood):
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         log_x = self.features(x)
         return normal_log_prob(log_x, raw, self.log_scale) - log_x
+
+    def cdf(self, x: Tensor, raw: Tensor) -> Tensor:
+        smallest = torch.finfo(x.dtype).tiny
+        return self.of_log.cdf(self.features(x.clamp(min=smallest)), raw)
 
     def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
         return self.of_log.linear_form(self.features(x), raw)
