@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from skvae import VAETransformer
-from skvae._table.shape import fit_shape, step_of
+from skvae._table.shape import fit_shape, grid_of
 
 RNG = np.random.default_rng(0)
 WET = RNG.normal(size=1500) > 0.3
@@ -144,6 +144,40 @@ def test_counting_a_value_twice_is_having_it_twice():
     np.testing.assert_allclose(weighted.scores(values), repeated.scores(values), atol=1e-9)
 
 
+def test_values_that_differ_by_rounding_are_one():
+    place = RNG.integers(0, 8, 1000)
+    values = place / 10
+    values[np.flatnonzero(place == 3)[:5]] = 3 * 0.1  # 0.30000000000000004
+    shape = shape_of(values)
+    assert len(shape.atoms) == 8
+    share = np.diff(special.ndtr([shape.lower[3], shape.upper[3]]))[0]
+    assert share == pytest.approx((place == 3).mean(), abs=1e-9)
+
+
+def test_codes_far_apart_get_no_values_between_them():
+    for codes in ([1.0, 2.0, 3.0, 250.0], [1.0, 2.0, 99.0]):
+        shape = shape_of(RNG.choice(codes, 300))
+        assert list(shape.atoms) == codes
+    ages = shape_of(COLUMNS["ages"][COLUMNS["ages"] != 40.0])
+    gap = list(ages.atoms).index(40.0)
+    assert special.ndtr(ages.upper[gap]) - special.ndtr(ages.lower[gap]) < 1.0 / 1000
+
+
+def test_whatever_shape_a_column_has_its_draws_keep_sign_and_grid():
+    draw = np.random.default_rng(1).normal(size=20_000)
+    rng = np.random.default_rng(0)
+    for values in (rng.gamma(3, 1, 25), np.abs(rng.normal(2.5, 1, 300)), rng.gamma(9, 1, 25)):
+        assert shape_of(values).values(draw).min() > 0.0
+    for values in (np.rint(rng.normal(9e4, 1e4, 400)), np.rint(rng.normal(50, 1000, 1000)) / 100):
+        shape = shape_of(values)
+        drawn = shape.values(draw)
+        np.testing.assert_array_equal(drawn, shape.grid.nearest(drawn))
+        scores = shape.scores(values)
+        standardised = (values - values.mean()) / values.std()
+        np.testing.assert_allclose(scores, standardised, atol=1e-9)  # Gaussian, all the same
+        np.testing.assert_allclose(shape.log_jacobian(scores), -np.log(values.std()))
+
+
 def test_a_column_that_is_gaussian_enough_is_left_alone():
     for n_rows in (100, 1000, 10_000):
         values = np.random.default_rng(n_rows).normal(size=n_rows)
@@ -161,10 +195,14 @@ def test_a_column_that_is_gaussian_enough_is_left_alone():
         ([0.1234567891, 2.0], 0.0),
         ([1e300, 2.0], 0.0),
         ([3.0, 1_000_000.0], 1.0),
+        ([0.09, 0.12], 0.03),
+        ([1e-9, 1.5e-9, 999.0], 0.0),
+        (np.array([1481.88, 1494.57, 313.61], dtype=np.float32).astype(float), 0.01),
+        ([1 / 1440, 700 / 1440, 1439 / 1440], 1 / 1440),
     ],
 )
 def test_the_step_of_a_grid_is_the_coarsest_that_all_values_stand_on(values, step):
-    assert step_of(np.asarray(values, dtype=float)) == pytest.approx(step, rel=1e-12)
+    assert grid_of(np.asarray(values, dtype=float)).step == pytest.approx(step, rel=1e-12)
 
 
 # -- in a model -----------------------------------------------------------------------------------

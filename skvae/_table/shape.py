@@ -9,8 +9,9 @@ Gaussian copula).
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,14 +29,36 @@ KNOTS = (4, 60)  # of a piece, at least and at most
 ROWS_A_KNOT = 5
 GENTLEST = 0.1  # slope at a knot, of the gentler secant beside it: a density stays finite
 STEEPEST = 3.0  # the same: beyond it the map would not be monotone (Fritsch & Carlson 1980)
-UNSEEN_COUNT = 0.5  # of rows, for a value of a column's grid that none holds
 DECIMALS = 6  # after the point, that are looked for
 SAME = 1e-7  # relative difference of numbers that a grid takes for the same
-CLOSEST = 1e-3  # of steps, that this may be
+CLOSEST = 0.02  # of steps, that this may be: cents of thousands in float32
+SECONDS = 86_400.0  # of a day
+FAR_FROM_ZERO = 5.0  # standard deviations, beyond which a Gaussian keeps its sign
 GAIN = 0.01  # nats a row, from which on a column is not Gaussian enough
 CLEARLY = 2.0  # standard errors that this must be
 MOST = 3.0  # nats that one row says of it
 BISECTIONS = 100
+
+
+class Grid(NamedTuple):
+    """Numbers that are multiples of ``times`` / ``parts``; none if ``times`` is 0."""
+
+    times: float
+    parts: float
+
+    @property
+    def step(self) -> float:
+        return self.times / self.parts
+
+    def places(self, values: Array) -> Array:
+        return np.rint(values * (self.parts / self.times))
+
+    def nearest(self, values: Array) -> Array:
+        """Return the nearest numbers of the grid: 7 / 100, which 7 * 0.01 is not."""
+        return self.places(values) * self.times / self.parts
+
+
+NO_GRID = Grid(0.0, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +166,8 @@ class Shape:
         The mean of a standard normal variable within each: what stands for the atom.
     pieces : dict of int to Piece
         The stretches between atoms, by the number of atoms on their left.
-    step : float
-        Of the grid that all values stand on, 0 if they do not.
+    grid : Grid
+        What all values stand on.
     log_unseen : float
         Log-probability in nats of a value that has no place; of one beyond a bound, its density.
     """
@@ -154,8 +177,12 @@ class Shape:
     upper: Array
     centre: Array
     pieces: dict[int, Piece]
-    step: float
+    grid: Grid
     log_unseen: float
+
+    @property
+    def step(self) -> float:
+        return self.grid.step
 
     @property
     def edges(self) -> tuple[float, ...]:
@@ -231,13 +258,13 @@ class Shape:
         if self.step == 0.0:
             return values
         low, high = piece.bound
-        rounded = np.rint(values / self.step) * self.step
+        rounded = self.grid.nearest(values)
         rounded = np.where(rounded <= low, low + self.step, rounded)
         return np.where(rounded >= high, high - self.step, rounded)
 
 
 def fit_shape(values: Array, count: Array) -> Shape | None:
-    """Learn the shape of a column; None where it is constant, or Gaussian enough.
+    """Learn the shape of a column; None where it is constant, or Gaussian and on no grid.
 
     ``values`` (N,), nan where one is missing, are held by ``count`` (N,) rows each.
     """
@@ -245,16 +272,38 @@ def fit_shape(values: Array, count: Array) -> Shape | None:
     values, number = np.unique(values[seen], return_inverse=True)
     if len(values) < 2:
         return None
-    counts = np.bincount(number, count[seen]).astype(np.float64)
-    shape = _shape_of(values, counts)
-    return shape if len(shape.atoms) or _is_better(values, counts) else None
+    grid = grid_of(values)
+    values, counts = _merged(values, np.bincount(number, count[seen]).astype(np.float64), grid)
+    shape = _shape_of(values, counts, grid)
+    mean = float(np.average(values, weights=counts))
+    scale = math.sqrt(np.average((values - mean) ** 2, weights=counts))
+    has_sign = values[0] > 0.0 or values[-1] < 0.0
+    near_zero = has_sign and abs(mean) < FAR_FROM_ZERO * scale
+    if len(shape.atoms) or near_zero or _is_better(values, counts):
+        return shape
+    return None if grid == NO_GRID else replace(shape, pieces={0: _straight(mean, scale)})
 
 
-def _shape_of(values: Array, counts: Array) -> Shape:
-    step = step_of(values)
+def _merged(values: Array, counts: Array, grid: Grid) -> tuple[Array, Array]:
+    """Merge values that differ by the rounding of floats alone into the most frequent of them."""
+    if grid == NO_GRID:
+        return values, counts
+    _, number = np.unique(grid.places(values), return_inverse=True)
+    order = np.lexsort((-counts, number))
+    first = np.unique(number[order], return_index=True)[1]
+    return values[order[first]], np.bincount(number, counts).astype(np.float64)
+
+
+def _straight(mean: float, scale: float) -> Piece:
+    """Return the map of a Gaussian column: its draws stand on the grid all the same."""
+    ends = np.array([-1.0, 1.0])
+    return Piece(ends, mean + scale * ends, np.full(2, scale), (scale, scale))
+
+
+def _shape_of(values: Array, counts: Array, grid: Grid = NO_GRID) -> Shape:
     is_atom = _atoms_among(values, counts)
     if is_atom.all():
-        values, counts = _with_gaps(values, counts, step)
+        values, counts = _with_gaps(values, counts, grid)
         is_atom = np.ones(len(values), dtype=bool)
     share = counts / counts.sum()
     below = np.cumsum(share) - share
@@ -277,7 +326,7 @@ def _shape_of(values: Array, counts: Array) -> Shape:
     log_unseen = log_mass_of_unseen(counts)
     if pieces:  # as dense as one more row, anywhere
         log_unseen = -math.log((counts.sum() + 1.0) * float(values[-1] - values[0]))
-    return Shape(atoms, lower, upper, centre, pieces, step, log_unseen)
+    return Shape(atoms, lower, upper, centre, pieces, grid, log_unseen)
 
 
 def _atoms_among(values: Array, counts: Array) -> NDArray[np.bool_]:
@@ -294,32 +343,37 @@ def _atoms_among(values: Array, counts: Array) -> NDArray[np.bool_]:
     return is_atom
 
 
-def _with_gaps(values: Array, counts: Array, step: float) -> tuple[Array, Array]:
-    """Add the values of the grid that no row holds, where they are few."""
-    n_places = (values[-1] - values[0]) / step + 1.0 if step > 0.0 else np.inf
-    if n_places > MOST_ATOMS:
+def _with_gaps(values: Array, counts: Array, grid: Grid) -> tuple[Array, Array]:
+    """Add the values of the grid that no row holds, if they are fewer than those that come.
+
+    Together they count as the mass of what no row holds (Good 1953).
+    """
+    place = np.arange(len(values)) if grid == NO_GRID else grid.places(values)
+    n_places = place[-1] - place[0] + 1.0
+    n_gaps = n_places - len(values)
+    if n_places > MOST_ATOMS or n_gaps > len(values) or n_gaps < 0.5:
         return values, counts
-    place = np.rint((values - values[0]) / step).astype(int)
-    places = np.arange(int(place[-1]) + 1)
-    all_values, all_counts = values[0] + places * step, np.full(len(places), UNSEEN_COUNT)
-    all_values[place], all_counts[place] = values, counts
+    everywhere = np.arange(place[0], place[-1] + 1.0)
+    unseen = math.exp(log_mass_of_unseen(counts)) * counts.sum() / n_gaps
+    all_values = everywhere * grid.times / grid.parts
+    all_counts, own = np.full(len(everywhere), unseen), (place - place[0]).astype(int)
+    all_values[own], all_counts[own] = values, counts
     return all_values, all_counts
 
 
-def step_of(values: Array) -> float:
-    """Return the step of the grid that all values stand on: the coarsest; 0 if there is none.
+def grid_of(values: Array) -> Grid:
+    """Return the coarsest grid that all values stand on.
 
-    Whole numbers, or such with up to six decimals.
+    Whole numbers, such with up to six decimals, or whole seconds of numbers of days.
     """
-    for decimals in range(DECIMALS + 1):
-        scaled = values * 10.0**decimals
-        size = np.abs(scaled).max()
-        if size >= 2.0**53:
-            return 0.0
+    for parts in (*(10.0**decimals for decimals in range(DECIMALS + 1)), SECONDS):
+        scaled = values * parts
+        if np.abs(scaled).max() >= 2.0**53:
+            continue
         whole = np.rint(scaled)
-        if (np.abs(scaled - whole) <= np.clip(SAME * np.abs(scaled), SAME, CLOSEST)).all():
-            return float(np.gcd.reduce(whole.astype(np.int64))) / 10.0**decimals
-    return 0.0
+        if (np.abs(scaled - whole) <= np.minimum(SAME * np.abs(scaled), CLOSEST)).all():
+            return Grid(float(np.gcd.reduce(whole.astype(np.int64))), parts)
+    return NO_GRID
 
 
 def _knots(scores: Array, values: Array, counts: Array) -> tuple[Array, Array]:
