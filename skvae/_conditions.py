@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ._table.column import Array, is_missing
+from ._table.column import Array, check_finite, is_missing
 from ._table.frames import Filling, completed, library_of, raw_column, where_missing
 from ._table.schema import Schema
+from ._table.times import as_python
 from ._table.unseen import refused
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ def drawn_given(
 
 def _cell(value: Any, schema: Schema, number: int) -> float:
     column, holder = schema.columns[number], np.empty(1, dtype=object)
-    holder[0] = value
+    holder[0] = as_python(value)
     cells, new, held = column.encode(raw_column(holder, column.name))
+    check_finite(cells, column.name)
     if len(new):
         raise ValueError(f"given: {refused(column.name, column.levels, new, held)}")
     return float(cells[0])

@@ -109,10 +109,15 @@ def explanation(
     columns = model.schema.columns
     surprise = -with_cost(-cells.surprise, unseen, model.columns.log_unseen)
     expected = np.empty(surprise.shape, dtype=np.float64 if model.schema.numeric else object)
-    lower, upper = cells.lower.copy(), cells.upper.copy()
+    dated = any(column.moment is not None for column in columns)
+    lower, upper = (end.astype(object if dated else None) for end in (cells.lower, cells.upper))
     likely = np.full(surprise.shape, None, dtype=object)
     for number, column in enumerate(columns):
         own = cells.expected[:, number]
+        if column.moment is not None and column.kind != "category":
+            for part, days in ((expected, own), (lower, cells.lower), (upper, cells.upper)):
+                part[:, number] = column.as_objects(days[:, number] if days.ndim == 2 else days)
+            continue
         if column.kind != "category":
             expected[:, number] = own
             continue
@@ -155,4 +160,9 @@ def _dense(X: Any) -> NDArray[Any]:
         return np.asarray(X.toarray())
     if library_of(X) == "pandas":
         return np.asarray(X.to_numpy(dtype=object))
+    if library_of(X) == "polars" and any(dtype.is_temporal() for dtype in X.dtypes):
+        cells = np.empty(X.shape, dtype=object)
+        for number, series in enumerate(X.get_columns()):
+            cells[:, number] = series.to_list()
+        return cells
     return np.asarray(X.to_numpy() if hasattr(X, "to_numpy") else X)

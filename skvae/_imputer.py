@@ -253,18 +253,21 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         """
         now = fitted_now(self)
         rows: Any = validated(now, _not_sparse(X), reset=False)
-        if any(not (isinstance(q, Real) and 0.0 < q < 1.0) for q in quantiles):
-            raise ValueError(f"quantiles must be between 0 and 1. Got {quantiles!r} instead.")
+        asked = list(quantiles) if np.ndim(quantiles) == 1 else []
+        if not asked or any(not (isinstance(q, Real) and 0.0 < q < 1.0) for q in asked):
+            raise ValueError(
+                f"quantiles must be numbers between 0 and 1. Got {quantiles!r} instead."
+            )
         vae, missing = now.vae_, where_missing(rows, now.missing_values)
         table = vae.model_.read(_marked(rows, missing), vae.handle_unknown)
-        found = cell_distributions(vae.model_, table, quantiles, vae.device)
+        found = cell_distributions(vae.model_, table, asked, vae.device)
         labels = getattr(now, "feature_names_in_", range(now.n_features_in_))
         if library_of(rows) != "pandas":
             return dict(zip(labels, found, strict=True))
         parts = {}
         for number, (label, cells) in enumerate(zip(rows.columns, found, strict=True)):
             names = levels_of(vae.model_, number)
-            names = list(quantiles) if names is None else names
+            names = asked if names is None else names
             parts[label] = frame_of(cells, rows.index, names)
         return parts
 

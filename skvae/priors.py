@@ -142,6 +142,11 @@ class Mixture(Prior):
         Number of Gaussians. "auto" is one for each 100 rows, at most 50: so many that training can
         separate what the codes of the linear start do not. A single one begins as N(0, I).
 
+    Notes
+    -----
+    Never below the linear start, it can still end below a model that was trained with N(0, I): with
+    fewer components than the clusters need, a mixture can hold on to a poor arrangement of them.
+
     References
     ----------
     .. [1] Dai & Wipf (2019), Diagnosing and Enhancing VAE Models.

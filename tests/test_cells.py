@@ -158,7 +158,8 @@ class Wider(Gaussian):
 
 def test_what_has_no_quantiles_is_refused():
     X = gaussian_rows(100)
-    with pytest.raises(ValueError, match="quantiles must be between 0 and 1"):
-        linear(X).predict_cells(X, quantiles=[0.0, 0.5])
+    for quantiles in ([0.0, 0.5], [], 0.5, ["a"]):
+        with pytest.raises(ValueError, match="quantiles must be numbers between 0 and 1"):
+            linear(X).predict_cells(X, quantiles=quantiles)
     with pytest.raises(ValueError, match="Wider has no quantiles"):
         linear(X, likelihood=Wider()).predict_cells(X)

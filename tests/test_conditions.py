@@ -93,6 +93,16 @@ def test_arrays_and_polars_frames_have_conditions_too():
     assert set(linear(X).sample(7, random_state=0, given={0: 30})[:, 0]) == {30.0}
 
 
+def test_a_date_may_be_given_in_every_form():
+    since = pandas.Timestamp("2020-02-03")
+    X = people().assign(month=lambda frame: frame["since"].dt.to_period("M"))
+    vae = VAETransformer(1, max_iter=0, random_state=0).fit(X)
+    month = pandas.Period("2020-02", freq="M")
+    for value in (since, since.to_pydatetime(), since.to_datetime64()):
+        drawn = vae.sample(3, random_state=0, given={"since": value, "month": month})
+        assert (drawn["since"] == since).all() and (drawn["month"] == month).all()
+
+
 def test_draws_are_repeatable_and_leave_the_model_as_it_was(fitted):
     before = fitted.score_samples(people().head(5))
     one, other = (fitted.sample(5, random_state=3, given={"age": 30}) for _ in range(2))
@@ -108,6 +118,8 @@ def test_draws_are_repeatable_and_leave_the_model_as_it_was(fitted):
         ({"pay": -1.0}, "'pay' .* needs numbers as fit has seen them; row 0 holds -1.0"),
         ({"age": "x"}, "'age' needs numbers"),
         ({"since": 3}, "'since' holds other values, where fit had dates"),
+        ({"since": pandas.Timestamp("2020-01-01", tz="UTC")}, "'since' holds dates with a time"),
+        ({"pay": np.inf}, "'pay' needs finite numbers; row 0 holds inf"),
     ],
 )
 def test_what_cannot_be_given_is_refused_by_name(fitted, given, message):

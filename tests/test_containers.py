@@ -263,3 +263,15 @@ def test_what_was_fitted_can_be_stored():
     masked = np.ma.masked_array(rng.normal(size=(N, 3)), mask=MASK)
     vae = _vae().fit(masked)
     assert_array_equal(pickle.loads(pickle.dumps(vae)).transform(masked), vae.transform(masked))
+
+
+@pytest.mark.parametrize("likelihood", ["ordinal", "categorical"])
+def test_numbers_that_are_levels_stay_an_array_of_numbers(likelihood):
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=100)
+    X = np.stack([np.clip(np.rint(z + 2), 0, 4), z + rng.normal(size=100)], axis=1)
+    X[:20, 0] = np.nan
+    vae = _vae(likelihood={0: likelihood})
+    filled = VAEImputer(vae, random_state=0).fit_transform(X)
+    assert filled.dtype == np.float64 and set(filled[:, 0]) <= {0.0, 1.0, 2.0, 3.0, 4.0}
+    assert vae.fit(X).sample(3, random_state=0).dtype == np.float64

@@ -627,8 +627,47 @@ def test_numbers_are_no_dates_and_dates_no_numbers():
     dates, numbers = DATES["pandas, seconds"], pandas.DataFrame({"x": NUMBERS, "day": NUMBERS})
     with pytest.raises(ValueError, match="'day' holds other values, where fit had dates"):
         _vae().fit(dates).transform(numbers)
-    with pytest.raises(ValueError, match="'day' holds dates or times, where fit had other values"):
+    with pytest.raises(ValueError, match="'day' holds dates, where fit had other values"):
         _vae().fit(numbers).transform(dates)
+
+
+def test_another_kind_of_date_is_refused():
+    naive, zoned = DATES["pandas, seconds"], DATES["pandas, a zone"]
+    for fitted, other, held in (
+        (zoned, naive, "'day' holds dates, where fit had dates with a time zone"),
+        (naive, zoned, "'day' holds dates with a time zone, where fit had dates"),
+        (naive, DATES["pandas, spans"], "'day' holds durations, where fit had dates"),
+        (DATES["polars, days"], DATES["polars, times of day"], "day.? holds times of day"),
+    ):
+        with pytest.raises(ValueError, match=held):
+            _vae().fit(fitted).score_samples(other)
+
+
+@pytest.mark.parametrize("kind", DATES)
+def test_dates_are_explained_as_dates(kind):
+    X = DATES[kind]
+    rows = X.iloc[:2] if isinstance(X, pandas.DataFrame) else X[:2]
+    why = VAEOutlierDetector(random_state=0).fit(X).explain(rows)
+    cells = why[why.index.get_level_values(-1) == "day"]
+    moments = datetime.date | datetime.time | datetime.timedelta | pandas.Period
+    for name in ("value", "expected", "lower", "upper"):
+        assert all(isinstance(cell, moments) for cell in cells[name])
+
+
+def test_times_and_durations_are_drawn_on_their_grid():
+    rng = _rng(0)
+    times = [datetime.time(int(m) // 60, int(m) % 60) for m in rng.integers(0, 1440, 600)]
+    spans = pandas.to_timedelta(rng.exponential(3600, 600).astype(int), unit="s")
+    X = pandas.DataFrame({"time": pandas.Series(times, dtype=object), "span": spans})
+    drawn = _vae(likelihood="normal_scores").fit(X).sample(200, random_state=0)
+    inside = [one for one in drawn["time"] if one.hour < 23]
+    assert {(one.second, one.microsecond) for one in inside} == {(0, 0)}
+    assert (drawn["span"] == drawn["span"].dt.round("s")).all()
+    days = DAYS[rng.integers(0, N, 400)] + pandas.to_timedelta(rng.normal(0, 99, 400).round(), "D")
+    X = pandas.DataFrame({"day": days, "x": rng.normal(size=400)})
+    X.loc[:50, "day"] = None
+    filled = VAEImputer(random_state=0).fit_transform(X)["day"]
+    assert (filled == filled.dt.normalize()).all()
 
 
 # -- what has no likelihood -----------------------------------------------------------------------

@@ -158,12 +158,11 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("max_iter", [0, 3])
-def test_columns_whose_noise_is_at_its_floor_are_named(name, max_iter):
+def test_columns_whose_noise_is_at_its_floor_are_named(name):
     make, columns = EXACT[name]
     warned = _warnings(
         lambda: _vae(
-            3, noise="per_column", scaling="columns", max_iter=max_iter, early_stopping=False
+            3, noise="per_column", scaling="columns", max_iter=0, early_stopping=False
         ).fit(make(_table()))
     )
     texts = [str(w.message) for w in warned if "noise scale" in str(w.message)]

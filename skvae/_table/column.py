@@ -93,8 +93,11 @@ class Column:
     def _check_moment(self, raw: Raw) -> None:
         """Raise a ValueError if only one of fit and these rows has dates."""
         holds = len(raw.levels) > 0 or (raw.numbers is not None and not np.isnan(raw.numbers).all())
-        if holds and (raw.moment is None) != (self.moment is None):
-            here, there = ("other values", "dates or times")[:: 1 if self.moment else -1]
+        here, there = (
+            "other values" if moment is None else moment.what
+            for moment in (raw.moment, self.moment)
+        )
+        if holds and here != there:
             raise ValueError(
                 f"Column {self.name} holds {here}, where fit had {there}. Convert it back."
             )

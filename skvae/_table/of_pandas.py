@@ -16,7 +16,7 @@ from .column import (
     whole,
     within,
 )
-from .times import Moment, array_of_days, days_of_array
+from .times import DATES, DURATIONS, ZONED, Moment, array_of_days, days_of_array
 
 
 def frame_of_cells(parts: dict[str, NDArray[Any]], index: Any, names: Any) -> Any:
@@ -62,8 +62,10 @@ def raw_pandas(series: Any, name: str) -> Raw:
     if isinstance(dtype, pd.PeriodDtype):
         series = series.dt.to_timestamp()
     if series.dtype.kind in "mM" and not isinstance(dtype, pd.ArrowDtype):
-        plain = series.dt.tz_convert(None) if isinstance(dtype, pd.DatetimeTZDtype) else series
-        return Raw("number", days_of_array(plain.to_numpy()), moment=Moment())
+        zoned = isinstance(dtype, pd.DatetimeTZDtype)
+        plain = series.dt.tz_convert(None) if zoned else series
+        what = DURATIONS if series.dtype.kind == "m" else ZONED if zoned else DATES
+        return Raw("number", days_of_array(plain.to_numpy()), moment=Moment(what))
     values = series.astype(object).where(series.notna(), None)
     return or_empty_category(raw_objects(values.tolist(), name))
 

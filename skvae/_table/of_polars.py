@@ -17,7 +17,7 @@ from .column import (
     whole,
 )
 from .of_pandas import indicator_of
-from .times import Moment
+from .times import DATES, DURATIONS, TIMES, ZONED, Moment
 
 SHORT_FLOATS: dict[str, Any] = {"Float16": np.float16, "Float32": np.float32}
 
@@ -31,7 +31,11 @@ def raw_polars(series: Any, name: str) -> Raw:
         return Raw("boolean" if dtype == pl.Boolean else "number", numbers)
     if dtype.is_temporal():
         ticks = series.to_physical().cast(pl.Float64).fill_null(np.nan).to_numpy()
-        return Raw("number", ticks / _per_day(dtype), moment=Moment())
+        zoned = getattr(dtype, "time_zone", None) is not None
+        what = {pl.Duration: DURATIONS, pl.Time: TIMES}.get(
+            dtype.base_type(), ZONED if zoned else DATES
+        )
+        return Raw("number", ticks / _per_day(dtype), moment=Moment(what))
     if dtype == pl.Object:
         raise ValueError(
             f"Column {name} is a polars Object, which polars cannot write back. Cast it to "

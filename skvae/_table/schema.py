@@ -41,6 +41,8 @@ class Schema:
         What kind of frame was fitted; None for arrays.
     template : frame or None
         The fitted frame without its rows: names and dtypes.
+    plain : bool
+        Whether it came as an array of numbers.
     numeric : bool
         Whether an array of numbers holds all.
     """
@@ -48,6 +50,7 @@ class Schema:
     columns: tuple[Column, ...]
     library: Library | None = None
     template: Any = None
+    plain: bool = False
     numeric: bool = field(init=False)
 
     @property
@@ -116,6 +119,8 @@ class Schema:
             return to_pandas(columns, self.columns, self.template)
         if self.library == "polars":
             return to_polars(columns, self.columns, self.template)
+        if self.plain:  # its levels are numbers
+            return np.array(columns, dtype=np.float64).T
         result = np.empty(table.shape, dtype=object)
         for number, (column, values) in enumerate(zip(self.columns, columns, strict=True)):
             result[:, number] = values if column.moment is None else column.as_objects(values)
@@ -156,7 +161,7 @@ def fit_schema(
         check_finite(table[:, number], column.name)
         columns.append(column)
     template = None if library is None else X.head(0)
-    return Schema(tuple(columns), library, template), table
+    return Schema(tuple(columns), library, template, plain=is_numbers(X)), table
 
 
 def _asked_for(raw: Raw, is_category: bool | None, name: str) -> tuple[Raw, Seen]:

@@ -14,14 +14,23 @@ from numpy.typing import NDArray
 DAY = timedelta(days=1)
 EPOCH = datetime(1970, 1, 1)
 LAST_MICROSECOND = 86_400 * 10**6 - 1  # of a day
+DATES, ZONED, DURATIONS = "dates", "dates with a time zone", "durations"
+TIMES = "times of day"
 KINDS: tuple[type, ...] = (datetime, date, timedelta, time)  # the first one that fits
 
 
 class Moment(NamedTuple):
     """What kind of date or time a column holds."""
 
+    what: str  # in words
     kind: type | None = None  # of the cells; None: a dtype says it
     zone: tzinfo | None = None  # of the first cell
+
+    @property
+    def object_kind(self) -> type:
+        """The Python type that holds one."""
+        kinds = {DURATIONS: timedelta, TIMES: time}
+        return self.kind or kinds.get(self.what, datetime)
 
 
 def moment_of(values: Sequence[Any]) -> Moment | None:
@@ -33,7 +42,20 @@ def moment_of(values: Sequence[Any]) -> Moment | None:
         return None
     zone = getattr(values[0], "tzinfo", None)
     aware = [getattr(value, "tzinfo", None) is not None for value in values]
-    return Moment(kind, zone) if len(set(aware)) == 1 else None
+    if len(set(aware)) > 1:
+        return None
+    what = {timedelta: DURATIONS, time: TIMES}.get(kind, ZONED if aware[0] else DATES)
+    return Moment(what, kind, zone)
+
+
+def as_python(value: Any) -> Any:
+    """Return a period, or a date or duration of NumPy, as an object of Python; others as they are.
+
+    A period stands for its beginning.
+    """
+    if isinstance(value, np.datetime64 | np.timedelta64):
+        return value.astype(f"{value.dtype.kind}8[us]").item()
+    return value.to_timestamp() if hasattr(value, "to_timestamp") else value
 
 
 def days_of(value: Any) -> float:
@@ -54,24 +76,25 @@ def from_days(days: float, moment: Moment) -> Any:
     """Return the date, time or duration that so many days are; None for nan."""
     if days != days:
         return None
-    if moment.kind is date:
+    kind = moment.object_kind
+    if kind is date:
         number = round(days) + EPOCH.toordinal()
         return date.fromordinal(min(max(number, 1), date.max.toordinal()))
     microseconds = round(days * DAY.total_seconds() * 1e6)
-    if moment.kind is time:
+    if kind is time:
         of_day = EPOCH + timedelta(microseconds=min(max(microseconds, 0), LAST_MICROSECOND))
         return of_day.time().replace(tzinfo=moment.zone)
     ends = (timedelta.min, timedelta.max)
-    if moment.kind is datetime:  # a day inside, so that every zone has a place
+    if kind is datetime:  # a day inside, so that every zone has a place
         ends = (datetime.min + DAY - EPOCH, datetime.max - DAY - EPOCH)
     low, high = (end // timedelta(microseconds=1) for end in ends)
     passed = timedelta(microseconds=min(max(microseconds, low), high))
-    if moment.kind is timedelta:
+    if kind is timedelta:
         return passed
-    if moment.zone is None:
+    if moment.what != ZONED:
         return EPOCH + passed
     offset_free = (EPOCH + passed).replace(tzinfo=UTC)
-    return offset_free.astimezone(moment.zone)
+    return offset_free.astimezone(moment.zone or UTC)
 
 
 def days_of_array(values: NDArray) -> NDArray[np.float64]:
