@@ -30,17 +30,21 @@ class Calibration(NamedTuple):
         ends = np.searchsorted(self.total, [below, below + 1.0], side="right")
         lower, upper = self.scores[np.minimum(ends, len(self.scores) - 1)]
         share = max(place - below, 0.0)
-        return float(lower if share == 0.0 else lower + share * (upper - lower))
+        if not np.isfinite(lower):  # rows without any density are below all others
+            finite = self.scores[np.isfinite(self.scores)]
+            return float(finite[0]) if len(finite) else float(lower)
+        return float(lower + share * (upper - lower))
 
     def fence(self, whisker: float = WHISKER) -> float:
         """Return Tukey's lower fence: the first quartile less some interquartile ranges."""
         lower, upper = self.quantile(0.25), self.quantile(0.75)
-        return lower - whisker * (upper - lower)
+        return lower - whisker * (upper - lower) if np.isfinite(upper) else lower
 
     def p_values(self, scores: Array) -> Array:
         """Return (1 + number of rows that score no higher) / (1 + number of rows)."""
         # Rounding depends on the rows beside a row: scores this close to each other are ties.
-        ties = scores + ROUNDING * (1.0 + np.abs(scores))
+        size = np.where(np.isfinite(scores), np.abs(scores), 0.0)
+        ties = scores + ROUNDING * (1.0 + size)
         place = np.searchsorted(self.scores, ties, side="right")
         no_higher = np.append(0.0, self.total)[place]
         return (1.0 + no_higher) / (1.0 + self.total[-1])

@@ -66,10 +66,13 @@ class RowScore(NamedTuple):
         whole = fast.density(vae, table, of_fit=True)
         for column in np.flatnonzero(may_miss & ~np.isnan(table).all(axis=0)).tolist():
             rows = ~np.isnan(table[:, column])
-            lost = whole[rows] - fast.density(vae, table[rows], column, of_fit=True)
-            finite = np.isfinite(lost).all()
-            mean = np.average(lost, weights=weight[rows]) if finite else np.median(lost)
-            expected[column] = mean
+            without = fast.density(vae, table[rows], column, of_fit=True)
+            finite = np.isfinite(whole[rows]) & np.isfinite(without)  # the wildest have no density
+            lost = whole[rows][finite] - without[finite]
+            if finite.all():
+                expected[column] = np.average(lost, weights=weight[rows])
+            elif finite.any():
+                expected[column] = np.median(lost)
 
     def density(
         self, vae: VAETransformer, table: Any, hidden: int | None = None, *, of_fit: bool = False

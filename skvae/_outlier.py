@@ -279,7 +279,8 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
             ``score_samples(X) - offset_``, in nats: negative for outliers.
         """
         now, _, scores = _scored(self, X)
-        return scores - now.offset_
+        tied = scores == now.offset_  # both may be minus infinity
+        return np.where(tied, 0.0, scores) - np.where(tied, 0.0, now.offset_)
 
     def predict(self, X: ArrayLike) -> NDArray[np.int_]:
         """Tell outliers from inliers.

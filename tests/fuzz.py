@@ -11,6 +11,7 @@ the input is not touched; a pickled copy answers the same.
 """
 
 import argparse
+import datetime
 import os
 import pickle
 import traceback
@@ -74,6 +75,9 @@ def column(rng, n, dtypes):
         x[rng.random(n) < 0.03] = "?"
     elif dtype == "bool":
         return rng.random(n) < 0.5
+    elif dtype in ("datetime", "timedelta"):
+        ticks = rng.integers(-(10**9), 2 * 10**9, n) // rng.choice([1, 60, 86_400])
+        x = ticks.astype(f"{dtype[0].replace('d', 'M').replace('t', 'm')}8[s]").astype(object)
     elif dtype.startswith(("int", "uint")):
         ends = np.iinfo(dtype)
         low = max(ends.min, -1000) if rng.random() < 0.7 else ends.min
@@ -92,7 +96,7 @@ def table(rng):
     """A table in some container, and how many rows it has."""
     n, d = int(rng.choice([1, 2, 7, 40, 150, 520])), int(rng.integers(1, 9))
     floats, whole = ["float64", "float32", "float16"], ["int64", "int32", "int8", "uint8", "uint64"]
-    everything = [*floats, *whole, "bool", "category", "mixed"]
+    everything = [*floats, *whole, "bool", "category", "mixed", "datetime", "timedelta"]
     container = rng.choice(["array", "array", "pandas", "pandas", "polars", "sparse", "masked"])
     if container == "polars" and polars is None:
         container = "pandas"
@@ -102,7 +106,10 @@ def table(rng):
             return polars.DataFrame({k: v.tolist() for k, v in cells.items()}, strict=False)
         frame = pd.DataFrame(cells)
         for name in frame.columns[rng.random(d) < 0.2]:
-            if frame[name].dtype == object:
+            kinds = {type(cell) for cell in frame[name].dropna()}
+            if kinds == {datetime.datetime}:
+                frame[name] = pd.to_datetime(frame[name]).dt.tz_localize("UTC")
+            elif frame[name].dtype == object:
                 frame[name] = frame[name].astype("category")
             elif frame[name].dtype.kind in "iu":
                 frame[name] = frame[name].astype(
@@ -212,7 +219,8 @@ def check_methods(estimator, X):
         need(np.array_equal(found, other, equal_nan=True), f"{name}: a pickle differs")
         few = np.arange(n)[:: max(n // 3, 1)][:3]
         alone = numbers_in(call(rows_of(X, few)))
-        close = np.isclose(alone, found[few], rtol=1e-5, atol=1e-5 * (1.0 + np.abs(found[few])))
+        size = np.nan_to_num(np.abs(found[few]), posinf=0.0)
+        close = np.isclose(alone, found[few], rtol=1e-5, atol=1e-5 * (1.0 + size))
         need((close | (alone == found[few])).all(), f"{name}: depends on the other rows")
     if isinstance(estimator, VAETransformer):
         drawn = numbers_in(estimator.sample(5, random_state=0))

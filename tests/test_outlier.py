@@ -19,6 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import estimator_checks
 
 from skvae import VAEOutlierDetector, VAETransformer
+from skvae._calibration import Calibration
 from skvae._detection import RowScore, expected_of_missing
 from skvae._inference.aggregate import NU, Aggregate, C
 from skvae._table.duplicates import kinds_of_rows
@@ -1216,3 +1217,12 @@ def test_names_of_columns_are_no_matter_of_warnings():
         for method in ("predict", "p_values", "score_features"):
             getattr(detector, method)(frame)
         detector.vae_.transform(frame)
+
+
+def test_rows_without_a_density_leave_no_threshold_that_is_not_a_number():
+    scores = np.array([-np.inf, -np.inf, -3.0, -2.0, -1.0])
+    calibration = Calibration.of(scores, np.ones(5))
+    assert calibration.quantile(0.3) == -3.0
+    assert calibration.quantile(1.0) == -1.0
+    assert calibration.fence() == -3.0 - 1.5 * (-2.0 + 3.0)
+    np.testing.assert_allclose(calibration.p_values(np.array([-np.inf, -2.5])), [3 / 6, 4 / 6])
