@@ -51,7 +51,12 @@ MAX_ROWS = 10_000  # of either kind that a classifier sees
 CLOSEST_ROWS = 2_000
 BINS = 10
 LARGEST = 255  # levels that gradient boosting takes as such
-SETTINGS = {"n_components": "evidence", "likelihood": "normal_scores", "prior": "mixture", "noise": "per_column"}
+SETTINGS = {
+    "n_components": "evidence",
+    "likelihood": "normal_scores",
+    "prior": "mixture",
+    "noise": "per_column",
+}
 
 
 def load_table(name):
