@@ -439,7 +439,7 @@ class VAETransformer(
         """Draw rows from the model: prior, decoder, likelihood; or what is missing of a row.
 
         Rows that are to pass for real ones want ``likelihood="normal_scores"``, whose draws keep a
-        column's bounds, spikes and grid, ``prior="mixture"`` and ``noise="per_column"``.
+        column's sign, caps, spikes and grid, ``prior="mixture"`` and ``noise="per_column"``.
 
         Parameters
         ----------

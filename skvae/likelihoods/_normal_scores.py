@@ -31,7 +31,7 @@ class NormalScores(Likelihood):
 
     q_d is a smooth quantile function that a model fits to its column. It leads from normal scores
     to values; a value that many rows hold has an interval of the scores. So draws are values as the
-    column has them: never beyond its bounds, whole where it is whole, with its spikes.
+    column has them: on its side of zero, whole where it is whole, with its caps and spikes.
 
     Parameters
     ----------
