@@ -114,7 +114,7 @@ class Fitted:
     # -- the network ------------------------------------------------------------------------------
 
     def module(self, device: str = "cpu") -> "VAE":
-        """Return the torch module, to be looked at and not trained.
+        """Return the torch module, to be looked at and not trained, without layers that add nothing.
 
         On the processor it is built once, on the memory of ``weights``.
         """
@@ -124,7 +124,7 @@ class Fitted:
             return known
         with own_gradients():
             state = {name: _shared(array) for name, array in self.weights.items()}
-            vae = self._built(state).to(place).requires_grad_(False)
+            vae = self._built(state).without_idle_layers().to(place).requires_grad_(False)
         if place.type == "cpu":  # elsewhere the weights are copies
             object.__setattr__(self, MODULE, vae)
         return vae

@@ -21,8 +21,8 @@ def conditional_means(
 
     Mattei & Frellsen 2019, eq. 12. For a category it is the most probable level.
     """
-    z, log_w = posterior_draws(vae, x, observed, bank, codebook)
-    return (vae.likelihood.average(vae.decoder(z), torch.softmax(log_w, 0)),)
+    raw, log_w = posterior_draws(vae, x, observed, bank, codebook)
+    return (vae.likelihood.average(raw, torch.softmax(log_w, 0)),)
 
 
 def conditional_draws(
@@ -38,10 +38,10 @@ def conditional_draws(
     # Fresh noise, a row's own: draws that share theirs are not independent.
     size = (n_samples, len(x), vae.n_components)
     eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
-    z, log_w = posterior_draws(vae, x, observed, eps, codebook)
+    raw, log_w = posterior_draws(vae, x, observed, eps, codebook)
     chosen = torch.multinomial(torch.softmax(log_w, 0).T, 1, generator=generator)[:, 0]  # (N,)
-    z = z[chosen, torch.arange(len(x), device=x.device)]
-    return (vae.likelihood.sample(vae.decoder(z), generator),)
+    raw = raw[chosen, torch.arange(len(x), device=x.device)]
+    return (vae.likelihood.sample(raw, generator),)
 
 
 class Asked(NamedTuple):
@@ -67,8 +67,8 @@ def conditional_distribution(
     """
     seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed.clone()
     seen[:, asked.column] = False
-    z, log_w = posterior_draws(vae, x, seen, bank, codebook)
-    cells = _Cells(torch.softmax(log_w, 0), vae.likelihood.alone(asked.column, vae.decoder(z)))
+    raw, log_w = posterior_draws(vae, x, seen, bank, codebook)
+    cells = _Cells(torch.softmax(log_w, 0), vae.likelihood.alone(asked.column, raw))
     if asked.n_levels:
         return (cells.probabilities(asked.n_levels),)
     return (torch.stack([cells.quantile(share) for share in asked.shares], 1),)

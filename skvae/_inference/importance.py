@@ -103,14 +103,15 @@ def refined_log_likelihood(
 @torch.no_grad()
 def posterior_draws(
     vae: VAE, x: Tensor, observed: Tensor | None, eps: Tensor, codebook: Codebook
-) -> tuple[Tensor, Tensor]:  # (S, N, K), (S, N)
-    """Draw z around the posterior's modes, from noise (S, 1 or N, K), with log weights.
+) -> tuple[Tensor, Tensor]:  # (S, N, P), (S, N)
+    """Decode z around the posterior's modes, from noise (S, 1 or N, K); also return log weights.
 
     Where values are missing the posterior is far from diagonal, and the encoder's q too narrow.
     """
     proposal = find_modes(vae, x, observed, codebook).modes.widened()
     z, log_prob = proposal.sample(eps)
-    return z, vae.log_joint(x, observed, z) - log_prob
+    raw, log_joint = vae.decoded(x, observed, z)
+    return raw, log_joint - log_prob
 
 
 def _estimate(vae: VAE, work: _Rows, banks: Sequence[Tensor], stage: int = 0) -> Estimate:

@@ -113,6 +113,14 @@ class VAE(nn.Module):
         """Return log p(x | z) over the observed columns, and log p(z), each (..., N)."""
         return self.log_px_z_by_column(x, observed, z).sum(-1), self.prior.now.log_prob(z)
 
+    def decoded(
+        self, x: Tensor, observed: Tensor | None, z: Tensor
+    ) -> tuple[Tensor, Tensor]:  # (..., N, P), (..., N)
+        """Return the decoder's raw output at z, and log p(x, z)."""
+        raw = self.decoder(z)
+        log_px_z = self._by_column(x, observed, raw).sum(-1)
+        return raw, log_px_z + self.prior.now.log_prob(z)
+
     def log_joint(self, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:  # (..., N)
         """Return log p(x, z)."""
         log_px_z, log_pz = self.joint(x, observed, z)
@@ -120,7 +128,10 @@ class VAE(nn.Module):
 
     def log_px_z_by_column(self, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:
         """Return log p(x_d | z) (..., N, D); 0 where x_d is missing, which marginalises it."""
-        log_prob = self.likelihood.log_prob(x, self.decoder(z))
+        return self._by_column(x, observed, self.decoder(z))
+
+    def _by_column(self, x: Tensor, observed: Tensor | None, raw: Tensor) -> Tensor:
+        log_prob = self.likelihood.log_prob(x, raw)
         return log_prob if observed is None else torch.where(observed, log_prob, 0.0)
 
     def log_joint_and_gradient(
@@ -186,6 +197,13 @@ class VAE(nn.Module):
             seen = None if observed is None else observed[rows]
             grams.append(self.likelihood.curvature(jacobian, raw, seen))
         return torch.cat(grams) + self.prior.now.precision(z)
+
+    def without_idle_layers(self) -> "VAE":
+        """Leave out hidden layers whose last weights are 0, as at the start; return itself."""
+        for part in (self.encoder, self.decoder):
+            if part.mlp is not None and not any(bool(p.any()) for p in part.mlp.last.parameters()):
+                part.mlp = None
+        return self
 
     def reordered(self, state: Mapping[str, Tensor], order: Tensor) -> State:
         """Renumber the components in a state of this module: ``order[i]`` becomes component i.

@@ -154,7 +154,10 @@ class Likelihood(Specification, ABC):
     # -- many rows at many points -----------------------------------------------------------------
 
     def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm | None:
-        """Return log p(x | raw) for x (N, D) and raw (M, P) as one product, where it is one."""
+        """Return log p(x | raw) for x (N, D) and raw (M, P) as one product, where it is one.
+
+        Or nearly so: it only ranks points from which searches begin.
+        """
         return None
 
     @property

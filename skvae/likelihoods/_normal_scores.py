@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from .._gaussian import (
+    hidden_variance,
     log_normal_mass,
     normal_log_prob,
-    normal_mass_moments,
     standard_normal_like,
 )
 from .._parameters import NOISE_FLOOR
 from .._table.support import Support
-from ._likelihood import Likelihood, LinearFit, LinearStart
+from ._likelihood import Likelihood, LinearFit, LinearForm, LinearStart
 from ._real import FLOOR_RULE, check_field
 
 FARTHEST = 1e6  # stands for the ends of the line
@@ -127,6 +127,22 @@ class NormalScores(Likelihood):
         mass = log_normal_mass((lower - raw) * unit, (upper - raw) * unit)
         return torch.where(inside, mass, density)
 
+    def linear_form(self, x: Tensor, raw: Tensor) -> LinearForm:
+        # Nearly: the mean score of an interval stands for it, and its variance is noise, too.
+        variance = torch.exp(2.0 * self.log_scale) + self._hidden_variance(x)
+        statistic = torch.cat([x / variance, -0.5 / variance], 1)
+        column = torch.arange(x.shape[1], device=x.device).repeat(2)
+        parameter = torch.cat([raw, raw.square()], 1)
+        return LinearForm(statistic, parameter, torch.zeros_like(raw), column)
+
+    def _hidden_variance(self, x: Tensor) -> Tensor:  # (N, D)
+        """Return that of a standard normal score, given the interval that each cell is."""
+        if self.ends.shape[1] < 2:
+            return torch.zeros_like(x)
+        lower, upper, inside = self._interval(x)
+        variance = hidden_variance(lower, upper) / torch.exp(log_normal_mass(lower, upper))
+        return torch.where(inside, variance.clamp(0.0, 1.0), 0.0)
+
     def cdf(self, x: Tensor, raw: Tensor) -> Tensor:  # of the score: the map to values rises
         return torch.special.ndtr((x - raw) * torch.exp(-self.log_scale))
 
@@ -141,8 +157,7 @@ class NormalScores(Likelihood):
         unit = torch.exp(-self.log_scale)
         left = torch.ones_like(raw)
         for lower, upper in self.wide.permute(1, 2, 0).to(raw.dtype):  # each (D,)
-            mass, variance = normal_mass_moments((lower - raw) * unit, (upper - raw) * unit)
-            left = left - mass * variance
+            left = left - hidden_variance((lower - raw) * unit, (upper - raw) * unit)
         return left.clamp(min=1e-6) * unit.square()
 
     def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
