@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ._fitted import Fitted
 
 CELL_SAMPLES = 256  # of z for each row and column
+MOVES = 20  # draws of the parameters
+MOVED_BY = 1000  # rows that say how far parameters may be off
 
 
 class How(NamedTuple):
@@ -39,6 +41,43 @@ def filling(
     cells[:, empty & numbers] = 0.0
     generator = None if how.seed is None else np.random.default_rng(how.seed)
     return Filling(rows, _schema_for(model.schema, X).write(cells, generator))
+
+
+def parameter_moves(
+    model: "Fitted", table: Any, weight: Array, seed: int, device: str
+) -> tuple[Array, ...]:
+    """Draw how far the parameters of a model may be off, by rows that it was fitted to."""
+    import torch
+
+    from ._inference.scores import noise_bank
+    from ._inference.uncertainty import moved, scores_of_rows
+    from ._resources import own_gradients
+
+    vae = model.module(device)
+    step = -(-table.shape[0] // MOVED_BY)
+    some, counted = table[::step], weight[::step] * (weight.sum() / weight[::step].sum())
+    with own_gradients():
+        bank = noise_bank(MOVES, vae.n_components).to(vae.device)
+    function = partial(scores_of_rows, vae, bank=bank, codebook=model.codebook(vae))
+    (scores,) = model.by_chunks(function, some, vae, MOVES)
+    with own_gradients():
+        generator = torch.Generator().manual_seed(seed)
+        draws = moved(torch.from_numpy(scores), torch.from_numpy(counted), MOVES, generator)
+        return tuple(value.numpy() for value in draws)
+
+
+def moved_model(model: "Fitted", moves: Sequence[Array], number: int) -> "Fitted":
+    """Return the model with parameters of one draw."""
+    import torch
+
+    from ._fitted import to_arrays
+    from ._resources import own_gradients
+
+    with own_gradients():
+        vae = model.fresh_module(torch.device("cpu"))
+        weight, bias, log_scale = (torch.from_numpy(each[number % MOVES]) for each in moves)
+        vae.move_decoder(weight, bias, log_scale)
+        return replace(model, weights=to_arrays(vae.state_dict()))
 
 
 def _schema_for(schema: Schema, X: Any) -> Schema:

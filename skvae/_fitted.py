@@ -325,8 +325,10 @@ class Fitted:
         codebook = self.codebook(vae)
         if seed is None:
             bank = _noise_bank(n_samples, vae)
-            function = partial(conditional_means, vae, bank=bank, codebook=codebook)
-            return self.columns.decode(self.by_chunks(function, table, vae, n_samples)[0])
+            function = partial(
+                conditional_means, vae, bank=bank, codebook=codebook, columns=self.columns
+            )
+            return self.by_chunks(function, table, vae, n_samples)[0]
         generator = torch.Generator(vae.device).manual_seed(seed)
         draw = partial(
             conditional_draws, vae, n_samples=n_samples, generator=generator, codebook=codebook

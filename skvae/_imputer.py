@@ -12,7 +12,14 @@ from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import _check_feature_names_in
 
 from ._composed import own_model
-from ._conditions import How, cell_distributions, filling, levels_of
+from ._conditions import (
+    How,
+    cell_distributions,
+    filling,
+    levels_of,
+    moved_model,
+    parameter_moves,
+)
 from ._inputs import become, fitted_now, given, validated
 from ._parameters import (
     COUNT,
@@ -25,6 +32,7 @@ from ._parameters import (
 from ._table.frames import (
     check_indicators,
     completed,
+    has_levels,
     library_of,
     where_missing,
     with_missing,
@@ -35,21 +43,26 @@ from ._transformer import VAETransformer
 from ._versions import Versioned
 
 
+FEW_COLUMNS = 10
+
+
 class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
     """Impute missing values by a variational autoencoder, in tables of any columns.
 
     A missing value is replaced by its expectation given the observed values of its row,
     E[x_mis | x_obs], estimated by self-normalised importance sampling [1]_; a missing category by
-    its most probable level. Of a number whose column has a shape it is the expectation of the
-    normal score, mapped back: a value that the column could hold. What is observed comes back bit
-    by bit, in the frame and dtypes that it came in.
+    its most probable level. An expectation of whole numbers need not be whole; ``sample_posterior``
+    gives values that the column could hold. What is observed comes back bit by bit, in the frame
+    and dtypes that it came in.
 
     Parameters
     ----------
     vae : VAETransformer, default=None
         The model of the table; a clone of it is fitted. None is one whose numbers go through
-        normal scores (``likelihood="normal_scores"``), with noise per column (up to 1,500 columns),
-        trained on the importance-weighted bound.
+        normal scores (``likelihood="normal_scores"``), with noise per column (up to 1,500 columns)
+        and trained on the importance-weighted bound. Where all columns are numbers, it has half as
+        many components as columns, of more than ten columns as many as held-out rows call for
+        (``n_components="evidence"``).
     missing_values : scalar, default=nan
         What stands for a missing value in X; nan is also None, ``pd.NA`` and null.
     sample_posterior : bool, default=False
@@ -150,16 +163,22 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         vae = own_model(
             self.vae,
             self.random_state,
+            n_components=_n_components(X),
             likelihood="normal_scores",
             noise=density_noise(missing.shape[1]),
             objective="iwae",
             n_train_samples=8,
         )
         vae.fit(_marked(X, missing), sample_weight=rows.weight)
+        table = vae.model_.read(_marked(X, missing))
+        moves = parameter_moves(
+            vae.model_, table, rows.weight, seed_of(vae.random_state), vae.device
+        )
         missing = missing | where_strays(_marked(X, missing), vae.model_.schema)
         indicated = np.flatnonzero(missing.any(axis=0))
         learned = {
             "vae_": vae,
+            "_moves": moves,
             "_empty": missing.all(axis=0),
             "_indicated": indicated,
             "indicator_": None,
@@ -194,6 +213,10 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
     ) -> list[Any]:
         """Draw several completed tables, for multiple imputation (Rubin 1987).
 
+        The draws are proper: each table is drawn by parameters of its own, drawn from their
+        approximate posterior given the rows of ``fit``, so that Rubin's rules give intervals that
+        cover. After 20 tables the parameters repeat.
+
         Parameters
         ----------
         X : array-like or frame of shape (n_samples, n_features)
@@ -214,7 +237,7 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         if not COUNT.admits(n_imputations):
             raise ValueError(f"n_imputations must be {COUNT}. Got {n_imputations!r} instead.")
         seed = seed_of(random_state)
-        return [_filled(now, X, seed + number) for number in range(n_imputations)]
+        return [_filled(now, X, seed + number, number) for number in range(n_imputations)]
 
     def predict_cells(
         self, X: ArrayLike, quantiles: Sequence[float] = (0.05, 0.5, 0.95)
@@ -300,9 +323,19 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _filled(now: VAEImputer, X: Any, seed: int | None) -> Any:
+def _n_components(X: Any) -> int | str:
+    """Choose how many components impute well: too few of them bias what is drawn."""
+    if has_levels(X):  # indicators of one column explain each other, which evidence rewards
+        return "auto"
+    # Half as many as columns can have almost any covariance (Ledermann 1937).
+    return -(-X.shape[1] // 2) if X.shape[1] <= FEW_COLUMNS else "evidence"
+
+
+def _filled(now: VAEImputer, X: Any, seed: int | None, number: int = 0) -> Any:
     """Complete validated rows, by expectations or by draws with a seed."""
     model, missing = now.vae_.model_, where_missing(X, now.missing_values)
+    if seed is not None:
+        model = moved_model(model, now._moves, number)
     missing = missing | where_strays(_marked(X, missing), model.schema)
     empty, indicated = now._empty, now._indicated
     rows = np.flatnonzero(missing.any(axis=1))

@@ -38,6 +38,23 @@ def test_the_log_density_is_scipys():
     np.testing.assert_allclose(log_densities(linear, rows), expected, rtol=1e-10)
 
 
+def test_the_log_density_of_what_is_seen_is_that_of_the_marginal():
+    rng = np.random.default_rng(0)
+    linear = LinearGaussian(
+        rng.normal(size=5), np.ones(5), rng.normal(size=(5, 2)), rng.uniform(0.5, 2.0, 5)
+    )
+    rows, seen = rng.normal(size=(20, 5)), rng.random((20, 5)) < 0.6
+    covariance = linear.loadings @ linear.loadings.T + np.diag(linear.noise**2)
+    expected = [
+        stats.multivariate_normal(linear.mean[o], covariance[np.ix_(o, o)]).logpdf(x[o])
+        if o.any()
+        else 0.0
+        for x, o in zip(rows, seen, strict=True)
+    ]
+    found = log_densities(linear, np.where(seen, rows, np.nan), seen)
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-10)
+
+
 def test_it_is_what_factor_analysis_gives_the_rows_that_are_left_out():
     X = rows_of_factors(3)
     held_out = np.arange(len(X)) % 5 == 4
@@ -54,10 +71,12 @@ def test_it_is_what_factor_analysis_gives_the_rows_that_are_left_out():
 
 
 @pytest.mark.parametrize("n_factors", [1, 3, 5])
-def test_it_finds_the_number_of_factors(n_factors):
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_it_finds_the_number_of_factors(n_factors, missing):
+    X = rows_of_factors(n_factors)
+    X[np.random.default_rng(1).random(X.shape) < missing] = np.nan
     vae = VAETransformer("evidence", noise="per_column", max_iter=0)
-    vae.fit(rows_of_factors(n_factors))
-    assert vae.n_components_ == n_factors
+    assert vae.fit(X).n_components_ == n_factors
     number, value, error = vae.evidence_.T
     enough = value >= value.max() - error
     assert vae.n_components_ == number[enough].min()

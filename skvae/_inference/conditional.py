@@ -1,11 +1,13 @@
 """The missing cells of a row given its observed ones: their expectation, or a draw."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .._model.vae import VAE
+from .._table.columns import Columns
 from ..likelihoods._mixed import Alone
 from .codebook import Codebook
 from .importance import posterior_draws
@@ -15,14 +17,41 @@ BISECTIONS = 45  # 1e-13 of the first interval
 
 
 def conditional_means(
-    vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor, codebook: Codebook
+    vae: VAE,
+    x: Tensor,
+    observed: Tensor | None,
+    *,
+    bank: Tensor,
+    codebook: Codebook,
+    columns: Columns,
 ) -> tuple[Tensor]:  # (N, D)
-    """Estimate E[x_d | observed x] by self-normalised importance sampling.
+    """Estimate E[x_d | observed x], in original units, by self-normalised importance sampling.
 
     Mattei & Frellsen 2019, eq. 12. For a category it is the most probable level.
     """
-    raw, log_w = posterior_draws(vae, x, observed, bank, codebook)
-    return (vae.likelihood.average(raw, torch.softmax(log_w, 0)),)
+    _, raw, log_w = posterior_draws(vae, x, observed, bank, codebook)
+    weight = torch.softmax(log_w, 0)
+    cells = columns.decode(vae.likelihood.average(raw, weight).numpy(force=True))
+    if columns.shapes:
+        scores, scale = vae.likelihood.mean(raw), torch.sqrt(vae.likelihood.noise_variance())
+        noise = _stratified(len(scores), len(columns)).to(scores)
+        missing = torch.zeros_like(x, dtype=torch.bool) if observed is None else ~observed
+        for column, shape in columns.shapes.items():
+            rows = missing[:, column]
+            drawn = scores[:, rows, column] + scale[column] * noise[:, column, None]
+            values = shape.values(drawn.ravel().numpy(force=True)).reshape(drawn.shape)
+            cells[rows.numpy(force=True), column] = (
+                values * weight[:, rows].numpy(force=True)
+            ).sum(0)
+    return (torch.from_numpy(cells),)
+
+
+@lru_cache(maxsize=8)
+def _stratified(n_samples: int, n_columns: int) -> Tensor:  # (S, D)
+    """Return quantiles of N(0, 1) in another order for each column, the same for every row."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.rand((n_samples, n_columns), generator=generator).argsort(0)
+    return torch.special.ndtri((order.double() + 0.5) / n_samples)
 
 
 def conditional_draws(
@@ -38,7 +67,7 @@ def conditional_draws(
     # Fresh noise, a row's own: draws that share theirs are not independent.
     size = (n_samples, len(x), vae.n_components)
     eps = torch.randn(size, generator=generator, dtype=x.dtype, device=x.device)
-    raw, log_w = posterior_draws(vae, x, observed, eps, codebook)
+    _, raw, log_w = posterior_draws(vae, x, observed, eps, codebook)
     chosen = torch.multinomial(torch.softmax(log_w, 0).T, 1, generator=generator)[:, 0]  # (N,)
     raw = raw[chosen, torch.arange(len(x), device=x.device)]
     return (vae.likelihood.sample(raw, generator),)
@@ -67,7 +96,7 @@ def conditional_distribution(
     """
     seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed.clone()
     seen[:, asked.column] = False
-    raw, log_w = posterior_draws(vae, x, seen, bank, codebook)
+    _, raw, log_w = posterior_draws(vae, x, seen, bank, codebook)
     cells = _Cells(torch.softmax(log_w, 0), vae.likelihood.alone(asked.column, raw))
     if asked.n_levels:
         return (cells.probabilities(asked.n_levels),)

@@ -44,6 +44,14 @@ class Draws(NamedTuple):
         return Draws(*(value[:, index] for value in self))
 
 
+class Decoded(NamedTuple):
+    """Weighted samples of z given each row, and what the decoder makes of them."""
+
+    z: Tensor  # (S, N, K)
+    raw: Tensor  # (S, N, P)
+    log_weight: Tensor  # (S, N)
+
+
 class Estimate(NamedTuple):
     """Of log p(x) in nats, and how good it is: each (N,)."""
 
@@ -103,15 +111,15 @@ def refined_log_likelihood(
 @torch.no_grad()
 def posterior_draws(
     vae: VAE, x: Tensor, observed: Tensor | None, eps: Tensor, codebook: Codebook
-) -> tuple[Tensor, Tensor]:  # (S, N, P), (S, N)
-    """Decode z around the posterior's modes, from noise (S, 1 or N, K); also return log weights.
+) -> Decoded:
+    """Draw and decode z around the posterior's modes, from noise (S, 1 or N, K).
 
     Where values are missing the posterior is far from diagonal, and the encoder's q too narrow.
     """
     proposal = find_modes(vae, x, observed, codebook).modes.widened()
     z, log_prob = proposal.sample(eps)
     raw, log_joint = vae.decoded(x, observed, z)
-    return raw, log_joint - log_prob
+    return Decoded(z, raw, log_joint - log_prob)
 
 
 def _estimate(vae: VAE, work: _Rows, banks: Sequence[Tensor], stage: int = 0) -> Estimate:

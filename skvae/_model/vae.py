@@ -198,8 +198,15 @@ class VAE(nn.Module):
             grams.append(self.likelihood.curvature(jacobian, raw, seen))
         return torch.cat(grams) + self.prior.now.precision(z)
 
+    @torch.no_grad()
+    def move_decoder(self, weight: Tensor, bias: Tensor, log_scale: Tensor) -> None:
+        """Add to the decoder's linear layer (P, K), (P,), and to its log noise scales (P,)."""
+        self.decoder.linear.weight.add_(weight)
+        self.decoder.linear.bias.add_(bias)
+        self.likelihood.move_scales(log_scale)
+
     def without_idle_layers(self) -> "VAE":
-        """Leave out hidden layers whose last weights are 0, as at the start; return itself."""
+        """Let go of hidden layers whose last weights are 0, as at the start, and return the rest."""
         for part in (self.encoder, self.decoder):
             if part.mlp is not None and not any(bool(p.any()) for p in part.mlp.last.parameters()):
                 part.mlp = None

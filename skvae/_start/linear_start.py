@@ -40,6 +40,7 @@ Seen = NDArray[np.bool_]
 
 
 EM_ROWS = 5000
+MOST_OF_EM = 30  # components of a model whose moments stand for those of complete rows
 JUDGED_DRAWS = 2048  # rows times pairs of samples: few rows get more samples a row
 FEWEST_PAIRS, FEWEST_JUDGED = 4, 500
 JUDGED_CELLS = 2**23  # rows times samples times features
@@ -176,15 +177,29 @@ def evidence_of_components(
         return None
     sample, shares = source.sample()
     features, seen = source.of(sample)
-    if seen is not None:
-        mean = source.observed_moments()[0]
-        features = np.where(seen, features, mean)
-    scale = _feature_scale(source, column_moments([(features, shares)], vae.n_features))
+    filled = features if seen is None else np.where(seen, features, source.observed_moments()[0])
+    scale = _feature_scale(source, column_moments([(filled, shares)], vae.n_features))
 
     def fit(moments: Moments, n_components: int) -> LinearGaussian:
         return _fit(source, moments, scale, n_components)[0]
 
-    return evidence_of(features / scale, shares, fit)
+    if seen is None:
+        return evidence_of(features / scale, shares, fit)
+    _, observed = columns.encode(sample)
+    assert observed is not None
+
+    def complete(chosen: Seen) -> Moments:
+        """Return the moments of the richest linear model that EM fits to what is observed."""
+        few = np.flatnonzero(chosen)[:EM_ROWS]
+        moments = column_moments([(filled[few] / scale, shares[few])], vae.n_features)
+        n_components = min(vae.n_features, MOST_OF_EM, len(few))
+        linear, floor = _fit(source, moments, scale, n_components)
+        rows = ObservedRows(features[few] / scale, observed[few], source.column, shares[few])
+        linear = em_for_missing(linear, rows, source.groups, floor)
+        covariance = linear.loadings @ linear.loadings.T + np.diag(linear.noise**2)
+        return Moments(linear.mean, covariance.diagonal(), covariance, moments.n_samples)
+
+    return evidence_of(features / scale, shares, fit, seen=seen, complete=complete)
 
 
 def _begin_linear(source: _Features) -> LinearGaussian:

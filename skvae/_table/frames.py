@@ -42,6 +42,13 @@ def is_numbers(X: Any) -> bool:
     return library_of(X) is None and X.dtype.kind in "buif"
 
 
+def has_levels(X: Any) -> bool:
+    """Whether some columns of X hold anything but numbers, dates and truth values."""
+    if is_numbers(X):
+        return False
+    return any(raw_column(column, "").kind == "category" for column in columns_of(X))
+
+
 def columns_of(X: Any) -> Iterable[Any]:
     if library_of(X) == "pandas":
         return (X.iloc[:, number] for number in range(X.shape[1]))

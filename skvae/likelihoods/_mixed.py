@@ -52,6 +52,12 @@ class Block(Part[Likelihood]):
         """Whether its raw parameters are a location, on a scale without end."""
         return self.specification.support.units != "none"
 
+    @property
+    def has_scales(self) -> bool:
+        """Whether each of its columns has a noise scale of its own."""
+        scale = dict(self.named_parameters()).get("log_scale")
+        return scale is not None and scale.shape == (self.n_raw,)
+
     def own(self, cells: Tensor) -> Tensor:
         """Return its columns of (..., D) cells."""
         return cells if len(self.columns) == cells.shape[-1] else cells[..., self.columns]
@@ -209,6 +215,29 @@ class ColumnLikelihoods(nn.Module):
             aside = {name: torch.empty_like(value) for name, value in part.named_parameters()}
             total += now.gradient(part.own(x), own, part.own(count), place, aside)
         return total, g
+
+    def slopes(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:  # (..., P) each
+        """Return d log p by raw, and by the log noise scale of each; 0 where there is none."""
+        by_raw, by_scale = [], []
+        for part, (now, own) in zip(self.parts, self._each(raw), strict=True):
+            own = own.detach().requires_grad_()
+            by = [own]
+            if part.has_scales:
+                scale = now.log_scale.detach().expand_as(own).clone().requires_grad_()
+                now, by = now.with_values({"log_scale": scale}), [own, scale]
+            with torch.enable_grad():
+                log_p = now.log_prob(part.own(x), own)
+                found = torch.autograd.grad(log_p.sum(), by, materialize_grads=True)
+            by_raw.append(found[0])
+            by_scale.append(found[1] if part.has_scales else torch.zeros_like(own))
+        return torch.cat(by_raw, -1), torch.cat(by_scale, -1)
+
+    @torch.no_grad()
+    def move_scales(self, log_scale: Tensor) -> None:  # (P,)
+        """Add to the log noise scale of each column that has one of its own."""
+        for part, own in zip(self.parts, log_scale.split(self.n_raw), strict=True):
+            if part.has_scales:
+                part.log_scale.add_(own)
 
     @property
     def has_linear_form(self) -> bool:
