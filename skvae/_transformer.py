@@ -106,9 +106,13 @@ class VAETransformer(
     n_train_samples : int, default=1
         Samples of z for each row and step.
     beta : float, default=1.0
-        Weight of the KL divergence in training [4]_. Scores always use 1.
+        Weight of the KL divergence in training [4]_. Scores always use 1. Below 1 the codes hold
+        more of a row, and its density is worse: at half as many components as columns, 0.1 brings
+        back about as many levels of categories as an autoencoder, where 1 leaves out what columns
+        do not share.
     kl_warmup : float, default=0.0
-        Fraction of the training steps over which the KL divergence is faded in.
+        Fraction of the training steps over which the KL divergence is faded in. Training does not
+        stop before.
     free_bits : float, default=0.0
         KL divergence, in nats, that each component may have for free [5]_.
     alpha : float, default=0.3
@@ -124,16 +128,16 @@ class VAETransformer(
         Most epochs to train. ``"auto"`` aims at 1800 steps, between 8 and 400 epochs. 0 keeps the
         linear start.
     early_stopping : bool, default=True
-        Keep the epoch with the best held-out ELBO, less two standard errors of its gain over the
-        start. Equal rows are held out by their number. Below 500 distinct rows, 5-fold
-        cross-validation chooses the number of epochs and all rows are trained on. False trains
-        ``max_iter`` epochs on all rows.
+        Keep the epoch with the best held-out objective (the bound with ``beta`` and ``free_bits``),
+        less two standard errors of its gain over the start. Equal rows are held out by their
+        number. Below 500 distinct rows, 5-fold cross-validation chooses the number of epochs and
+        all rows are trained on. False trains ``max_iter`` epochs on all rows.
     validation_fraction : float, default=0.1
         Fraction of the rows held out (at most 5000 rows, and half of the wildest 0.5%).
     n_iter_no_change : int, default=10
         Epochs without a gain of ``tol`` after which training stops.
     tol : float, default=0.0001
-        Gain of the held-out ELBO that counts, in nats per column.
+        Gain of the held-out objective that counts, in nats per column.
     n_importance_samples : int or "auto", default="auto"
         Samples of z for each row in the scores. ``"auto"`` is 64 for the log-likelihood, whose rows
         get up to 32 times as many where they need them, and for missing values; 2 a component, 16
@@ -167,7 +171,7 @@ class VAETransformer(
     loss_curve_ : list of float
         Minus the training objective after each epoch, in nats a row and original units.
     validation_scores_ : list of float
-        Held-out bound of the start and after each epoch, in nats a row and original units; less
+        Held-out objective of the start and after each epoch, in nats a row and original units; less
         what training gains by beginning at a model that has seen these rows, if the start is K = 0.
     kl_per_component_ : ndarray of shape (n_components_,)
         Mean KL divergence of each component, in nats, falling: the information that it carries.

@@ -1,4 +1,4 @@
-"""The bound of rows that are held out, with one fixed noise."""
+"""What held-out rows say of training's objective, with one fixed noise."""
 
 from collections.abc import Iterator
 
@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from .._gaussian import normal_sample
-from .._model.bounds import elbo, importance_weighted_bound
 from .._model.vae import VAE
 from .._table.statistics import row_chunks
-from .plan import Plan
+from .plan import Plan, objective
 from .rows import Batch, Rows
 
 VALIDATION_DRAWS = 2048  # rows times samples: a small held-out part gets more samples a row
@@ -18,14 +17,15 @@ VALIDATION_DRAWS = 2048  # rows times samples: a small held-out part gets more s
 class HeldOut:
     """Held-out rows with one fixed noise, in antithetic pairs, so that epochs compare.
 
-    They are judged by the bound that training climbs: the ELBO, or the importance-weighted one.
+    They are judged by what training climbs: the ELBO with its beta and free bits, or the
+    importance-weighted bound. By the ELBO alone, the start would win against any other beta.
     """
 
     def __init__(
         self, rows: Rows, n_components: int, plan: Plan, generator: torch.Generator
     ) -> None:
         weighted = plan.objective == "iwae"
-        self.bound = importance_weighted_bound if weighted else elbo
+        self.plan = plan
         n_pairs = max(1, min(8, VALIDATION_DRAWS // (2 * len(rows))))
         if weighted:
             n_pairs = max(n_pairs, (plan.n_samples + 1) // 2)
@@ -38,8 +38,9 @@ class HeldOut:
 
     @torch.no_grad()
     def measure(self, vae: VAE) -> tuple[float, float]:
-        """Return the mean bound, and the standard error of its gain over the first measurement."""
-        parts = [self.bound(vae(x, observed, eps)) for (x, observed, _), eps in self._chunks(vae)]
+        """Return the mean objective, and the standard error of its gain over the first measure."""
+        terms = (vae(x, observed, eps) for (x, observed, _), eps in self._chunks(vae))
+        parts = [objective(each, self.plan, progress=1.0) for each in terms]
         bound = torch.cat(parts).double()
         if self.at_start is None:
             self.at_start = bound

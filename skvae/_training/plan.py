@@ -43,7 +43,7 @@ class Epoch:
 
     number: int
     bound: float  # mean objective over the epoch's rows, nats; nan for number 0
-    held_out: float  # mean bound of the held-out rows, nats; nan without any
+    held_out: float  # mean objective of the held-out rows, nats; nan without any
     doubt: float  # standard error of its gain over the start: large where few rows decide
     snapshot: Callable[[], State]  # makes a copy of the (averaged) weights
     n_undone: int = 0  # passes so far that diverged and were taken again, slower

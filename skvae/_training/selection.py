@@ -66,7 +66,8 @@ def climb(
     if not selection.early_stopping:
         last, bounds, undone = _consume(train(vae, rows, None, plan, generator, start=start), watch)
         return Outcome(last.snapshot(), bounds, [], last.number, last.number, False, undone)
-    stopper = EarlyStopping(selection.patience, selection.tol)
+    warm = math.ceil(plan.kl_warmup * plan.max_epochs)
+    stopper = EarlyStopping(selection.patience, selection.tol, warm)
 
     def either(epoch: Epoch) -> bool:
         return watch(epoch) | stopper.done(epoch)
@@ -135,12 +136,14 @@ class EarlyStopping:
 
     The best is the one whose gain over the start is the largest, less ``CAUTION`` standard errors:
     a gain that hangs on few rows can as well be a loss on others. The start, with no gain and no
-    doubt, counts as a candidate, so what is kept is never below it on the held-out rows.
+    doubt, counts as a candidate, so what is kept is never below it on the held-out rows. Patience
+    begins after ``warm`` epochs, in which training climbs something else.
     """
 
-    def __init__(self, patience: int, tol: float) -> None:
+    def __init__(self, patience: int, tol: float, warm: int = 0) -> None:
         self.patience = patience
         self.tol = tol
+        self.warm = warm
         self.curve: list[float] = []
         self._cautious: list[float] = []
         self.best = 0
@@ -155,7 +158,7 @@ class EarlyStopping:
             self.best_state = epoch.snapshot()
         if epoch.held_out > self.curve[self._last_gain] + self.tol:
             self._last_gain = epoch.number
-        return epoch.number - self._last_gain >= self.patience
+        return epoch.number - max(self._last_gain, self.warm) >= self.patience
 
     @property
     def still_improving(self) -> bool:
