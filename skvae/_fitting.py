@@ -37,7 +37,7 @@ from ._training.loop import Run, worst_column
 from ._training.plan import Epoch, NonFiniteBoundError, Plan, Start, plan_for
 from ._training.rows import Rows, encode_rows, mean_log_jacobian
 from ._training.selection import Outcome, climb, selection_for
-from .likelihoods._names import is_open, kind_of, kinds_of, name_of, supports_of
+from .likelihoods._names import check_joint, is_open, kind_of, kinds_of, name_of, supports_of
 
 ROUNDED = (
     "varies by no more than the rounding of float64 and is taken as constant. Subtract what its "
@@ -244,6 +244,7 @@ def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[
     n_columns = len(rows.names)
     categories = categories_asked(parameters["categorical_features"], rows.labels, n_columns)
     asked = per_column(parameters["likelihood"], rows.labels, n_columns)
+    check_joint(asked, rows.names)
     for number, one in enumerate(asked):
         if not is_open(one):
             categories[number] = kind_of(one).takes_levels

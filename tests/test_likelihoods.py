@@ -1,5 +1,6 @@
 """One table of likelihoods drives these tests: a new likelihood is one row."""
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from skvae.likelihoods import (
     Likelihood,
     LinearFit,
     LogNormal,
+    Multinomial,
     NegativeBinomial,
     NormalScores,
     Ordinal,
@@ -188,7 +190,19 @@ CASES |= {
     ),
 }
 
+# Likelihoods whose cells hang together: of three columns, and all rows that have the same total.
+JOINT = {
+    "multinomial": Case(
+        having(Multinomial(), total=[4.0], spread=[0.0]),
+        lambda raw: stats.multinomial(4, special.softmax(raw, -1)),
+        np.array([x for x in itertools.product(range(5), repeat=3) if sum(x) == 4], dtype=float),
+        None,
+    ),
+}
+
 each_likelihood = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+each_joint = pytest.mark.parametrize("case", JOINT.values(), ids=JOINT)
+of_all = pytest.mark.parametrize("case", [*CASES.values(), *JOINT.values()], ids=[*CASES, *JOINT])
 
 
 def raw_of(likelihood):  # (N, P)
@@ -230,7 +244,8 @@ def started(likelihood, x, weight=None):
 
 
 def test_every_likelihood_has_a_row_in_the_table():
-    assert {type(case.likelihood) for case in CASES.values()} == set(LIKELIHOODS.values())
+    cases = [*CASES.values(), *JOINT.values()]
+    assert {type(case.likelihood) for case in cases} == set(LIKELIHOODS.values())
 
 
 # -- densities ------------------------------------------------------------------------------------
@@ -301,7 +316,7 @@ def test_draws_have_the_mean_and_variance_of_the_distribution(case):
     np.testing.assert_allclose(draws.var(0), reference.var(), rtol=0.1, atol=1e-3)
 
 
-@each_likelihood
+@of_all
 def test_draws_come_from_the_generator_that_is_passed_in(case):
     def draw():
         raw = raw_of(case.likelihood)
@@ -353,14 +368,14 @@ def test_missing_columns_drop_from_the_curvature(case):
     )
 
 
-@each_likelihood
+@of_all
 def test_the_support_holds_every_value(case):
     support = case.likelihood.support
     assert support.lower <= case.values.min() and case.values.max() <= support.upper
     assert support.whole == (case.spacing is None and type(case.likelihood) is not Bernoulli)
 
 
-@each_likelihood
+@of_all
 def test_samples_of_z_may_stand_in_front(case):
     raw = raw_of(case.likelihood)
     x = everywhere(1.0)
@@ -369,7 +384,7 @@ def test_samples_of_z_may_stand_in_front(case):
     torch.testing.assert_close(both[1], case.likelihood.log_prob(x, raw + 0.5))
 
 
-@each_likelihood
+@of_all
 def test_the_precision_stays_what_it_is(case):
     likelihood = in_model(case.likelihood, torch.float32).now
     raw = raw_of(case.likelihood).float()
@@ -393,6 +408,186 @@ def test_extreme_raw_has_a_finite_log_probability_and_gradient(case, size, dtype
         gradients = torch.autograd.grad(log_p.sum(), [raw, *block.parameters()])
         assert all(bool(g.isfinite().all()) for g in [log_p, *gradients])
         assert bool(likelihood.information(raw).isfinite().all())
+
+
+# -- cells that hang together ---------------------------------------------------------------------
+
+
+@each_joint
+def test_the_joint_log_probability_is_scipys(case):
+    raw = raw_of(case.likelihood)
+    x = torch.from_numpy(case.values)[:, None].expand(-1, 2, 3)
+    ours = case.likelihood.log_prob(x, raw.expand(len(x), 2, 3)).sum(-1)
+    np.testing.assert_allclose(ours, case.reference(raw.numpy()).logpmf(x.numpy()), rtol=1e-10)
+
+
+@each_joint
+@pytest.mark.parametrize("seen", [[1, 1, 1], [1, 0, 1], [0, 1, 0], [0, 0, 0]])
+def test_joint_probabilities_add_up_to_one_over_what_is_observed(case, seen):
+    raw, seen = raw_of(case.likelihood)[:1], torch.tensor(seen, dtype=torch.bool)
+    x = torch.from_numpy(case.values)
+    x = torch.unique(torch.where(seen, x, 0.0), dim=0)
+    whole = x[x.sum(1) == x.sum(1).max()]
+    hidden = torch.where(seen, whole, 7.0)  # what stands in a missing cell never counts
+    seen = seen.expand(len(whole), 3)
+    log_p = case.likelihood.given(hidden, seen).log_prob(hidden, raw.expand(len(whole), 3))
+    assert torch.where(seen, log_p, 0.0).sum(1).exp().sum().item() == pytest.approx(1.0)
+
+
+@each_joint
+def test_joint_draws_have_the_moments_and_shares_of_the_distribution(case):
+    n = 40_000
+    raw = raw_of(case.likelihood)
+    draws = case.likelihood.sample(raw.expand(n, 2, 3), torch.Generator().manual_seed(0)).numpy()
+    reference = case.reference(raw.numpy())
+    for row in range(2):
+        values, counts = np.unique(draws[:, row], axis=0, return_counts=True)
+        p = stats.multinomial(4, reference.p[row]).pmf(values)
+        assert (np.abs(counts / n - p) < 4.5 * np.sqrt(p / n) + 1e-12).all()
+    covariance = [stats.multinomial(4, p).cov() for p in reference.p]
+    for row in range(2):
+        np.testing.assert_allclose(np.cov(draws[:, row].T), covariance[row], atol=0.05)
+    np.testing.assert_allclose(case.likelihood.mean(raw), 4.0 * reference.p, rtol=1e-12)
+
+
+@each_joint
+def test_the_mode_is_the_most_probable_value_of_each_cell_alone(case):
+    raw = raw_of(case.likelihood)
+    p = case.reference(raw.numpy()).p
+    each = stats.binom(4, p[..., None]).pmf(np.arange(5.0))
+    np.testing.assert_array_equal(case.likelihood.mode(raw), each.argmax(-1))
+
+
+@each_joint
+def test_the_joint_curvature_is_minus_the_expected_second_derivative(case):
+    raw = raw_of(case.likelihood)
+    x = torch.from_numpy(case.values)
+
+    def expected(raw):
+        own = raw.detach()
+        p = case.likelihood.log_prob(x, own.expand(len(x), 3)).sum(1).exp()
+        return -(p * case.likelihood.log_prob(x, raw.expand(len(x), 3)).sum(1)).sum()
+
+    axes = torch.eye(3, dtype=raw.dtype).expand(2, -1, -1)
+    curvature = case.likelihood.curvature(axes, raw, None)
+    for row in range(2):
+        hessian = torch.autograd.functional.hessian(expected, raw[row])
+        torch.testing.assert_close(curvature[row], hessian)
+    torch.testing.assert_close(
+        case.likelihood.information(raw), curvature.diagonal(dim1=-2, dim2=-1)
+    )
+
+
+@each_joint
+def test_the_joint_curvature_is_of_the_shares_among_what_is_observed(case):
+    raw, axes = raw_of(case.likelihood), torch.eye(3, dtype=torch.float64).expand(2, -1, -1)
+    x = torch.tensor([[3.0, 0.0, 2.0], [1.0, 4.0, 0.0]], dtype=raw.dtype)
+    seen = torch.tensor([[True, False, True], [True, True, True]])
+    found = case.likelihood.given(x, seen).curvature(axes, raw, seen)
+    for row in range(2):
+        own = torch.nonzero(seen[row])[:, 0]
+        p = torch.softmax(raw[row, own], 0)
+        expected = torch.zeros(3, 3, dtype=raw.dtype)
+        expected[own[:, None], own] = 5.0 * (torch.diag(p) - p[:, None] * p)
+        torch.testing.assert_close(found[row], expected)
+
+
+@each_joint
+@pytest.mark.parametrize("missing", ["nothing", "some", "a row"])
+def test_the_joint_gradient_is_that_of_autograd(case, missing):
+    generator = torch.Generator().manual_seed(0)
+    x = case.likelihood.sample(torch.zeros(6, 3, dtype=torch.float64), generator)
+    raw = torch.randn((2, 6, 3), generator=generator, dtype=x.dtype, requires_grad=True)
+    count = torch.rand((6, 1), generator=generator, dtype=x.dtype)
+    if missing != "nothing":
+        seen = torch.rand((6, 3), generator=generator) < 0.6
+        seen[0] = missing != "a row"
+        x, count = torch.where(seen, x, 0.0), count * seen
+    now = case.likelihood.given(x, None if missing == "nothing" else count > 0.0)
+    expected = (now.log_prob(x, raw) * count).sum()
+    (slope,) = torch.autograd.grad(expected, raw)
+    g = torch.empty_like(raw)
+    value = case.likelihood.gradient(x, raw.detach(), count, g, {})
+    torch.testing.assert_close(value, expected.detach())
+    torch.testing.assert_close(g, -slope)
+
+
+@each_joint
+def test_log_p_of_many_joint_rows_at_many_points_is_that_of_each(case):
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn((5, 3), generator=generator, dtype=torch.float64)
+    x = case.likelihood.sample(torch.zeros(6, 3, dtype=torch.float64), generator)
+    for seen in (None, torch.rand((6, 3), generator=generator) < 0.6):
+        now = case.likelihood.given(x, seen)
+        log_p = now.log_prob(x, raw[:, None].expand(-1, 6, -1))
+        each = log_p if seen is None else torch.where(seen, log_p, 0.0)
+        found = case.likelihood.log_prob_at(x, raw, seen)
+        expected = each.sum(-1).T
+        torch.testing.assert_close(found - found[:, :1], expected - expected[:, :1])
+
+
+def test_one_count_is_a_category():
+    raw = torch.tensor([[-1.3, 0.2, 2.5]], dtype=torch.float64).expand(3, -1)
+    counts = torch.eye(3, dtype=torch.float64)
+    as_level = Categorical([3]).log_prob(torch.arange(3.0)[:, None], raw)
+    torch.testing.assert_close(Multinomial().log_prob(counts, raw).sum(1), as_level[:, 0])
+
+
+def test_rows_without_counts_have_no_log_probability():
+    raw = torch.tensor([[1.0, 60.0, -60.0]], requires_grad=True)
+    log_p = Multinomial().log_prob(torch.zeros(1, 3), raw)
+    (gradient,) = torch.autograd.grad(log_p.sum(), raw)
+    assert log_p.tolist() == gradient.tolist() == [[0.0, 0.0, 0.0]]
+    assert Multinomial().features(torch.zeros(1, 3)).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_a_missing_cell_is_expected_to_hold_its_share():
+    raw = torch.log(torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64))
+    x = torch.tensor([[30.0, 10.0, 0.0]], dtype=torch.float64)
+    seen = torch.tensor([[True, True, False]])
+    mean = Multinomial().given(x, seen).mean(raw)
+    assert mean[0, 2].item() == pytest.approx(10.0)
+    draws = Multinomial().given(x, seen).sample(raw, torch.Generator().manual_seed(0))
+    assert draws.sum().item() == 50.0
+    nothing = torch.zeros(1, 3, dtype=torch.bool)
+    usual = having(Multinomial(), total=[10.0], spread=[0.0]).given(x, nothing).mean(raw)
+    torch.testing.assert_close(usual, 10.0 * raw.exp())
+
+
+def test_the_start_of_a_multinomial_knows_shares_and_totals():
+    n = torch.tensor([10.0, 20.0, 60.0], dtype=torch.float64).repeat(400)
+    generator = torch.Generator().manual_seed(0)
+    p = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+    x = having(Multinomial(), total=[1.0], spread=[0.0]).given(n[:, None], None)
+    x = x.sample(torch.log(p).expand(1200, 3), generator)
+    likelihood, _, start = started(Multinomial(), x)
+    torch.testing.assert_close(torch.softmax(start.bias, 0), p, rtol=0.0, atol=0.01)
+    assert likelihood.total.item() == pytest.approx(30.0)
+    drawn = likelihood.sample(start.bias.expand(40_000, 3), generator).sum(1)
+    assert drawn.mean().item() == pytest.approx(30.0, rel=0.02)
+    assert drawn.std().item() == pytest.approx(n.std().item(), rel=0.1)
+
+
+@each_joint
+def test_the_joint_start_survives_empty_and_constant_columns(case):
+    x = case.likelihood.sample(torch.zeros(50, 3, dtype=torch.float64), torch.Generator())
+    x[:, 0] = math.nan
+    x[:, 1] = 1.0
+    x[::3, 2] = math.nan
+    likelihood, _, start = started(case.likelihood, x)
+    assert all(bool(v.isfinite().all()) for v in (*start[:3], *start.values.values()))
+    assert bool((start.variance > 0).all() and (start.weight_per_loading > 0).all())
+    assert bool(likelihood.log_prob(x.nan_to_num(1.0), start.bias.expand(50, -1)).isfinite().all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [-50.0, 25.0, 50.0])
+def test_extreme_raw_of_a_multinomial_has_a_finite_log_probability_and_gradient(size, dtype):
+    raw = torch.tensor([[size, 0.0, size]], dtype=dtype, requires_grad=True)
+    for value in (0.0, 1.0, 1e6):
+        log_p = Multinomial().log_prob(torch.tensor([[value, 2.0, 0.0]], dtype=dtype), raw)
+        (gradient,) = torch.autograd.grad(log_p.sum(), raw)
+        assert bool(log_p.isfinite().all()) and bool(gradient.isfinite().all())
 
 
 # -- the start ------------------------------------------------------------------------------------
@@ -421,7 +616,7 @@ def test_the_start_moves_the_features_as_the_linear_fit_does(case):
     torch.testing.assert_close(slope, torch.ones_like(slope), rtol=0.05, atol=0.0)
 
 
-@each_likelihood
+@of_all
 def test_the_start_counts_rows_by_their_weight(case):
     x = drawn(case.likelihood, 300)
     weight = torch.arange(300.0, dtype=x.dtype) % 3
@@ -445,7 +640,7 @@ def test_the_start_survives_empty_and_constant_columns(case):
     assert bool(likelihood.log_prob(x.nan_to_num(1.0), start.bias.expand(50, -1)).isfinite().all())
 
 
-@each_likelihood
+@of_all
 def test_missing_values_do_not_change_the_start(case):
     x = drawn(case.likelihood, 60)
     fit = fit_of(case.likelihood, x)
@@ -514,7 +709,7 @@ def test_the_noise_can_be_set_from_what_predictions_leave(kind):
     assert scales[1] == pytest.approx([math.sqrt(3.25 / 4.0)])
 
 
-@each_likelihood
+@of_all
 def test_the_noise_variance_is_that_of_an_additive_noise(case):
     variance = case.likelihood.noise_variance(3).detach()
     assert variance.shape == (3,)
@@ -533,7 +728,7 @@ def test_without_a_variance_student_t_has_no_noise_variance():
 # -- columns --------------------------------------------------------------------------------------
 
 
-@each_likelihood
+@of_all
 def test_a_fresh_likelihood_is_of_the_same_kind(case):
     fresh = case.likelihood.for_columns([4, 2], 100.0)
     assert type(fresh) is type(case.likelihood) and fresh.noise == case.likelihood.noise

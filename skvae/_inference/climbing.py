@@ -53,7 +53,7 @@ class _Climb:
     ) -> None:
         self.vae, self.x, self.observed, self.z = vae, x, observed, z.clone()
         self.value, self.gradient = vae.log_joint_and_gradient(x, observed, z)
-        self.hessian = vae.curvature(z, observed) if curvature is None else curvature
+        self.hessian = vae.curvature(z, x, observed) if curvature is None else curvature
         # How far it is from where the curvature was evaluated, in standard deviations.
         self.since = z.new_full((len(z),), 0.0 if curvature is None else torch.inf)
         self.damping = z.new_full((len(z),), FIRST_DAMPING)
@@ -62,7 +62,8 @@ class _Climb:
     def renew(self, rows: Tensor) -> None:
         """Evaluate the curvature where some rows stand."""
         if len(rows):
-            self.hessian[rows] = self.vae.curvature(self.z[rows], rows_of(self.observed, rows))
+            seen = rows_of(self.observed, rows)
+            self.hessian[rows] = self.vae.curvature(self.z[rows], self.x[rows], seen)
             self.since[rows] = 0.0
 
     def step(self, rows: Tensor, settled: float) -> Tensor:  # (R,) -> (R,)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._model.vae import VAE
 from .._table.columns import Columns
-from ..likelihoods._mixed import Alone
+from ..likelihoods._mixed import Alone, Given
 from .codebook import Codebook
 from .importance import posterior_draws
 
@@ -31,7 +31,8 @@ def conditional_means(
     """
     _, raw, log_w = posterior_draws(vae, x, observed, bank, codebook)
     weight = torch.softmax(log_w, 0)
-    cells = columns.decode(vae.likelihood.average(raw, weight).numpy(force=True))
+    mean = vae.likelihood.average(raw, weight, Given(x, observed))
+    cells = columns.decode(mean.numpy(force=True))
     if columns.shapes:
         scores, scale = vae.likelihood.mean(raw), torch.sqrt(vae.likelihood.noise_variance())
         noise = _stratified(len(scores), len(columns)).to(scores)
@@ -70,7 +71,7 @@ def conditional_draws(
     _, raw, log_w = posterior_draws(vae, x, observed, eps, codebook)
     chosen = torch.multinomial(torch.softmax(log_w, 0).T, 1, generator=generator)[:, 0]  # (N,)
     raw = raw[chosen, torch.arange(len(x), device=x.device)]
-    return (vae.likelihood.sample(raw, generator),)
+    return (vae.likelihood.sample(raw, generator, Given(x, observed)),)
 
 
 class Asked(NamedTuple):

@@ -131,7 +131,7 @@ class VAE(nn.Module):
         return self._by_column(x, observed, self.decoder(z))
 
     def _by_column(self, x: Tensor, observed: Tensor | None, raw: Tensor) -> Tensor:
-        log_prob = self.likelihood.log_prob(x, raw)
+        log_prob = self.likelihood.log_prob(x, raw, observed)
         return log_prob if observed is None else torch.where(observed, log_prob, 0.0)
 
     def log_joint_and_gradient(
@@ -169,11 +169,11 @@ class VAE(nn.Module):
         """Return log p(x, z), its gradient and curvature, each row's at its own point of N."""
         with torch.enable_grad():
             raw = points.raw.detach().requires_grad_()
-            log_p = self.likelihood.log_prob(x, raw)
+            log_p = self.likelihood.log_prob(x, raw, observed)
             log_p = (log_p if observed is None else torch.where(observed, log_p, 0.0)).sum(-1)
             (score,) = torch.autograd.grad(log_p.sum(), raw)
         gradient = (points.jacobian @ score[..., None])[..., 0] + points.slope
-        gram = self.likelihood.curvature(points.jacobian, points.raw, observed)
+        gram = self.likelihood.curvature(points.jacobian, points.raw, observed, x)
         curvature = gram + self.prior.now.precision(points.z)
         return log_p.detach() + points.log_prior, gradient, curvature
 
@@ -184,7 +184,9 @@ class VAE(nn.Module):
                 part.mlp.initialise(generator)
 
     @torch.no_grad()
-    def curvature(self, z: Tensor, observed: Tensor | None) -> Tensor:  # (N, K, K)
+    def curvature(  # (N, K), (N, D), (N, D) -> (N, K, K)
+        self, z: Tensor, x: Tensor, observed: Tensor | None
+    ) -> Tensor:
         """Return P + J^T F J: minus the Gauss-Newton Hessian of log p(x, z) in z.
 
         P is the prior's precision, F the Fisher information of the decoder's raw output.
@@ -195,7 +197,7 @@ class VAE(nn.Module):
             raw, jacobian = self.decoder(some), self.decoder.jacobian(some)  # (N, P), (N, K, P)
             rows = slice(number * n_rows, (number + 1) * n_rows)
             seen = None if observed is None else observed[rows]
-            grams.append(self.likelihood.curvature(jacobian, raw, seen))
+            grams.append(self.likelihood.curvature(jacobian, raw, seen, x[rows]))
         return torch.cat(grams) + self.prior.now.precision(z)
 
     @torch.no_grad()

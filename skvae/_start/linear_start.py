@@ -217,11 +217,21 @@ def _begin_linear(source: _Features) -> LinearGaussian:
             linear = em_for_missing(linear, some, source.groups, floor)
         features = np.where(seen, features, np.nan)
     _assign(vae.feature_scale, scale)
-    center, spread = robust_units(features, columns.scaling, columns.varies[source.column])
+    center, spread = _robust_units(source, features)
     _assign(vae.encoder.center, center)
     _assign(vae.encoder.spread, spread)
     _place(source, linear)
     return linear
+
+
+def _robust_units(source: _Features, features: Array) -> tuple[Array, Array]:
+    """Find centre and spread of each feature for the MLP; joint columns share one spread."""
+    columns, varies = source.columns, source.columns.varies[source.column]
+    center, spread = robust_units(features, columns.scaling, varies)
+    joint = source.vae.likelihood.is_joint.numpy()
+    if joint.any():
+        center[joint], spread[joint] = robust_units(features[:, joint], "common", varies[joint])
+    return center, spread
 
 
 def _place(source: _Features, linear: LinearGaussian) -> None:
@@ -363,14 +373,15 @@ def _feature_scale(features: _Features, moments: Moments) -> Array:
     """Return what a feature is divided by for the linear fit: a column's total variance is then 1.
 
     A category's indicators share theirs, so thousands of levels weigh no more than a number.
-    Gaussian columns have been scaled before.
+    Gaussian columns have been scaled before, and columns that share a total have one unit.
     """
     columns, column = features.columns, features.column
     if columns.scaling != "columns":
         return np.ones(len(column))
     total = np.sqrt(np.bincount(column, moments.variance, len(columns)))[column]
-    scaled = columns.kinds.with_units("location_scale")
-    return np.where(scaled[column] | (total < 1e-6), 1.0, total)
+    scaled = columns.kinds.with_units("location_scale")[column]
+    scaled |= features.vae.likelihood.is_joint.numpy()
+    return np.where(scaled | (total < 1e-6), 1.0, total)
 
 
 def _fit(

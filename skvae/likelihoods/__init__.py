@@ -12,6 +12,7 @@ from .._table.support import Support
 from ._counts import NegativeBinomial, Poisson
 from ._levels import Bernoulli, Categorical, Ordinal
 from ._likelihood import Likelihood, LinearFit, LinearStart
+from ._multinomial import Multinomial
 from ._names import LIKELIHOODS
 from ._normal_scores import NormalScores
 from ._real import Gaussian, LogNormal, StudentT
@@ -25,6 +26,7 @@ __all__ = [
     "LinearFit",
     "LinearStart",
     "LogNormal",
+    "Multinomial",
     "NegativeBinomial",
     "NormalScores",
     "Ordinal",

@@ -65,6 +65,7 @@ class Likelihood(Specification, ABC):
     support: ClassVar[Support]
     automatic_for: ClassVar[Nature | None] = None  # columns for which "auto" takes it
     takes_levels: ClassVar[bool] = False  # x is the number of a level, not a number of its own
+    is_joint: ClassVar[bool] = False  # log p of a cell hangs on the other cells of its row
     noise: Noise = "shared"  # which linear fit it starts from
 
     @abstractmethod
@@ -150,6 +151,10 @@ class Likelihood(Specification, ABC):
     def has_cdf(self) -> bool:
         """Whether the class itself says so: who inherits one may have another density."""
         return "cdf" in vars(type(self))
+
+    def given(self, x: Tensor, observed: Tensor | None) -> Self:  # (N, D), (N, D)
+        """Return what it is in rows that hold x: a joint one knows their totals."""
+        return self
 
     # -- many rows at many points -----------------------------------------------------------------
 

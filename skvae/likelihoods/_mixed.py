@@ -11,6 +11,13 @@ from .._specification import Part
 from ._likelihood import Likelihood, LinearFit, LinearStart, Noise
 
 
+class Given(NamedTuple):
+    """Rows that are known, and where."""
+
+    x: Tensor  # (N, D)
+    observed: Tensor | None  # (N, D)  None: everything
+
+
 class Block(Part[Likelihood]):
     """The columns of one likelihood, and what it has learned of them.
 
@@ -61,6 +68,14 @@ class Block(Part[Likelihood]):
     def own(self, cells: Tensor) -> Tensor:
         """Return its columns of (..., D) cells."""
         return cells if len(self.columns) == cells.shape[-1] else cells[..., self.columns]
+
+    def given(self, rows: Given) -> Likelihood:
+        """Return its likelihood in these rows."""
+        now = self.now
+        if not now.is_joint:
+            return now
+        seen = None if rows.observed is None else self.own(rows.observed)
+        return now.given(self.own(rows.x), seen)
 
     def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
         start = self.now.from_linear_fit(x, weight, fit)
@@ -171,13 +186,27 @@ class ColumnLikelihoods(nn.Module):
         """Raw parameters that are a location, on a scale without end."""
         return torch.cat([torch.full((part.n_raw,), part.has_scale) for part in self.parts])
 
-    def _each(self, raw: Tensor) -> Iterator[tuple[Likelihood, Tensor]]:
-        """Yield each block's likelihood with its own raw parameters."""
-        for part, own in zip(self.parts, raw.split(self.n_raw, dim=-1), strict=True):
-            yield part.now, own
+    @property
+    def is_joint(self) -> Tensor:  # (P,)
+        """Raw parameters of columns that share a row's total."""
+        return torch.cat(
+            [torch.full((part.n_raw,), part.specification.is_joint) for part in self.parts]
+        )
 
-    def _by_columns(self, function: Callable[[Likelihood, Tensor], Tensor], raw: Tensor) -> Tensor:
-        return self._joined([function(likelihood, own) for likelihood, own in self._each(raw)])
+    def _each(self, raw: Tensor, rows: Given | None = None) -> Iterator[tuple[Likelihood, Tensor]]:
+        """Yield each block's likelihood, in these rows, with its own raw parameters."""
+        for part, own in zip(self.parts, raw.split(self.n_raw, dim=-1), strict=True):
+            yield part.now if rows is None else part.given(rows), own
+
+    def _by_columns(
+        self,
+        function: Callable[[Likelihood, Tensor], Tensor],
+        raw: Tensor,
+        rows: Given | None = None,
+    ) -> Tensor:
+        return self._joined(
+            [function(likelihood, own) for likelihood, own in self._each(raw, rows)]
+        )
 
     def _joined(self, parts: list[Tensor]) -> Tensor:
         """Return (..., D) from the blocks' own columns."""
@@ -188,6 +217,12 @@ class ColumnLikelihoods(nn.Module):
         """Return what a column alone needs, or the block of one that has many raw parameters."""
         for part, (now, own) in zip(self.parts, self._each(raw), strict=True):
             if column in part.columns:
+                if now.is_joint:
+                    raise ValueError(
+                        f"The likelihood {type(now).__name__} shares a row's total out among its "
+                        "columns, so a cell has no distribution of its own. Use "
+                        "likelihood='poisson' to predict cells."
+                    )
                 place, n_columns = part.columns.index(column), len(part.columns)
                 if part.n_raw > n_columns or part.specification.takes_levels:
                     return Alone(now, own, place, n_columns)
@@ -196,8 +231,10 @@ class ColumnLikelihoods(nn.Module):
 
     # -- what a model asks of it, as of Likelihood ------------------------------------------------
 
-    def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:  # (N, D), (..., N, P) -> (..., N, D)
-        blocks = zip(self.parts, self._each(raw), strict=True)
+    def log_prob(  # (N, D), (..., N, P) -> (..., N, D)
+        self, x: Tensor, raw: Tensor, observed: Tensor | None = None
+    ) -> Tensor:
+        blocks = zip(self.parts, self._each(raw, Given(x, observed)), strict=True)
         return self._joined([now.log_prob(part.own(x), own) for part, (now, own) in blocks])
 
     def log_prob_at(self, x: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:  # (N, M)
@@ -250,11 +287,11 @@ class ColumnLikelihoods(nn.Module):
     def mode(self, raw: Tensor) -> Tensor:
         return self._by_columns(lambda likelihood, own: likelihood.mode(own), raw)
 
-    def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
-        return self._by_columns(lambda likelihood, own: likelihood.sample(own, generator), raw)
+    def sample(self, raw: Tensor, generator: torch.Generator, rows: Given | None = None) -> Tensor:
+        return self._by_columns(lambda kind, own: kind.sample(own, generator), raw, rows)
 
-    def average(self, raw: Tensor, weight: Tensor) -> Tensor:
-        return self._by_columns(lambda likelihood, own: likelihood.average(own, weight), raw)
+    def average(self, raw: Tensor, weight: Tensor, rows: Given | None = None) -> Tensor:
+        return self._by_columns(lambda kind, own: kind.average(own, weight), raw, rows)
 
     def features(self, x: Tensor) -> Tensor:
         parts = [part.now.features(part.own(x)) for part in self.parts]
@@ -269,10 +306,13 @@ class ColumnLikelihoods(nn.Module):
     def information(self, raw: Tensor) -> Tensor:
         return torch.cat([likelihood.information(own) for likelihood, own in self._each(raw)], -1)
 
-    def curvature(self, jacobian: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:
+    def curvature(
+        self, jacobian: Tensor, raw: Tensor, observed: Tensor | None, x: Tensor | None = None
+    ) -> Tensor:
+        rows = None if x is None else Given(x, observed)
         total = jacobian.new_zeros((*jacobian.shape[:-1], jacobian.shape[-2]))
         jacobians = jacobian.split(self.n_raw, dim=-1)
-        for part, (now, own), j in zip(self.parts, self._each(raw), jacobians, strict=True):
+        for part, (now, own), j in zip(self.parts, self._each(raw, rows), jacobians, strict=True):
             seen = None if observed is None else part.own(observed)
             total = total + now.curvature(j, own, seen)
         return total

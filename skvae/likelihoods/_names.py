@@ -9,6 +9,7 @@ from .._table.support import Kinds, Nature, Support
 from ._counts import NegativeBinomial, Poisson
 from ._levels import Bernoulli, Categorical, Ordinal
 from ._likelihood import Likelihood
+from ._multinomial import Multinomial
 from ._normal_scores import NormalScores
 from ._real import Gaussian, LogNormal, StudentT
 
@@ -22,6 +23,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "poisson": Poisson,
     "negative_binomial": NegativeBinomial,
     "normal_scores": NormalScores,
+    "multinomial": Multinomial,
 }
 NUMBERS: tuple[Nature, ...] = ("number", "heavy_tailed")
 
@@ -70,6 +72,18 @@ def kinds_of(
         sees_numbers=_sees_numbers(likelihoods),
         n_levels=tuple(n_levels),
     )
+
+
+def check_joint(asked: Sequence[Any], names: Sequence[str]) -> None:
+    """Raise a ValueError if a column is alone in sharing its row's total."""
+    joint = [one for one in asked if not is_open(one) and kind_of(one).is_joint]
+    for one in dict.fromkeys(joint):
+        if joint.count(one) == 1:
+            raise ValueError(
+                f"The likelihood {name_of(one)!r} says how columns share their row's total, but "
+                f"column {names[list(asked).index(one)]} alone has it. Name it for all columns "
+                "that count things of one kind, or use likelihood='poisson'."
+            )
 
 
 def supports_of(likelihoods: Sequence[Any]) -> list[Support]:
