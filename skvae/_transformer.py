@@ -64,8 +64,9 @@ class VAETransformer(
         Activation of the hidden layers.
     likelihood : str, Likelihood or dict, default="auto"
         Distribution p(x | z) of the columns: "gaussian", "student_t", "log_normal", "bernoulli",
-        "categorical", "ordinal", "poisson", "negative_binomial", "normal_scores", an instance (see
-        :mod:`skvae.likelihoods`), or ``{column: one of these}`` with names or numbers of columns.
+        "categorical", "ordinal", "poisson", "negative_binomial", "multinomial" (of all columns
+        together), "normal_scores", an instance (see :mod:`skvae.likelihoods`), or
+        ``{column: one of these}`` with names or numbers of columns.
         Columns of equal likelihoods are evaluated together, and share what they share.
         ``"auto"``, also for columns that a dict leaves out, is categorical for categories,
         Bernoulli for booleans and for numbers that are only ever 0 and 1, Student-t for numbers

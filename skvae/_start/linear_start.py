@@ -35,6 +35,7 @@ from .linear_gaussian import (
     factor_analysis,
     probabilistic_pca,
 )
+from .refit import fit_encoder
 
 Seen = NDArray[np.bool_]
 
@@ -240,7 +241,10 @@ def _place(source: _Features, linear: LinearGaussian) -> None:
     _begin_at(vae, linear, _with_nan(*columns.encode(sample)), torch.from_numpy(shares))
     if source.fixed.any():
         few = slice(None, glm_rows(vae.n_features))
-        fit_decoder(vae, source.fixed, *columns.encode(sample[few]), shares[few])
+        cells, own = columns.encode(sample[few]), shares[few]
+        fit_decoder(vae, source.fixed, *cells, own)
+        if bool(vae.likelihood.is_joint.any()):
+            fit_encoder(vae, *cells, own)
 
 
 def _begin_independent(source: _Features) -> None:

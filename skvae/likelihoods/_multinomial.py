@@ -77,8 +77,8 @@ class Multinomial(Likelihood):
         self, x: Tensor, raw: Tensor, count: Tensor, g: Tensor, places: Mapping[str, Tensor]
     ) -> Tensor:
         # log p = log n! + sum x raw - n log sum e^raw - sum log x!;  -d log p / d raw = n p - x.
-        if not bool((count > 0.0).all()):
-            raw = torch.where(count > 0.0, raw, NEVER)
+        if not bool((seen := count > 0.0).all()):
+            x, raw = torch.where(seen, x, 0.0), torch.where(seen, raw, NEVER)
         of_row = count.amax(-1, keepdim=True)  # what each cell counts that is observed
         n, counted = x.sum(-1, keepdim=True), x * of_row
         torch.softmax(raw, -1, out=g)
