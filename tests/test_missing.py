@@ -389,6 +389,7 @@ LIKELIHOODS = {
     "ordinal": lambda X: np.digitize((X - MEAN) / SCALE, [-1.0, 0.0, 1.0]).astype(float),
     "poisson": lambda X: np.floor(np.abs(X / SCALE)),
     "negative_binomial": lambda X: np.floor(np.abs(X / SCALE)),
+    "multinomial": lambda X: np.floor(np.abs(X / SCALE)),
 }
 
 
