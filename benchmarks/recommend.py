@@ -142,8 +142,7 @@ def ours(**settings):
 def methods(seed, settings):
     own = {"random_state": seed, **settings}
     return {
-        "skvae": (ours(**own), [10, 20, 40]),
-        "skvae, max_iter=0": (ours(**own | {"max_iter": 0}), [10, 20, 40]),
+        "skvae": (ours(**own), [10, 20]),
         "popularity": (popularity, [0]),
         "item-kNN": (item_knn, [20, 50, 100, 200]),
         "truncated SVD": (truncated_svd, [5, 10, 20, 40, 80]),

@@ -34,6 +34,9 @@ class Multinomial(Likelihood):
     missing cell says nothing, but one that is 0 does. A missing cell is expected to hold what its
     share asks for, given that total.
 
+    To rank items for users, compare the cells of ``inverse_transform(transform(X))`` that are 0 in
+    X. In a frame of integers these come back rounded: use floats.
+
     The total itself is not modelled. ``mean`` is that of a row with the mean total of fit.
     ``sample`` draws a log-normal total with the mean and the variance of those of fit, rounded.
 
