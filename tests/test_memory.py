@@ -24,8 +24,10 @@ import json, sys, warnings
 from pathlib import Path
 import numpy as np
 from skvae import VAEOutlierDetector, VAETransformer
+from skvae._inference import aggregate
 
 warnings.simplefilter("ignore")
+aggregate.MAX_KERNELS = 1000  # of 4,000, for time: their memory does not grow with the rows
 vae = VAETransformer(2, hidden_layer_sizes=(64,), max_iter=1, random_state=0, batch_size=512,
                      n_importance_samples=2)
 detector = VAEOutlierDetector(vae, random_state=0)
