@@ -174,7 +174,7 @@ def test_spawned_workers_fit_and_transform_to_the_same(tmp_path):
 FORK = """
 import copy, signal
 
-X = rows(9000, 40)  # a batch has more cells than torch gives to one thread
+X = rows(5000, 40)  # a batch has more cells than torch gives to one thread
 vae = VAETransformer(4, hidden_layer_sizes=(256, 256), max_iter=1, batch_size=4096, random_state=0,
                      n_importance_samples=2).fit(X)
 codes = vae.transform(X)
