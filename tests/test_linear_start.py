@@ -1,6 +1,7 @@
 """At max_iter=0 the model is probabilistic PCA or factor analysis, to the last digits."""
 
 import warnings
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -248,8 +249,8 @@ def _independent(X, train=None):
     """The mean log-probability of a row of ``X`` by each column's shares in ``train``."""
     train, total = X if train is None else train, 0.0
     for cells, known in zip(X.T, train.T, strict=True):
-        seen = [level for level in known if level is not None]
-        total += sum(np.log(seen.count(v) / len(seen)) for v in cells if v is not None)
+        seen = Counter(level for level in known if level is not None)
+        total += sum(np.log(seen[v] / seen.total()) for v in cells if v is not None)
     return total / len(X)
 
 

@@ -109,7 +109,8 @@ def test_the_check_of_column_names_passes():
 def test_decisions_are_scores_less_the_offset_and_predictions_their_sign(
     score_method, contamination
 ):
-    detector = _detector(score_method=score_method, contamination=contamination).fit(X)
+    vae = _vae(n_importance_samples=8)
+    detector = _detector(vae, score_method=score_method, contamination=contamination).fit(X)
     rows = np.concatenate([NEW, _far()])
     decision = detector.decision_function(rows)
     assert_array_equal(decision, detector.score_samples(rows) - detector.offset_)
@@ -125,7 +126,8 @@ def test_decisions_are_scores_less_the_offset_and_predictions_their_sign(
 def test_contamination_is_the_fraction_of_the_training_rows_that_is_flagged(
     contamination, score_method
 ):
-    detector = _detector(score_method=score_method, contamination=contamination)
+    vae = _vae(n_importance_samples=8)
+    detector = _detector(vae, score_method=score_method, contamination=contamination)
     assert (detector.fit_predict(X) == -1).sum() == round(contamination * len(X))
 
 

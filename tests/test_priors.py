@@ -186,7 +186,7 @@ def test_log_p_under_a_mixture_is_right():
     vae.fit(X)
     assert vae.best_iter_ > 0
     module = vae.model_.module()
-    line = torch.linspace(-9.0, 9.0, 801, dtype=torch.float64)
+    line = torch.linspace(-9.0, 9.0, 401, dtype=torch.float64)
     z = torch.cartesian_prod(line, line)[:, None, :]
     x, observed = vae.model_.columns.encode(X[::15])
     rows = torch.from_numpy(x)
