@@ -7,6 +7,9 @@ import pytest
 # SciPy reads it once, when it is first imported; without it scikit-learn's array-API check is
 # skipped in silence. So nothing above this line may import SciPy.
 os.environ["SCIPY_ARRAY_API"] = "1"
+# Read once, too: a process of tests has a core to itself. On a busy machine two threads that wait
+# for each other took four times the processor time. Tests of threads set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
