@@ -114,7 +114,7 @@ class Fitted:
     # -- the network ------------------------------------------------------------------------------
 
     def module(self, device: str = "cpu") -> "VAE":
-        """Return the torch module, to be looked at and not trained, without layers that add nothing.
+        """Return the torch module without layers that add nothing, to be looked at, not trained.
 
         On the processor it is built once, on the memory of ``weights``.
         """

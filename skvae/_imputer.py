@@ -42,7 +42,6 @@ from ._table.schema import where_strays
 from ._transformer import VAETransformer
 from ._versions import Versioned
 
-
 FEW_COLUMNS = 10
 
 

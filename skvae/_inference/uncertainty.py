@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .._model.networks import CODE_LIMIT, tame
 from .._model.vae import VAE
+from ..likelihoods._mixed import Given
 from .codebook import Codebook
 from .importance import Decoded, posterior_draws
 
@@ -30,13 +31,13 @@ class Moved(NamedTuple):
 def scores_of_rows(
     vae: VAE, x: Tensor, observed: Tensor | None, *, bank: Tensor, codebook: Codebook
 ) -> tuple[Tensor]:  # (N, P, K + 2)
-    """Return each row's gradient of log p(x) by weights, bias and log noise scale of each column."""
+    """Return each row's gradient of log p(x) by weights, bias and log noise scale."""
     draws = posterior_draws(vae, x, observed, bank, codebook)
     weight = torch.softmax(draws.log_weight, 0)[..., None]  # (S, N, 1)
-    by_raw, by_scale = vae.likelihood.slopes(x, draws.raw)  # (S, N, P) each
+    by_raw, by_scale = vae.likelihood.slopes(draws.raw, Given(x, observed))  # (S, N, P) each
     if observed is not None:
         seen = observed[:, vae.likelihood.column]
-        by_raw, by_scale = by_raw * seen, by_scale * seen
+        by_raw, by_scale = (torch.where(seen, by, 0.0) for by in (by_raw, by_scale))
     by_weight = _by_weight(vae, draws, by_raw * weight)
     others = torch.stack([(by_raw * weight).sum(0), (by_scale * weight).sum(0)], -1)
     return (torch.cat([by_weight, others], -1),)

@@ -208,7 +208,7 @@ class VAE(nn.Module):
         self.likelihood.move_scales(log_scale)
 
     def without_idle_layers(self) -> "VAE":
-        """Let go of hidden layers whose last weights are 0, as at the start, and return the rest."""
+        """Let go of hidden layers whose last weights are 0, as at the start; return the rest."""
         for part in (self.encoder, self.decoder):
             if part.mlp is not None and not any(bool(p.any()) for p in part.mlp.last.parameters()):
                 part.mlp = None

@@ -253,20 +253,23 @@ class ColumnLikelihoods(nn.Module):
             total += now.gradient(part.own(x), own, part.own(count), place, aside)
         return total, g
 
-    def slopes(self, x: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:  # (..., P) each
-        """Return d log p by raw, and by the log noise scale of each; 0 where there is none."""
+    def slopes(self, raw: Tensor, rows: Given) -> tuple[Tensor, Tensor]:  # (..., P) each
+        """Return d log p by raw, and by the log noise scale of each; 0 where there is none.
+
+        What they are where a cell is missing means nothing.
+        """
         by_raw, by_scale = [], []
-        for part, (now, own) in zip(self.parts, self._each(raw), strict=True):
-            own = own.detach().requires_grad_()
-            by = [own]
+        for part, (now, own) in zip(self.parts, self._each(raw, rows), strict=True):
+            raw, scale = own.detach().requires_grad_(), torch.zeros_like(own)
             if part.has_scales:
-                scale = now.log_scale.detach().expand_as(own).clone().requires_grad_()
-                now, by = now.with_values({"log_scale": scale}), [own, scale]
+                scale = part.log_scale.detach().expand_as(own).clone().requires_grad_()
+                now = now.with_values({"log_scale": scale})
+            by = [raw, scale] if part.has_scales else [raw]
             with torch.enable_grad():
-                log_p = now.log_prob(part.own(x), own)
-                found = torch.autograd.grad(log_p.sum(), by, materialize_grads=True)
+                total = now.log_prob(part.own(rows.x), raw).sum()
+                found = torch.autograd.grad(total, by, materialize_grads=True)
             by_raw.append(found[0])
-            by_scale.append(found[1] if part.has_scales else torch.zeros_like(own))
+            by_scale.append(found[1] if part.has_scales else scale)
         return torch.cat(by_raw, -1), torch.cat(by_scale, -1)
 
     @torch.no_grad()
