@@ -12,7 +12,7 @@ extra trees of depth 8, and a Gaussian copula that EM fits to normal scores. All
 numbers and one-hot levels, and fit and fill the same rows. Draws are judged beside
 ``IterativeImputer(sample_posterior=True)`` by the energy score of the hidden part of each row
 (Gneiting & Raftery 2007), in standard deviations, a wrong level at distance 1; 90% intervals of
-numbers come from ``predict_cells``. ``proper`` has the coverage of Rubin's intervals.
+numbers come from ``predict_cells``. ``rubin.py`` has the coverage of Rubin's intervals.
 
     python benchmarks/imputation.py
     python benchmarks/imputation.py --sets wine --seeds 1 --methods vae ridge --mechanisms MCAR
@@ -47,7 +47,7 @@ NUMERIC = ["wine", "breast_cancer", "olive", "letter_full", "satellite_full", "a
 MIXED = ["adult", "german_credit", "telco_churn", "diamonds", "penguins", "titanic"]
 SETS = [*NUMERIC, *MIXED]
 SHARE = 0.3
-MAX_ROWS = 2000
+MAX_ROWS = 1000
 N_DRAWS = 10
 JUDGED_ROWS = 500  # by draws; a third as many by intervals
 
