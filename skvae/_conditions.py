@@ -39,6 +39,9 @@ def filling(
     cells = model.conditional(table[rows], how.n_samples, how.seed, how.device)
     numbers = np.array([column.kind != "category" for column in model.schema.columns])
     cells[:, empty & numbers] = 0.0
+    for number, shape in model.columns.shapes.items():
+        if model.schema.columns[number].moment and shape.step > 0.0:  # no date between two days
+            cells[:, number] = shape.grid.nearest(cells[:, number])
     generator = None if how.seed is None else np.random.default_rng(how.seed)
     return Filling(rows, _schema_for(model.schema, X).write(cells, generator))
 

@@ -38,7 +38,7 @@ from ._table.frames import (
     with_missing,
 )
 from ._table.of_pandas import frame_of
-from ._table.schema import where_strays
+from ._table.schema import LabelledRows, where_strays
 from ._transformer import VAETransformer
 from ._versions import Versioned
 
@@ -162,7 +162,7 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         vae = own_model(
             self.vae,
             self.random_state,
-            n_components=_n_components(X),
+            n_components=_n_components(rows),
             likelihood="normal_scores",
             noise=density_noise(missing.shape[1]),
             objective="iwae",
@@ -322,12 +322,13 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         return tags
 
 
-def _n_components(X: Any) -> int | str:
+def _n_components(rows: LabelledRows) -> int | str:
     """Choose how many components impute well: too few of them bias what is drawn."""
-    if has_levels(X):  # indicators of one column explain each other, which evidence rewards
+    n_columns = rows.X.shape[1]
+    if has_levels(rows.X, rows.names):  # whose indicators explain each other: evidence rewards it
         return "auto"
     # Half as many as columns can have almost any covariance (Ledermann 1937).
-    return -(-X.shape[1] // 2) if X.shape[1] <= FEW_COLUMNS else "evidence"
+    return -(-n_columns // 2) if n_columns <= FEW_COLUMNS else "evidence"
 
 
 def _filled(now: VAEImputer, X: Any, seed: int | None, number: int = 0) -> Any:

@@ -339,9 +339,9 @@ def test_two_columns_of_one_name_are_refused_by_it():
 def test_draws_of_equal_rows_are_independent():
     # They shared their noise, so that the means of a table of draws were 0.2 sd off.
     X = RNG.normal(size=(N, 2)) @ RNG.normal(size=(2, 5)) + 0.3 * RNG.normal(size=(N, 5))
-    imputer = VAEImputer(VAETransformer(2, max_iter=0), random_state=0).fit(X)
+    vae = VAETransformer(2, max_iter=0, random_state=0).fit(X)
     holes = np.full((2000, 5), np.nan)
-    drawn = imputer.sample_imputations(holes, 4, random_state=0)
+    drawn = [vae.sample(given=holes, random_state=seed) for seed in range(4)]
     means = np.array([(table.mean(0) - X.mean(0)) / X.std(0) for table in drawn])
     assert np.abs(means).max() < 4.5 / np.sqrt(2000)
 

@@ -16,8 +16,8 @@ from ..likelihoods._mixed import Given
 from .codebook import Codebook
 from .importance import Decoded, posterior_draws
 
-MOST_TOGETHER = 3000  # parameters whose uncertainties are taken as dependent
-PRIOR_PRECISION = 1.0  # of each parameter: columns are scaled, so that loadings are about 1
+MOST_TOGETHER = 1500  # parameters whose uncertainties are taken as dependent
+LEAST_KNOWN = 4.0  # information: what is known to half a unit; loadings are about 1
 
 
 class Moved(NamedTuple):
@@ -55,16 +55,18 @@ def _by_weight(vae: VAE, draws: Decoded, slope: Tensor) -> Tensor:  # (N, P, K)
 def moved(scores: Tensor, counted: Tensor, n_draws: int, generator: torch.Generator) -> Moved:
     """Draw what parameters are off by, from scores (N, P, K + 2) of rows that count so often.
 
-    Columns depend on each other as long as there are not too many parameters.
+    Columns depend on each other as long as there are not too many parameters. Directions that the
+    rows tell next to nothing of are rotations of the components, which change no density for small
+    steps, and do for large ones: there nothing moves.
     """
     n_raw, n_each = scores.shape[1:]
     groups = scores.flatten(1)[None] if n_raw * n_each <= MOST_TOGETHER else scores.transpose(0, 1)
     weighted = groups * counted.to(groups)[:, None]
     information = weighted.mT @ groups  # (G, Q, Q)
-    eye = PRIOR_PRECISION * torch.eye(information.shape[-1], dtype=scores.dtype)
-    root = torch.linalg.cholesky(information + eye)
+    known, directions = torch.linalg.eigh(information)
+    spread = torch.where(known < LEAST_KNOWN, 0.0, known.clamp(min=LEAST_KNOWN).rsqrt())
     size = (len(groups), groups.shape[-1], n_draws)
     eps = torch.randn(size, generator=generator, dtype=scores.dtype)
-    draws = torch.linalg.solve_triangular(root.mT, eps, upper=True)  # (G, Q, M)
+    draws = directions @ (spread[..., None] * eps)  # (G, Q, M)
     each = draws.permute(2, 0, 1).reshape(n_draws, n_raw, n_each)
     return Moved(each[..., :-2], each[..., -2], each[..., -1])

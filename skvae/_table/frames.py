@@ -42,11 +42,12 @@ def is_numbers(X: Any) -> bool:
     return library_of(X) is None and X.dtype.kind in "buif"
 
 
-def has_levels(X: Any) -> bool:
+def has_levels(X: Any, names: Iterable[str]) -> bool:
     """Whether some columns of X hold anything but numbers, dates and truth values."""
     if is_numbers(X):
         return False
-    return any(raw_column(column, "").kind == "category" for column in columns_of(X))
+    columns = zip(columns_of(X), names, strict=True)
+    return any(raw_column(column, name).kind == "category" for column, name in columns)
 
 
 def columns_of(X: Any) -> Iterable[Any]:

@@ -80,7 +80,8 @@ class Multinomial(Likelihood):
         self, x: Tensor, raw: Tensor, count: Tensor, g: Tensor, places: Mapping[str, Tensor]
     ) -> Tensor:
         # log p = log n! + sum x raw - n log sum e^raw - sum log x!;  -d log p / d raw = n p - x.
-        if not bool((seen := count > 0.0).all()):
+        if count.shape[-1] > 1:  # cells may be missing
+            seen = count > 0.0
             x, raw = torch.where(seen, x, 0.0), torch.where(seen, raw, NEVER)
         of_row = count.amax(-1, keepdim=True)  # what each cell counts that is observed
         n, counted = x.sum(-1, keepdim=True), x * of_row
