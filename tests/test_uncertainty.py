@@ -57,7 +57,8 @@ def test_a_rows_score_is_the_gradient_of_its_log_density():
 
 def test_draws_of_parameters_have_the_inverse_of_the_information_as_covariance():
     rng = np.random.default_rng(0)
-    scores = torch.from_numpy(rng.normal(size=(500, 2, 3)) @ rng.normal(size=(3, 3)))
+    mixed = 2.0 * np.eye(3) + rng.normal(size=(3, 3))
+    scores = torch.from_numpy(rng.normal(size=(500, 2, 3)) @ mixed)
     scores[:, 1, 2] = 0.0  # which no row tells of: nothing moves there
     counted = torch.from_numpy(rng.uniform(0.5, 2.0, 500))
     drawn = moved(scores, counted, 20_000, torch.Generator().manual_seed(0))
