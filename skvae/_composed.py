@@ -12,9 +12,12 @@ from ._transformer import VAETransformer
 def own_model(vae: VAETransformer | None, random_state: Any, **defaults: Any) -> VAETransformer:
     """Clone the model that a user gave an estimator, or make one with these parameters.
 
-    Without a random state of its own it gets the estimator's.
+    Without a random state of its own it gets the estimator's. Whether holes say something is asked
+    for codes: "auto" ignores them here.
     """
     model: VAETransformer = VAETransformer(**defaults) if vae is None else clone(vae)
+    if model.missing == "auto":
+        model.set_params(missing="ignore")
     return model if model.random_state is not None else model.set_params(random_state=random_state)
 
 

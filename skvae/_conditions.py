@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ._table.column import Array, check_finite, is_missing
 from ._table.frames import Filling, completed, library_of, raw_column, where_missing
+from ._table.holes import given_alone
 from ._table.schema import Schema
 from ._table.times import as_python
 from ._table.unseen import refused
@@ -37,6 +38,7 @@ def filling(
     if not len(rows):
         return Filling(rows, None)
     cells = model.conditional(table[rows], how.n_samples, how.seed, how.device)
+    cells = cells[:, : X.shape[1]]
     numbers = np.array([column.kind != "category" for column in model.schema.columns])
     cells[:, empty & numbers] = 0.0
     for number, shape in model.columns.shapes.items():
@@ -112,6 +114,7 @@ def drawn_given(
     row = np.full((1, len(labels)), np.nan)
     for number, value in held.items():
         row[0, number] = _cell(value, schema, number)
+    row = given_alone(row, schema.holes)
     model.admitted(row, "error")
     table = np.repeat(row, n_rows, axis=0)
     cells = model.conditional(table, how.n_samples, how.seed, how.device)

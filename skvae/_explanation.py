@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from ._table.column import Array
 from ._table.frames import library_of
+from ._table.holes import folded
 from ._table.unseen import Unseen, with_cost
 from ._transformer import VAETransformer
 
@@ -96,9 +97,11 @@ def explained(vae: VAETransformer, table: Any, ends: tuple[Array, Array]) -> Cel
         return (surprise(module, x, found), *interval(module, found, usual), *likely)
 
     cells = model.by_chunks(function, table, module, module.n_features)
-    expected, lower, upper = (model.columns.decode(part) for part in cells[1:4])
+    n_columns = len(model.schema.columns)
+    parts = (model.columns.decode(part)[:, :n_columns] for part in cells[1:4])
+    expected, lower, upper = parts
     levels = dict(zip(categories, cells[4:], strict=True))
-    return Cells(cells[0], expected, lower, upper, levels)
+    return Cells(folded(cells[0], model.schema.holes), expected, lower, upper, levels)
 
 
 def explanation(

@@ -20,6 +20,7 @@ from ._table.checks import Said, check_support
 from ._table.column import Array, Unknown
 from ._table.columns import Columns
 from ._table.frames import library_of
+from ._table.holes import folded, with_holes
 from ._table.schema import Schema
 from ._table.unseen import Unseen, warn_of_numbers
 
@@ -179,7 +180,7 @@ class Fitted:
         if limits.none:
             return table, np.zeros((0, 2), dtype=np.intp)
         lenient = kinds.automatic & (unknown == "ignore")
-        names = [column.name for column in schema.columns]
+        names = schema.names
         said = Said(names, kinds.names, [support.description for support in kinds.supports])
         known, others = check_support(table, limits, lenient, said)
         held = {column: shape.examples for column, shape in self.columns.shapes.items()}
@@ -238,7 +239,9 @@ class Fitted:
         vae = self.module(device)
         return self._decoded(vae, z, vae.likelihood.mean, dtype)
 
-    def sample(self, n_samples: int, seed: int, mode: bool = False) -> Array:  # (N, D)
+    def sample(
+        self, n_samples: int, seed: int, mode: bool = False, holes: bool = False
+    ) -> Array:  # (N, D)
         """Draw a table from the model: prior, decoder, likelihood (or its mode)."""
         import torch
 
@@ -247,7 +250,8 @@ class Fitted:
         with own_gradients():
             z = vae.prior.now.sample(n_samples, vae.n_components, generator).double().numpy()
         draw = vae.likelihood.mode if mode else partial(vae.likelihood.sample, generator=generator)
-        return self._decoded(vae, z, draw, np.float64)
+        table = self._decoded(vae, z, draw, np.float64)
+        return with_holes(table, self.schema.holes) if holes else table
 
     def _decoded(self, vae: "VAE", z: Array, of_raw: Any, dtype: Any) -> Array:
         from ._inference.scores import decoded
@@ -298,7 +302,7 @@ class Fitted:
         vae, n_samples = self.module(device), self._n_samples(n_samples, "reconstruction")
         bank = _noise_bank(n_samples, vae)
         function = partial(shares_of_columns, vae, bank=bank, columns=self.columns)
-        return self.by_chunks(function, table, vae, n_samples)[0]
+        return folded(self.by_chunks(function, table, vae, n_samples)[0], self.schema.holes)
 
     def centrality(self, table: Any, device: str = "cpu") -> Array:  # (N,)
         """Return minus the mean square of each row's cells, in robust units."""

@@ -30,6 +30,7 @@ from ._table.checks import Said, check_support
 from ._table.column import Array
 from ._table.columns import Columns, fit_columns
 from ._table.duplicates import merged
+from ._table.holes import holes_of, widened
 from ._table.schema import LabelledRows, Schema, fit_schema
 from ._table.statistics import CHUNK_CELLS, CHUNK_ROWS
 from ._table.support import limits_of
@@ -224,19 +225,19 @@ def prepare(
         schema, asked, table = fit_table(parameters, rows)
         table, weight, copies = merged(table, rows.weight)
         number = np.ones(len(weight)) if copies is None else copies.astype(np.float64)
-        look = look_at(table, weight, schema.columns, number)
-        schema = _with_remarks(schema, look, len(weight))
         # Weights that sum to less than the rows are shares, not repetitions.
         count = weight * max(1.0, number.sum() / weight.sum())
+        holes = holes_of(table, schema.n_levels, count, parameters["missing"])
+        table = widened(table, holes)
+        look = look_at(table, weight, schema.columns, number)
+        schema = replace(_with_remarks(schema, look, len(weight)), holes=holes)
+        asked = [*asked, *("bernoulli" for _ in holes)]
         columns = columns_for(parameters, schema, asked, table, look, count=count)
         begun = module_at_start(parameters, columns, table, weight, seed, copies=number)
     encoded = rows_for(parameters, columns, table, weight, overwrite=True)
     if copies is not None:
         encoded = encoded.of_copies(torch.from_numpy(copies).to(encoded.weight.device))
-    vae, launch, optimism, evidence = begun
-    return Prepared(
-        parameters, rows.names, schema, columns, vae, launch, optimism, encoded, evidence
-    )
+    return Prepared(parameters, schema.names, schema, columns, *begun[:3], encoded, begun.evidence)
 
 
 def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[Any], Any]:

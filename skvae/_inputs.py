@@ -220,15 +220,16 @@ def columns_shown(estimator: Any, attributes: dict[str, Any], to_somebody: bool)
 
 def model_attributes(fitted: "Fitted") -> dict[str, Any]:
     """Return the fitted attributes that follow from the model alone."""
+    own = slice(len(fitted.schema.columns))  # the rest are of their holes
     return {
         "n_components_": fitted.n_components,
         "_n_features_out": fitted.n_components,
         "scaling_": fitted.columns.scaling,
-        "likelihood_": np.array(fitted.columns.kinds.names),
+        "likelihood_": np.array(fitted.columns.kinds.names[own]),
         "kl_per_component_": fitted.kl_per_component,
         "n_active_components_": fitted.n_active_components,
         "component_scale_": fitted.component_scale,
-        "noise_variance_": fitted.noise_variance,
+        "noise_variance_": fitted.noise_variance[own],
         "weights_": fitted.weights,
         "evidence_": fitted.evidence,
         "model_": fitted,

@@ -24,6 +24,7 @@ ARCHITECTURE = (
     "likelihood",
     "categorical_features",
     "max_categories",
+    "missing",
     "noise",
     "prior",
 )
@@ -71,6 +72,7 @@ TRANSFORMER_RULES: Mapping[str, Rule] = {
     "scaling": Rule(("auto", "columns", "common", None)),
     "max_categories": Rule((None,), Integral, 2),
     "handle_unknown": Rule(("ignore", "error")),
+    "missing": Rule(("auto", "ignore", "model")),
     "whiten": Rule((True, False)),
     "objective": Rule(("elbo", "iwae")),
     "n_train_samples": Rule((), Integral, 1),

@@ -22,11 +22,7 @@ from ._inputs import (
     snapshot,
     validated,
 )
-from ._parameters import (
-    COUNT,
-    check_score,
-    seed_of,
-)
+from ._parameters import COUNT, check_score, seed_of
 from ._resources import own_gradients
 from ._table.column import Array
 from ._table.frames import float_dtype
@@ -86,6 +82,11 @@ class VAETransformer(
         What to do with a level that was not in ``fit``, a number outside [0, 1] where ``"auto"``
         found only 0 and 1, or one that a column's shape has no place for: take it as missing
         (scores pay Good's (1953) mass of unseen), or raise.
+    missing : {"auto", "ignore", "model"}, default="auto"
+        Whether holes say something. ``"ignore"`` marginalises over what is missing. ``"model"``
+        adds a Bernoulli likelihood of whether it is [6]_, where ``fit`` had holes: codes
+        know them, and scores are log p(values, holes). ``"auto"`` does so where 5% or more of the
+        cells miss by what other columns hold (Schwarz's criterion), unless others tell that alone.
     noise : {"auto", "shared", "per_column"}, default="auto"
         Whether the (scaled) columns share one Gaussian noise scale, as in probabilistic PCA, or
         each has its own, as in factor analysis. ``"auto"`` is shared, which makes better codes;
@@ -98,12 +99,10 @@ class VAETransformer(
         p(z); see :mod:`skvae.priors`. ``"mixture"`` is a mixture of Gaussians that is trained with
         the model: samples and densities follow the clusters of the codes.
     whiten : bool, default=False
-        Return posterior means as they are (their prior has unit variance). By default they are
-        multiplied by ``component_scale_``, which gives distances between codes the metric of
-        distances between rows, as in PCA.
+        Return posterior means as they are, of unit prior variance. By default they are multiplied
+        by ``component_scale_``: distances between codes then have the metric of rows, as in PCA.
     objective : {"elbo", "iwae"}, default="elbo"
-        Train on the evidence lower bound, or on the importance-weighted bound [3]_ with
-        ``n_train_samples`` samples.
+        Train on the evidence lower bound or the importance-weighted one [3]_ (``n_train_samples``).
     n_train_samples : int, default=1
         Samples of z for each row and step.
     beta : float, default=1.0
@@ -112,8 +111,7 @@ class VAETransformer(
         columns, 0.1 and ``n_train_samples=4`` bring back about as many levels of categories as an
         autoencoder; 1 leaves out what columns do not share.
     kl_warmup : float, default=0.0
-        Fraction of the training steps over which the KL divergence is faded in. Training does not
-        stop before.
+        Fraction of the steps over which the KL divergence is faded in. Training stops no earlier.
     free_bits : float, default=0.0
         KL divergence, in nats, that each component may have for free [5]_.
     alpha : float, default=0.3
@@ -152,8 +150,7 @@ class VAETransformer(
         A torch device; ``"auto"`` is a GPU where there is one. ``transform`` of complete rows of
         numbers stays on the processor.
     random_state : int, RandomState instance or None, default=None
-        Seed of the hidden layers, held-out rows and noise. None is fresh each time; NumPy's and
-        torch's global generators are neither used nor moved.
+        Seed of the hidden layers, held-out rows and noise. None is fresh; nothing global moves.
     verbose : int, default=0
         Print a line for each epoch if not 0.
 
@@ -194,10 +191,8 @@ class VAETransformer(
         gives held-out rows in nats a row, up to a constant, and the standard error of the
         difference from the best.
     model_ : Fitted
-        The fitted model as one frozen object, without the estimator: columns, network, component
-        scale. What the estimator computes, it computes with this object; the attributes that
-        describe the model are set from it. To change a model use
-        ``dataclasses.replace(vae.model_, ...)``.
+        The fitted model as one frozen object, from which the attributes that describe it are set.
+        To change a model use ``dataclasses.replace(vae.model_, ...)``.
 
     See Also
     --------
@@ -212,6 +207,7 @@ class VAETransformer(
     .. [4] Higgins et al. (2017), beta-VAE, eq. 4.
     .. [5] Kingma et al. (2016), Improved Variational Inference with Inverse Autoregressive Flow,
            eq. 15.
+    .. [6] Ipsen et al. (2021), Deep Generative Modelling with Missing not at Random Data.
 
     Examples
     --------
@@ -244,6 +240,7 @@ class VAETransformer(
         categorical_features: Any = "from_dtype",
         max_categories: int | None = 255,
         handle_unknown: str = "ignore",
+        missing: str = "auto",
         noise: str = "auto",
         scaling: str | None = "auto",
         prior: Any = "normal",
@@ -275,6 +272,7 @@ class VAETransformer(
         self.categorical_features = categorical_features
         self.max_categories = max_categories
         self.handle_unknown = handle_unknown
+        self.missing = missing
         self.noise = noise
         self.scaling = scaling
         self.prior = prior
@@ -440,6 +438,7 @@ class VAETransformer(
         *,
         mode: bool = False,
         given: Any = None,
+        holes: bool = False,
     ) -> Any:
         """Draw rows from the model: prior, decoder, likelihood; or what is missing of a row.
 
@@ -456,8 +455,9 @@ class VAETransformer(
             Take the most probable x given z instead of a draw: no noise, and 0 or 1 for Bernoulli.
         given : dict or array-like of shape (n_rows, n_features) or None, default=None
             Values of some columns, by name or, without names, by number: the others are drawn from
-            p(rest | given). Or rows with holes, each of which is filled by one draw; they come back
-            as the kind of table that they are.
+            p(rest | given). Or rows with holes, which come back filled by one draw each.
+        holes : bool, default=False
+            Leave cells missing at their rate in columns whose holes are modelled; not with given.
 
         Returns
         -------
@@ -476,7 +476,7 @@ class VAETransformer(
         seed = seed_of(random_state)
         if given is not None:
             return _sampled_given(now, given, int(n_samples), How("auto", now.device, seed), mode)
-        table = fitted.sample(int(n_samples), seed, mode)
+        table = fitted.sample(int(n_samples), seed, mode, holes)
         return fitted.write(table, None if mode else np.random.default_rng(seed))
 
     # -- scores -----------------------------------------------------------------------------------

@@ -23,17 +23,21 @@ class Look(NamedTuple):
 
 def look_at(X: Any, weight: Array, columns: Sequence[Column], copies: Array) -> Look:
     """Look at the columns of a table, with weights, and how many rows each row stands for."""
-    moments = measure(X, weight, [column.name for column in columns])
+    n_columns = len(columns)  # what follows says which of them are missing
+    names = [column.name for column in columns]
+    moments = measure(X, weight, names + (X.shape[1] - n_columns) * ["of holes"])
     binary = two_valued(X)
     numbers = all(column.kind != "category" for column in columns)
     # A pixel that is only ever 0 or 1 among grey pixels is no boolean.
-    one_unit = numbers and not issparse(X) and share_one_unit(X)
-    if one_unit and not binary.all():
+    one_unit = numbers and not issparse(X) and share_one_unit(X[:, :n_columns])
+    if one_unit and not binary[:n_columns].all():
         binary = np.zeros_like(binary)
-    heavy = np.zeros(len(columns), dtype=bool)
+    heavy = np.zeros(X.shape[1], dtype=bool)
     if not one_unit and not issparse(X):
         heavy = heavy_tailed(X)
+    natures: list[Nature]
     natures = [_nature(column, bool(binary[n]), bool(heavy[n])) for n, column in enumerate(columns)]
+    natures += ["two_valued"] * (X.shape[1] - n_columns)
     return Look(moments, one_unit, natures, _log_unseen(X, copies, columns, natures))
 
 
@@ -41,8 +45,8 @@ def _log_unseen(
     X: Any, copies: Array, columns: Sequence[Column], natures: Sequence[Nature]
 ) -> Array:
     """Return it for columns of levels, or of 0 and 1; numbers have a density everywhere."""
-    result = np.zeros(len(columns))
-    for number, nature in enumerate(natures):
+    result = np.zeros(X.shape[1])
+    for number, nature in enumerate(natures[: len(columns)]):
         if nature not in ("levels", "two_valued"):
             continue
         cells = X[:, [number]].toarray()[:, 0] if issparse(X) else X[:, number]

@@ -16,6 +16,7 @@ from scipy.sparse import issparse
 from .column import Array, Column, Raw, Unknown, as_levels, as_numbers, check_finite
 from .frames import Library, columns_of, is_numbers, library_of, raw_column, with_missing
 from .guesses import Seen, look_among
+from .holes import Holes, widened
 from .of_pandas import to_pandas
 from .of_polars import to_polars
 from .unseen import Unseen, refused, warn_if_all
@@ -43,6 +44,8 @@ class Schema:
         The fitted frame without its rows: names and dtypes.
     plain : bool
         Whether it came as an array of numbers.
+    holes : tuple of tuple of int
+        Columns whose holes are modelled: tables have a further column for each set of them.
     numeric : bool
         Whether an array of numbers holds all.
     """
@@ -51,11 +54,18 @@ class Schema:
     library: Library | None = None
     template: Any = None
     plain: bool = False
+    holes: Holes = ()
     numeric: bool = field(init=False)
 
     @property
     def n_levels(self) -> list[int]:
-        return [column.n_levels for column in self.columns]
+        return [*(column.n_levels for column in self.columns), *(0 for _ in self.holes)]
+
+    @property
+    def names(self) -> list[str]:
+        """Return what messages call the columns of a table."""
+        groups = (", ".join(self.columns[column].name for column in group) for group in self.holes)
+        return [*(column.name for column in self.columns), *(f"{g} (its holes)" for g in groups)]
 
     def __post_init__(self) -> None:
         numbers = all(
@@ -70,7 +80,7 @@ class Schema:
         """
         unseen = Unseen.nothing()
         if self.numeric and is_numbers(X):
-            return X, unseen
+            return widened(X, self.holes, unseen), unseen
         if issparse(X):
             raise ValueError(
                 "X is sparse, but the table that was fitted was not one of numbers alone. "
@@ -95,7 +105,7 @@ class Schema:
                 f"{' '.join(wrong)} Correct it, or use handle_unknown='ignore', which treats it as "
                 "missing."
             )
-        return cells, unseen
+        return widened(cells, self.holes, unseen), unseen
 
     def write(
         self,
@@ -107,6 +117,7 @@ class Schema:
 
         Columns that are ``known`` hold this level in all rows.
         """
+        table = table[:, : len(self.columns)]
         if self.numeric:
             return table
         columns: list[Any] = [
