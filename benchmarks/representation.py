@@ -3,9 +3,11 @@
 ``--kind numeric``: default VAETransformer against PCA on standardised columns: linear probe, 5
 nearest neighbours and k-means (no scaler) on the codes.
 
-``--kind mixed``: the raw frames, categories and missing cells included, against one-hot, scaling
-and PCA (truncated SVD where there are too many levels for a dense matrix): linear probe, accuracy
-or R^2, in percent. Also runs score_samples, sample and inverse_transform on every frame.
+``--kind mixed``: the raw frames, categories and missing cells included, and synthetic ones whose
+holes say something, against one-hot (a hole is a level, also of a number), scaling and PCA
+(truncated SVD where there are too many levels for a dense matrix): linear probe, accuracy or R^2,
+in percent. Also runs score_samples, sample and inverse_transform on every frame. "holes" is what
+``missing="auto"`` models.
 
 ``--kind ablation``: adult rebuilt from the codes, column by column, by a model of all columns and
 by one of the categorical or numeric columns only: does either kind of column drown the other?
@@ -27,6 +29,7 @@ from _harness import (
     save,
     shared_data,
 )
+from _holes import FRAMES, frame_with_holes
 from sklearn.cluster import KMeans
 from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA, TruncatedSVD
@@ -58,6 +61,7 @@ MIXED = [
     "soybean",
     "telco_churn",
     "flights",
+    *FRAMES,
 ]
 N_COMPONENTS = 10  # of the mixed tables
 MAX_ROWS = 20_000
@@ -119,6 +123,8 @@ def compare(name, seeds, settings):
 
 def load_table(name):
     """A raw frame and its target: labels as objects, numbers as floats (see is_label)."""
+    if name in FRAMES:
+        return frame_with_holes(name)
     X, y, about = shared_data().load(name)
     keep = np.flatnonzero(y.notna())
     if len(keep) > MAX_ROWS:
@@ -136,6 +142,8 @@ def kinds(X):
 def one_hot_pca(X, n_components=N_COMPONENTS, scaled=True):
     """What a user does today: impute, one-hot (a missing cell is a level of its own), scale, PCA.
 
+    Of a number, a missing cell is the median and an indicator.
+
     TruncatedSVD where the indicators are sparse. ``scaled=False`` leaves them 0 and 1: where
     thousands of rare levels are scaled to unit variance, the components see nothing else.
     """
@@ -144,7 +152,10 @@ def one_hot_pca(X, n_components=N_COMPONENTS, scaled=True):
     one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=sparse)
     scale = StandardScaler(with_mean=False) if scaled else "passthrough"
     encode = make_column_transformer(
-        (make_pipeline(SimpleImputer(strategy="median"), StandardScaler()), numeric),
+        (
+            make_pipeline(SimpleImputer(strategy="median", add_indicator=True), StandardScaler()),
+            numeric,
+        ),
         (make_pipeline(one_hot, scale), categorical),
         sparse_threshold=float(sparse),
     )
@@ -185,6 +196,7 @@ def compare_mixed(name, seeds, settings):
         "baseline": b,
         "gain": a - b,
         "unscaled": float(np.mean(unscaled)),
+        "holes": len(vae.model_.schema.holes),
         "fit s": seconds / seeds,
     }
 
@@ -270,12 +282,13 @@ def run_numeric(names, seeds, settings):
 def run_mixed(names, seeds, settings):
     rows = collect(names, compare_mixed, seeds, settings)
     mean = means(rows, set="MEAN")
-    print_table([*rows, mean])
+    others = means([r for r in rows if r["set"] != "flights"], set="MEAN BUT FLIGHTS")
+    print_table([*rows, mean, others])
     save("representation_mixed", rows, mean=mean)
     print("unscaled: the baseline with indicators left 0 and 1 (for information, no floor)")
     return [
-        ("mixed tables over one-hot and PCA, mean", mean["gain"], 0.0),
-        ("mixed tables over one-hot and PCA, worst set", min(r["gain"] for r in rows), -1.0),
+        ("mixed tables over one-hot and PCA, mean without flights", others["gain"], 1.5),
+        ("mixed tables over one-hot and PCA, worst set", min(r["gain"] for r in rows), -0.5),
     ]
 
 

@@ -85,7 +85,7 @@ class VAETransformer(
     missing : {"auto", "ignore", "model"}, default="auto"
         Whether holes say something. ``"ignore"`` marginalises over what is missing. ``"model"``
         adds a Bernoulli likelihood of whether it is [6]_, where ``fit`` had holes: codes
-        know them, and scores are log p(values, holes). ``"auto"`` does so where 5% or more of the
+        know them, and scores are log p(values, holes). ``"auto"`` does so where 10 to 90% of the
         cells miss by what other columns hold (Schwarz's criterion), unless others tell that alone.
     noise : {"auto", "shared", "per_column"}, default="auto"
         Whether the (scaled) columns share one Gaussian noise scale, as in probabilistic PCA, or

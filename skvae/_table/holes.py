@@ -19,7 +19,7 @@ from .unseen import Unseen
 Holes = tuple[tuple[int, ...], ...]  # sets of columns that always miss together
 
 FEWEST = 10  # rows of a level: fewer are no evidence
-LEAST_SHARE = 0.05  # of rows with a hole, and of those without: codes have no room for rarer ones
+LEAST_SHARE = 0.1  # of rows with a hole, and of those without: codes have no room for rarer ones
 TOLD = 0.65  # share of what holes say that may be known already
 ROWS_FOR_EVIDENCE = 5_000
 MOST_PAIRS = 250_000  # of a column with holes and another one
