@@ -93,6 +93,19 @@ def _schema_for(schema: Schema, X: Any) -> Schema:
     return replace(schema, library=library, template=None if library is None else X.head(0))
 
 
+def check_drawn(model: "Fitted", *, is_given: bool, mode: bool, holes: bool) -> None:
+    """Raise a ValueError where what is asked of draws has no meaning."""
+    if is_given and mode:
+        raise ValueError("mode=True has no given: VAEImputer.transform returns what is expected.")
+    if is_given and holes:
+        raise ValueError("holes=True has no given: rows that are given are filled.")
+    if holes and not model.schema.holes and model.columns.may_miss.any():
+        raise ValueError(
+            "holes=True needs a model of which cells are missing, and fit took them as saying "
+            "nothing. Fit with missing='model'."
+        )
+
+
 def drawn_rows(model: "Fitted", X: Any, how: How) -> Any:
     """Draw what is missing in validated rows; all other cells are as they were."""
     missing = where_missing(X)

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_array
 
 from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
-from ._conditions import How, drawn_given, drawn_rows
+from ._conditions import How, check_drawn, drawn_given, drawn_rows
 from ._health import warn_about_columns, warn_about_divergence, warn_about_estimates, warn_about_fit
 from ._inputs import (
     attributes_of,
@@ -474,8 +474,9 @@ class VAETransformer(
         if not COUNT.admits(n_samples):
             raise ValueError(f"n_samples must be {COUNT}. Got {n_samples!r} instead.")
         seed = seed_of(random_state)
+        check_drawn(fitted, is_given=given is not None, mode=mode, holes=holes)
         if given is not None:
-            return _sampled_given(now, given, int(n_samples), How("auto", now.device, seed), mode)
+            return _sampled_given(now, given, int(n_samples), How("auto", now.device, seed))
         table = fitted.sample(int(n_samples), seed, mode, holes)
         return fitted.write(table, None if mode else np.random.default_rng(seed))
 
@@ -588,10 +589,8 @@ class VAETransformer(
         return tags
 
 
-def _sampled_given(vae: VAETransformer, given: Any, n_samples: int, how: How, mode: bool) -> Any:
+def _sampled_given(vae: VAETransformer, given: Any, n_samples: int, how: How) -> Any:
     """Draw rows that have what is given, or fill rows with holes."""
-    if mode:
-        raise ValueError("mode=True has no given: VAEImputer.transform returns what is expected.")
     if isinstance(given, Mapping):
         labels = list(getattr(vae, "feature_names_in_", range(vae.n_features_in_)))
         return drawn_given(vae.model_, given, labels, n_samples, how)

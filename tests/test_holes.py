@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 from sklearn.linear_model import LogisticRegression
 
 from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
@@ -310,3 +311,22 @@ def test_a_detector_with_holes_explains_the_users_columns():
     found = detector.explain(X[:7])
     assert len(found) == 35
     assert np.isfinite(detector.score_samples(X)).all()
+
+
+def test_holes_are_not_drawn_where_that_has_no_meaning():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    X[::4, 0] = np.nan
+    vae = VAETransformer(1, missing="ignore", max_iter=0).fit(X)
+    with pytest.raises(ValueError, match="Fit with missing='model'"):
+        vae.sample(3, holes=True)
+    vae.set_params(missing="model").fit(X)
+    assert np.isnan(vae.sample(100, random_state=0, holes=True)[:, 0]).any()
+    with pytest.raises(ValueError, match="holes=True has no given"):
+        vae.sample(given={0: 1.0}, holes=True)
+
+
+def test_holes_of_sparse_rows_are_not_modelled():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    X[::4, 0] = np.nan
+    with pytest.raises(ValueError, match="needs a dense table"):
+        VAETransformer(1, missing="model", max_iter=0).fit(csr_array(X))

@@ -31,6 +31,8 @@ def holes_of(X: Any, n_levels: Sequence[int], count: Array, missing: str) -> Hol
     By evidence, where ``missing`` is "auto": those that some other column lets expect, in order of
     how much they say, but for what a column's values or other holes tell almost alone.
     """
+    if missing == "model" and issparse(X) and np.isnan(X.data).any():
+        raise ValueError("missing='model' needs a dense table. Use X.toarray(), or 'ignore'.")
     if missing == "ignore" or X.dtype.kind != "f" or issparse(X):
         return ()
     lost = np.isnan(X)
