@@ -139,6 +139,7 @@ def parameters(rng):
         "objective": ["elbo", "iwae"],
         "whiten": [False, True],
         "handle_unknown": ["ignore", "error"],
+        "missing": ["auto", "ignore", "model"],
         "precision": ["auto", "float64"],
         "n_importance_samples": ["auto", 1, 8],
         "early_stopping": [True, False],

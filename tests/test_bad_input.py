@@ -78,6 +78,8 @@ BAD_PARAMETERS = [
     ("max_categories", "all", "None or an integer >= 2"),
     ("handle_unknown", "drop", "'ignore', 'error'"),
     ("handle_unknown", None, "'ignore', 'error'"),
+    ("missing", "drop", "'auto', 'ignore', 'model'"),
+    ("missing", None, "'auto', 'ignore', 'model'"),
     ("noise", "both", "'auto', 'shared', 'per_column'"),
     ("scaling", "minmax", "'auto', 'columns', 'common'"),
     ("scaling", True, "'auto', 'columns', 'common'"),
