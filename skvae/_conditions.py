@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 CELL_SAMPLES = 256  # of z for each row and column
 MOVES = 20  # draws of the parameters
 MOVED_BY = 1000  # rows that say how far parameters may be off
+MOVED_CELLS = 2**24  # the same, times parameters: 128 MB
 
 
 class How(NamedTuple):
@@ -59,7 +60,8 @@ def parameter_moves(
     from ._resources import own_gradients
 
     vae = model.module(device)
-    step = -(-table.shape[0] // MOVED_BY)
+    per_row = vae.n_features * (vae.n_components + 2)
+    step = -(-table.shape[0] // min(MOVED_BY, max(MOVED_CELLS // per_row, 1)))
     some, counted = table[::step], weight[::step] * (weight.sum() / weight[::step].sum())
     with own_gradients():
         bank = noise_bank(MOVES, vae.n_components).to(vae.device)
