@@ -101,7 +101,8 @@ def check_drawn(model: "Fitted", *, is_given: bool, mode: bool, holes: bool) -> 
         raise ValueError("mode=True has no given: VAEImputer.transform returns what is expected.")
     if is_given and holes:
         raise ValueError("holes=True has no given: rows that are given are filled.")
-    if holes and not model.schema.holes and model.columns.may_miss.any():
+    ignored = model.architecture["missing"] != "model" and model.columns.may_miss.any()
+    if holes and not model.schema.holes and ignored:
         raise ValueError(
             "holes=True needs a model of which cells are missing, and fit took them as saying "
             "nothing. Fit with missing='model'."
@@ -162,7 +163,9 @@ def cell_distributions(
     codebook = model.codebook(vae)
     for number, column in enumerate(model.schema.columns):
         n_levels = column.n_levels or 2 * (model.columns.kinds.names[number] == "bernoulli")
-        asked = Asked(number, n_levels, tuple(shares))
+        groups = enumerate(model.schema.holes, start=len(model.schema.columns))
+        beside = tuple(place for place, group in groups if number in group)
+        asked = Asked(number, n_levels, tuple(shares), beside)
         function = partial(conditional_distribution, vae, asked=asked, bank=bank, codebook=codebook)
         (found,) = model.by_chunks(function, table, vae, CELL_SAMPLES)
         if column.rare:  # its last place is theirs together

@@ -58,10 +58,10 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
     ----------
     vae : VAETransformer, default=None
         The model of the table; a clone of it is fitted. None is one whose numbers go through
-        normal scores (``likelihood="normal_scores"``), with noise per column (up to 1,500 columns)
-        and trained on the importance-weighted bound. Where all columns are numbers, it has half as
-        many components as columns, of more than ten columns as many as held-out rows call for
-        (``n_components="evidence"``).
+        normal scores (``likelihood="normal_scores"``), with noise per column (both up to 1,500
+        columns), trained on the importance-weighted bound. Where all columns are numbers, it has
+        half as many components as columns, of more than ten columns as many as held-out rows call
+        for (``n_components="evidence"``).
     missing_values : scalar, default=nan
         What stands for a missing value in X; nan is also None, ``pd.NA`` and null.
     sample_posterior : bool, default=False
@@ -159,12 +159,13 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         rows, attributes, _ = given(self, _not_sparse(X), sample_weight)
         X = rows.X
         missing = where_missing(X, self.missing_values)
+        noise = density_noise(missing.shape[1])
         vae = own_model(
             self.vae,
             self.random_state,
             n_components=_n_components(rows),
-            likelihood="normal_scores",
-            noise=density_noise(missing.shape[1]),
+            likelihood="normal_scores" if noise == "per_column" else "auto",
+            noise=noise,
             objective="iwae",
             n_train_samples=8,
         )

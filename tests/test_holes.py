@@ -330,3 +330,22 @@ def test_holes_of_sparse_rows_are_not_modelled():
     X[::4, 0] = np.nan
     with pytest.raises(ValueError, match="needs a dense table"):
         VAETransformer(1, missing="model", max_iter=0).fit(csr_array(X))
+
+
+def test_whether_a_cell_is_missing_has_no_part_in_its_own_prediction():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(150, 1)) + 0.3 * rng.normal(size=(150, 4))
+    X[X[:, 0] > 0.5, 0] = np.nan
+    imputer = VAEImputer(VAETransformer(1, missing="model", max_iter=0), random_state=0).fit(X)
+    rows = X[~np.isnan(X[:, 0])][:5]
+    hidden = rows.copy()
+    hidden[:, 0] = np.nan
+    seen, unseen = (imputer.predict_cells(one)[0] for one in (rows, hidden))
+    assert_allclose(seen, unseen, atol=1e-8)
+
+
+def test_an_empty_column_has_no_holes_to_draw():
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    X[:, 2] = np.nan
+    vae = VAETransformer(1, missing="model", max_iter=0).fit(X)
+    assert not np.isnan(vae.sample(5, random_state=0, holes=True)[:, :2]).any()

@@ -545,10 +545,13 @@ def test_a_missing_cell_is_expected_to_hold_its_share():
     raw = torch.log(torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64))
     x = torch.tensor([[30.0, 10.0, 0.0]], dtype=torch.float64)
     seen = torch.tensor([[True, True, False]])
-    mean = Multinomial().given(x, seen).mean(raw)
-    assert mean[0, 2].item() == pytest.approx(10.0)
-    draws = Multinomial().given(x, seen).sample(raw, torch.Generator().manual_seed(0))
+    # Totals vary without end: the part that is seen decides. Else the usual total is left of.
+    varying = having(Multinomial(), total=[1.0], spread=[100.0]).given(x, seen)
+    assert varying.mean(raw)[0, 2].item() == pytest.approx(10.0, rel=1e-4)
+    draws = varying.sample(raw, torch.Generator().manual_seed(0))
     assert draws.sum().item() == 50.0
+    fixed = having(Multinomial(), total=[44.0], spread=[0.0]).given(x, seen)
+    assert fixed.mean(raw)[0, 2].item() == pytest.approx(4.0)
     nothing = torch.zeros(1, 3, dtype=torch.bool)
     usual = having(Multinomial(), total=[10.0], spread=[0.0]).given(x, nothing).mean(raw)
     torch.testing.assert_close(usual, 10.0 * raw.exp())

@@ -188,6 +188,17 @@ def test_missing_cells_are_imputed_by_their_share_of_the_total():
     assert all((one[hidden] == np.rint(one[hidden])).all() for one in draws)
 
 
+def test_what_is_missing_is_left_of_the_usual_total():
+    rng = np.random.default_rng(0)
+    odds = np.exp(rng.normal(size=(150, 2)) @ rng.normal(size=(2, 8)))
+    counts = np.stack([rng.multinomial(30, row / row.sum()) for row in odds]).astype(float)
+    imputer = VAEImputer(_vae(), random_state=0).fit(counts)  # all totals are 30
+    row = np.full((1, 8), np.nan)
+    row[0, int(counts.sum(0).argmin())] = 10.0
+    assert_allclose(imputer.transform(row).sum(), 30.0, rtol=1e-6)
+    assert_allclose(imputer.vae_.sample(given=np.tile(row, (50, 1))).sum(1).mean(), 30.0, atol=1.5)
+
+
 # -- beside other columns, and errors -------------------------------------------------------------
 
 

@@ -80,6 +80,7 @@ class Asked(NamedTuple):
     column: int
     n_levels: int  # 0 for numbers
     shares: tuple[float, ...]  # of the quantiles
+    beside: tuple[int, ...] = ()  # columns that tell of the cell itself: whether it is missing
 
 
 def conditional_distribution(
@@ -96,7 +97,7 @@ def conditional_distribution(
     It is a mixture of p(x_d | z) over samples of z, by self-normalised importance sampling.
     """
     seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed.clone()
-    seen[:, asked.column] = False
+    seen[:, [asked.column, *asked.beside]] = False
     _, raw, log_w = posterior_draws(vae, x, seen, bank, codebook)
     cells = _Cells(torch.softmax(log_w, 0), vae.likelihood.alone(asked.column, raw))
     if asked.n_levels:

@@ -114,18 +114,34 @@ class Multinomial(Likelihood):
         part = (p * self.seen).sum(-1, keepdim=True).clamp(min=SMALLEST_PART)
         return torch.where(self.seen.any(-1, keepdim=True), self.count / part, usual)
 
+    def _expected_total(self, p: Tensor) -> Tensor:  # (..., N, D) -> (..., N, 1)
+        """Return the total whose shares missing cells have.
+
+        A row's own total is between what its seen part calls for and the usual one, as log-normal
+        totals and binomial parts weigh them; what of it is not seen is left for missing cells.
+        """
+        if self.count is None or self.seen is None:
+            return self._total(p)
+        part = (p * self.seen).sum(-1, keepdim=True).clamp(max=1.0 - SMALLEST_PART)
+        variance, count = self.spread.to(p.dtype).square(), self.count.to(p.dtype)
+        known = variance * count / (1.0 - part)  # of log n, by the part, over what is known before
+        log_seen = torch.log(count.clamp(min=1.0) / part.clamp(min=SMALLEST_PART))
+        total = torch.exp((torch.log(self.total.to(p.dtype)) + known * log_seen) / (1.0 + known))
+        left = (total - count).clamp(min=0.0) / (1.0 - part)
+        return torch.where(self.seen.all(-1, keepdim=True), count, left)
+
     def mean(self, raw: Tensor) -> Tensor:
         p = torch.softmax(raw, -1)
-        return self._total(p) * p
+        return self._expected_total(p) * p
 
     def mode(self, raw: Tensor) -> Tensor:
         p = torch.softmax(raw, -1)  # a cell alone is binomial
-        n = self._total(p).round()
+        n = self._expected_total(p).round()
         return torch.minimum(torch.floor((n + 1.0) * p), n)
 
     def sample(self, raw: Tensor, generator: torch.Generator) -> Tensor:
         p = torch.softmax(raw, -1)
-        total = self._total(p)
+        total = self._expected_total(p)
         if self.count is None:
             size: tuple[int, ...] = tuple(total.shape)
             eps = torch.randn(size, generator=generator, dtype=p.dtype, device=p.device)
@@ -139,7 +155,9 @@ class Multinomial(Likelihood):
         return self._total(p) * p * (1.0 - p)
 
     def curvature(self, jacobian: Tensor, raw: Tensor, observed: Tensor | None) -> Tensor:
-        mean = self.mean(raw) if observed is None else self.mean(raw) * observed
+        p = torch.softmax(raw, -1)
+        mean = self._total(p) * p
+        mean = mean if observed is None else mean * observed
         weighted = jacobian * mean[:, None, :]  # (N, K, D)
         total = mean.sum(-1).clamp(min=torch.finfo(mean.dtype).tiny)[:, None]
         whole = weighted.sum(-1)  # (N, K)
@@ -160,7 +178,9 @@ class Multinomial(Likelihood):
         total = ((seen * counts).sum(0) / number).sum()
         mean = ((seen * counts).sum(0) + PRIOR_COUNT) / (number + 1.0)
         share = seen.amax(1) / seen.amax(1).sum().clamp(min=torch.finfo(x.dtype).tiny)
-        n = counts.sum(1)
+        part = (~x.isnan()).to(x.dtype) @ (mean / mean.sum())  # of a row's total, that is seen
+        share = share * part / (share * part).sum().clamp(min=torch.finfo(x.dtype).tiny)
+        n = counts.sum(1) / part.clamp(min=SMALLEST_PART)
         middle = (share * n).sum()
         variance = (share * (n - middle).square()).sum() / middle.square().clamp(min=1.0)
         own = {"total": total[None], "spread": variance.log1p().sqrt()[None]}
