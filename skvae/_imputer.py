@@ -61,11 +61,12 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         normal scores (``likelihood="normal_scores"``), with noise per column (both up to 1,500
         columns), trained on the importance-weighted bound. Where all columns are numbers, it has
         half as many components as columns, of more than ten columns as many as held-out rows call
-        for (``n_components="evidence"``).
+        for (``n_components="evidence"``). Holes say nothing unless it has ``missing="model"``.
     missing_values : scalar, default=nan
         What stands for a missing value in X; nan is also None, ``pd.NA`` and null.
     sample_posterior : bool, default=False
-        Draw each missing value from p(x_mis | x_obs) instead of taking its expectation.
+        Draw each missing value from p(x_mis | x_obs) instead of taking its expectation, and the
+        parameters of that distribution, too (see ``sample_imputations``).
     add_indicator : bool, default=False
         Append a column of 0 and 1 for each column that had missing values in ``fit``, as
         :class:`sklearn.impute.MissingIndicator`.
@@ -237,7 +238,7 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
         if not COUNT.admits(n_imputations):
             raise ValueError(f"n_imputations must be {COUNT}. Got {n_imputations!r} instead.")
         seed = seed_of(random_state)
-        return [_filled(now, X, seed + number, number) for number in range(n_imputations)]
+        return [_filled(now, X, seed + number) for number in range(n_imputations)]
 
     def predict_cells(
         self, X: ArrayLike, quantiles: Sequence[float] = (0.05, 0.5, 0.95)
@@ -332,11 +333,11 @@ def _n_components(rows: LabelledRows) -> int | str:
     return -(-n_columns // 2) if n_columns <= FEW_COLUMNS else "evidence"
 
 
-def _filled(now: VAEImputer, X: Any, seed: int | None, number: int = 0) -> Any:
+def _filled(now: VAEImputer, X: Any, seed: int | None) -> Any:
     """Complete validated rows, by expectations or by draws with a seed."""
     model, missing = now.vae_.model_, where_missing(X, now.missing_values)
     if seed is not None:
-        model = moved_model(model, now._moves, number)
+        model = moved_model(model, now._moves, seed)
     missing = missing | where_strays(_marked(X, missing), model.schema)
     empty, indicated = now._empty, now._indicated
     rows = np.flatnonzero(missing.any(axis=1))

@@ -91,6 +91,19 @@ def test_tables_differ_in_their_parameters_and_the_expectation_does_not_move():
     assert_allclose(imputer.transform(X), again.transform(X))
 
 
+@pytest.mark.parametrize("one_at_a_time", [True, False])
+def test_tables_that_are_drawn_one_by_one_have_parameters_of_their_own(one_at_a_time):
+    imputer = VAEImputer(_linear(), sample_posterior=True, random_state=0).fit(_rows())
+    row = np.full((3000, 4), np.nan)
+    row[:, 0] = 3.0
+    if one_at_a_time:
+        tables = [imputer.sample_imputations(row, 1, random_state=seed)[0] for seed in range(8)]
+    else:
+        tables = [imputer.set_params(random_state=seed).transform(row) for seed in range(8)]
+    means = np.array([table[:, 1].mean() for table in tables])
+    assert means.std() > 2.0 * tables[0][:, 1].std() / np.sqrt(len(row))
+
+
 @pytest.mark.parametrize(
     "likelihood", ["gaussian", "student_t", "log_normal", "poisson", "bernoulli", "normal_scores"]
 )

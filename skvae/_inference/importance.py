@@ -118,8 +118,8 @@ def posterior_draws(
     """
     proposal = find_modes(vae, x, observed, codebook).modes.widened()
     z, log_prob = proposal.sample(eps)
-    raw, log_joint = vae.decoded(x, observed, z)
-    return Decoded(z, raw, log_joint - log_prob)
+    raw, log_px_z, log_pz = vae.decoded(x, observed, z)
+    return Decoded(z, raw, log_px_z + log_pz - log_prob)
 
 
 def _estimate(vae: VAE, work: _Rows, banks: Sequence[Tensor], stage: int = 0) -> Estimate:

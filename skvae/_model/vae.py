@@ -111,15 +111,15 @@ class VAE(nn.Module):
 
     def joint(self, x: Tensor, observed: Tensor | None, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return log p(x | z) over the observed columns, and log p(z), each (..., N)."""
-        return self.log_px_z_by_column(x, observed, z).sum(-1), self.prior.now.log_prob(z)
+        return self.decoded(x, observed, z)[1:]
 
     def decoded(
         self, x: Tensor, observed: Tensor | None, z: Tensor
-    ) -> tuple[Tensor, Tensor]:  # (..., N, P), (..., N)
-        """Return the decoder's raw output at z, and log p(x, z)."""
+    ) -> tuple[Tensor, Tensor, Tensor]:  # (..., N, P), (..., N), (..., N)
+        """Return the decoder's raw output at z, and the two terms of ``joint``."""
         raw = self.decoder(z)
         log_px_z = self._by_column(x, observed, raw).sum(-1)
-        return raw, log_px_z + self.prior.now.log_prob(z)
+        return raw, log_px_z, self.prior.now.log_prob(z)
 
     def log_joint(self, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:  # (..., N)
         """Return log p(x, z)."""
