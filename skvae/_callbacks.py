@@ -1,6 +1,8 @@
 """Who is told of the epochs of a fit: scikit-learn's callbacks (1.9 and later), the screen."""
 
+import time
 from collections.abc import Callable
+from math import isnan
 from typing import Any, Protocol
 
 try:
@@ -13,6 +15,9 @@ except ImportError:
     def with_callbacks(method):  # type: ignore[no-untyped-def]
         """Return the method as it is."""
         return method
+
+
+SECONDS = 5.0  # between two lines of verbose=1
 
 
 class Audience(Protocol):
@@ -57,19 +62,14 @@ class Listeners:
     def begin(self, max_epochs: int) -> None:
         """Hear how many epochs there may be."""
         self.max_epochs = max_epochs
+        self._begun = self._printed = time.monotonic()
         if self.context is not None:
             self.context.max_subtasks = max_epochs  # known only now: it depends on the rows
             self.context.call_on_fit_task_begin(estimator=self.estimator, **self.data)
 
     def hear(self, epoch: Any, fitted: Callable[[], Any]) -> bool:
         """Tell of one epoch, and what the model would be now; True if a callback asks to stop."""
-        if self.estimator.verbose:
-            bounds = {"bound": epoch.bound, "held out": epoch.held_out}
-            known = [f"{name} {value:.3f} nats" for name, value in bounds.items() if value == value]
-            which = f"epoch {epoch.number} of at most {self.max_epochs}"
-            which = "linear start" if epoch.number == 0 else which
-            if known:
-                print(f"[{type(self.estimator).__name__}] {which}: {', '.join(known)} a row")
+        self._print(epoch)
         if self.context is None or epoch.number == 0:
             return False
         task = self.context.subcontext(task_name="epoch")
@@ -81,7 +81,27 @@ class Listeners:
         )
         return bool(stop)
 
-    def end(self) -> None:
-        """Tell that the fit is over."""
+    def _print(self, epoch: Any) -> None:
+        """Print a line, unless one was printed just now and another epoch may come."""
+        verbose, now = self.estimator.verbose, time.monotonic()
+        ends = epoch.number in (0, self.max_epochs)
+        if not (verbose > 1 or (verbose and (ends or now - self._printed >= SECONDS))):
+            return
+        self._printed = now
+        bounds = {"bound": epoch.bound, "held out": epoch.held_out}
+        known = [f"{name} {value:.3f}" for name, value in bounds.items() if not isnan(value)]
+        which = "linear start"
+        if epoch.number > 0:
+            seconds = now - self._begun
+            which = f"epoch {epoch.number} of at most {self.max_epochs}, {seconds:.0f} s"
+        if known:
+            print(f"[{type(self.estimator).__name__}] {which}: {', '.join(known)} nats a row")
+
+    def end(self, history: Any) -> None:
+        """Tell that the fit is over, and which epoch was kept."""
+        if self.estimator.verbose and history.n_epochs > 0:
+            kept = f"epoch {history.best_epoch}" if history.best_epoch else "the linear start"
+            after = f"{history.n_epochs} epochs, {time.monotonic() - self._begun:.0f} s"
+            print(f"[{type(self.estimator).__name__}] kept {kept} after {after}")
         if self.context is not None:
             self.context.call_on_fit_task_end(estimator=self.estimator, **self.data)

@@ -35,18 +35,6 @@ FEWEST_SAMPLES, MOST_SAMPLES = 16, 64  # of z for each row, unless the user asks
 MODULE, CODEBOOK = "_module", "_codebook"  # what is built at first use, and kept
 
 
-@dataclass(frozen=True)
-class History:
-    """How a fit got to its weights; bounds in nats a row and original units."""
-
-    n_epochs: int
-    best_epoch: int
-    losses: list[float]
-    held_out: list[float]
-    cut_short: bool = False  # the user's cap came while the held-out bound was still rising
-    undone: str = ""  # which epochs diverged and were taken again, slower; for a warning
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Fitted:
     """A fitted model.

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from ._callbacks import Audience, Nobody
-from ._fitted import Fitted, History, device_of, module_for, to_arrays, to_tensors
+from ._fitted import Fitted, device_of, module_for, to_arrays, to_tensors
+from ._history import History
 from ._inference.codebook import AMONG, spread_codes
 from ._inference.scores import component_scales
 from ._model.vae import VAE, State
@@ -25,7 +26,7 @@ from ._parameters import (
 )
 from ._resources import enough_threads, training_resources
 from ._start.linear_start import evidence_of_components, start_linear
-from ._table.automatic import Look, look_at
+from ._table.automatic import Look, look_at, with_remarks
 from ._table.checks import Said, check_support
 from ._table.column import Array
 from ._table.columns import Columns, fit_columns
@@ -40,18 +41,6 @@ from ._training.rows import Rows, encode_rows, mean_log_jacobian
 from ._training.selection import Outcome, climb, selection_for
 from .likelihoods._names import check_joint, is_open, kind_of, kinds_of, name_of, supports_of
 
-ROUNDED = (
-    "varies by no more than the rounding of float64 and is taken as constant. Subtract what its "
-    "values have in common before they become floats, if the differences matter."
-)
-TINY = (
-    "holds numbers that differ by so little that their squares are no floats, and is taken as "
-    "constant. Use another unit."
-)
-EMPTY = (
-    "holds no value. Whatever later rows hold there is taken as missing. Drop it, or fit to rows "
-    "that have values."
-)
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 
 
@@ -85,7 +74,7 @@ def fit(
     parameters: Parameters,
     rows: LabelledRows,
     seed: int,
-    before: Fitted | None = None,
+    before: tuple[Fitted, History] | None = None,
     audience: Audience | None = None,
 ) -> tuple[Fitted, History]:
     """Fit a model to rows, or train the one from ``before`` further.
@@ -98,10 +87,11 @@ def fit(
         What to fit to.
     seed : int
         Of the hidden layers, held-out rows and noise.
-    before : Fitted, default=None
-        Whose weights and columns to go on with.
+    before : (Fitted, History), default=None
+        Whose weights and columns to go on with, and whose epochs to count on.
     audience : Audience, default=None
-        Whom to tell of each epoch.
+        Whom to tell of each epoch. With one, a KeyboardInterrupt while it trains ends the training
+        and no more.
 
     Returns
     -------
@@ -115,8 +105,9 @@ def fit(
     ValueError
         If the rows are not admissible, or if the bound becomes infinite.
     """
-    audience = audience or Nobody()
-    prepared = prepare(parameters, rows, seed, before)
+    keeps, audience = audience is not None, audience or Nobody()
+    past = None if before is None else before[1]
+    prepared = prepare(parameters, rows, seed, None if before is None else before[0])
     plan = plan_for(parameters, len(prepared.rows))
     audience.begin(plan.max_epochs)
 
@@ -131,9 +122,9 @@ def fit(
     work = plan.work_per_step(prepared.vae, len(prepared.rows))
     with enough_threads(work):
         with training_resources(work, parameters["precision"]):
-            outcome = _climbed(prepared, plan, seed, watch)
+            outcome = _climbed(prepared, plan, seed, watch, keeps=keeps)
         fitted = _checked(describe(prepared, outcome.state), prepared, outcome.best)
-        return fitted, _history(outcome, prepared)
+        return fitted, _history(outcome, prepared, past)
 
 
 def fit_one_epoch(
@@ -161,12 +152,12 @@ def fit_one_epoch(
             raise _not_finite(NonFiniteBoundError(number, column), prepared)
         fitted = _checked(describe(prepared, run.snapshot(), run.memory()), prepared, number)
     undone = [number] if run.n_undone else []
-    outcome = Outcome(None, [bound], [], number, number, False, undone)
-    history = _history(outcome, prepared)
-    return fitted, replace(history, losses=[*past.losses, *history.losses])
+    return fitted, _history(Outcome(None, [bound], [], 1, 1, False, undone), prepared, past)
 
 
-def _climbed(prepared: Prepared, plan: Plan, seed: int, watch: Callable[[Epoch], bool]) -> Outcome:
+def _climbed(
+    prepared: Prepared, plan: Plan, seed: int, watch: Callable[[Epoch], bool], *, keeps: bool
+) -> Outcome:
     parameters, start = prepared.parameters, None
     if prepared.launch is not prepared.vae:
         start = Start(trainable(parameters, prepared.vae), prepared.optimism)
@@ -179,6 +170,7 @@ def _climbed(prepared: Prepared, plan: Plan, seed: int, watch: Callable[[Epoch],
             generator=generator_for(parameters, seed),
             watch=watch,
             start=start,
+            keeps=keeps,
         )
     except NonFiniteBoundError as error:
         raise _not_finite(error, prepared) from None
@@ -230,7 +222,7 @@ def prepare(
         holes = holes_of(table, schema.n_levels, count, parameters["missing"])
         table = widened(table, holes)
         look = look_at(table, weight, schema.columns, number)
-        schema = replace(_with_remarks(schema, look, len(weight)), holes=holes)
+        schema = replace(with_remarks(schema, look, len(weight)), holes=holes)
         asked = [*asked, *("bernoulli" for _ in holes)]
         columns = columns_for(parameters, schema, asked, table, look, count=count)
         begun = module_at_start(parameters, columns, table, weight, seed, copies=number)
@@ -275,18 +267,6 @@ def columns_for(
     """
     kinds = kinds_of(asked, look.natures, parameters["noise"], schema.n_levels)
     return fit_columns(table, look, kinds, parameters["scaling"], count)
-
-
-def _with_remarks(schema: Schema, look: Look, n_rows: int) -> Schema:
-    """Say which columns hold nothing, or numbers too close to each other to be told apart."""
-    moments, said = look.moments, []
-    for number, column in enumerate(schema.columns):
-        remark = ROUNDED if moments.is_rounding[number] else ""
-        remark = TINY if moments.is_tiny[number] else remark
-        if moments.n_missing[number] == n_rows and column.kind != "category":
-            remark = EMPTY
-        said.append(replace(column, remark=column.remark or remark))
-    return replace(schema, columns=tuple(said))
 
 
 def module_at_start(
@@ -423,17 +403,19 @@ def _noise_variance(vae: VAE, columns: Columns) -> Array:
     return variance
 
 
-def _history(outcome: Outcome, prepared: Prepared) -> History:
-    """Tell how training went, in original units."""
+def _history(outcome: Outcome, prepared: Prepared, past: History | None) -> History:
+    """Tell how training went, in original units, after what it went on from."""
     log_jacobian = mean_log_jacobian(prepared.columns, prepared.rows)
-    return History(
+    history = History(
         n_epochs=outcome.n_epochs,
         best_epoch=outcome.best,
         losses=[-(bound + log_jacobian) for bound in outcome.bounds],
         held_out=[bound + log_jacobian for bound in outcome.held_out],
         cut_short=outcome.cut_short and prepared.parameters["max_iter"] != "auto",
         undone=_undone(outcome, prepared),
+        interrupted=outcome.interrupted,
     )
+    return history if past is None else history.after(past)
 
 
 def _undone(outcome: Outcome, prepared: Prepared) -> str:

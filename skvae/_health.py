@@ -11,7 +11,8 @@ from ._advice import warn
 from ._parameters import INACTIVE_KL, NOISE_FLOOR
 
 if TYPE_CHECKING:
-    from ._fitted import Fitted, History
+    from ._fitted import Fitted
+    from ._history import History
     from ._table.column import Array
     from ._table.schema import Schema
 
@@ -25,10 +26,17 @@ def warn_about_fit(
 ) -> None:
     """Warn of training cut short or diverging, inactive components, and noise at its floor."""
     warn_about_divergence(history)
-    if history.cut_short:
+    if history.interrupted:
+        kept = f"epoch {history.best_epoch}" if history.best_epoch else "the linear start"
         warn(
-            f"max_iter={history.n_epochs} epochs ended while the held-out bound was still rising. "
-            "Increase max_iter.",
+            f"Training was interrupted after {history.n_epochs} epochs. The model is that of "
+            f"{kept}. Fit again, or with warm_start=True to go on.",
+            ConvergenceWarning,
+        )
+    elif history.cut_short:
+        warn(
+            f"Training reached max_iter after {history.n_epochs} epochs, while the held-out bound "
+            "was still rising. Increase max_iter.",
             ConvergenceWarning,
         )
     n_active, n_components = fitted.n_active_components, fitted.n_components

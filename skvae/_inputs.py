@@ -24,7 +24,8 @@ from ._table.column import Array
 from ._table.frames import library_of, take_rows
 
 if TYPE_CHECKING:
-    from ._fitted import Fitted, History
+    from ._fitted import Fitted
+    from ._history import History
     from ._table.schema import LabelledRows
 
 E = TypeVar("E")

@@ -142,7 +142,7 @@ class VAETransformer(
         get up to 32 times as many where they need them, and for missing values; 2 a component, 16
         to 64, for the ELBO and the reconstruction: from 2 on the mean of any quadratic is exact.
     warm_start : bool, default=False
-        Let ``fit`` go on from the previous fit's weights and scaling.
+        Let ``fit`` go on from the previous fit's weights and scaling; epochs are counted on.
     precision : {"auto", "float32", "float64"}, default="auto"
         Precision of training. ``"auto"`` is float32, with bfloat16 factors in large products where
         the processor multiplies those. Scores are float64, and so are codes but of float32 rows.
@@ -152,7 +152,7 @@ class VAETransformer(
     random_state : int, RandomState instance or None, default=None
         Seed of the hidden layers, held-out rows and noise. None is fresh; nothing global moves.
     verbose : int, default=0
-        Print a line for each epoch if not 0.
+        1 prints a line every five seconds, in the units of ``validation_scores_``; 2 each epoch.
 
     Attributes
     ----------
@@ -323,7 +323,8 @@ class VAETransformer(
         ------
         ValueError
             If a parameter or X is not admissible, or if the bound becomes infinite at small
-            learning rates, too. The estimator is then left as it was.
+            learning rates, too. The estimator is then left as it was. After a KeyboardInterrupt
+            while it trains it has the best weights so far, and a warning says which.
         """
         from ._fitting import fit
 
@@ -333,7 +334,7 @@ class VAETransformer(
             going_on = self.warm_start and self.__sklearn_is_fitted__()
             rows, attributes, _ = given(self, X, sample_weight, reset=not going_on)
             parameters, seed = self.get_params(deep=False), seed_of(self.random_state)
-            before = self.model_ if going_on else None
+            before = (self.model_, self._history) if going_on else None
             listeners.attributes_of = lambda model: attributes | model_attributes(model)
             with columns_shown(self, attributes, listeners.any):
                 fitted, history = fit(parameters, rows, seed, before, listeners)
@@ -341,7 +342,7 @@ class VAETransformer(
                 if not going_on:
                     warn_about_columns(fitted.schema)
         become(self, attributes | attributes_of(fitted, history))
-        listeners.end()
+        listeners.end(history)
         return self
 
     def partial_fit(

@@ -74,7 +74,7 @@ def test_the_default_number_of_epochs_is_enough_for_digits():
 def test_a_fit_cut_short_says_to_increase_max_iter():
     warning = _only(lambda: _vae(4, max_iter=2).fit(DIGITS))
     assert warning.category is ConvergenceWarning
-    assert "max_iter=2 epochs ended while the held-out bound was still rising" in str(
+    assert "reached max_iter after 2 epochs, while the held-out bound was still rising" in str(
         warning.message
     )
     assert "Increase max_iter" in str(warning.message)
@@ -352,13 +352,26 @@ def test_wild_codes_decode_to_finite_values(likelihood):
 def test_verbose_prints_the_units_of_the_fitted_curves(early_stopping, capsys):
     X = np.random.default_rng(0).normal(size=(60, 3)) * [1.0, 1e3, 1e-3]
     vae = VAETransformer(
-        1, max_iter=2, verbose=1, random_state=0, early_stopping=early_stopping
+        1, max_iter=2, verbose=2, random_state=0, early_stopping=early_stopping
     ).fit(X)
     printed = capsys.readouterr().out
     assert "nan" not in printed
-    held_out = [float(value) for value in re.findall(r"held out (\S+) nats", printed)]
-    bounds = [float(value) for value in re.findall(r"bound (\S+) nats", printed)]
+    held_out = [float(value) for value in re.findall(r"held out (\S+?)(?:,| nats)", printed)]
+    bounds = [float(value) for value in re.findall(r"bound (\S+?)(?:,| nats)", printed)]
+    kept = f"epoch {vae.best_iter_}" if vae.best_iter_ else "the linear start"
+    assert printed.splitlines()[-1].startswith(f"[VAETransformer] kept {kept} after 2 epochs")
     assert held_out == pytest.approx(vae.validation_scores_, abs=1e-3)
     assert len(bounds) == 2
     if not early_stopping:
         assert bounds == pytest.approx([-loss for loss in vae.loss_curve_], abs=1e-3)
+
+
+def test_verbose_1_prints_no_line_for_epochs_of_less_than_five_seconds(capsys):
+    X = np.random.default_rng(0).normal(size=(60, 3))
+    VAETransformer(1, max_iter=6, verbose=1, random_state=0, n_iter_no_change=6).fit(X)
+    lines = capsys.readouterr().out.splitlines()
+    assert [re.search(r"linear start|epoch 6 of|kept", line) is not None for line in lines] == [
+        True,
+        True,
+        True,
+    ]

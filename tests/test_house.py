@@ -23,7 +23,15 @@ PACKAGE = Path(skvae.__file__).parent
 # The floors of the house, from the ground up: a file imports from lower floors, or from its own
 # wing. Wings on one floor do not know each other.
 FLOORS = [
-    ["_advice", "_gaussian", "_specification", "_parameters", "_resources", "_callbacks"],
+    [
+        "_advice",
+        "_gaussian",
+        "_specification",
+        "_parameters",
+        "_resources",
+        "_callbacks",
+        "_history",
+    ],
     ["_table/"],
     ["likelihoods/", "priors"],
     ["_model/"],

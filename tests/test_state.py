@@ -16,7 +16,7 @@ import threadpoolctl
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
 from skvae import VAEImputer, VAEOutlierDetector, VAETransformer, _resources
@@ -593,9 +593,24 @@ def test_a_warm_start_goes_on_where_the_last_fit_ended():
     warm = clone(cold).set_params(warm_start=True).fit(X)
     assert_array_equal(_weights(warm), _weights(cold))
     warm.fit(X)
-    assert warm.loss_curve_[0] < cold.loss_curve_[0]
+    assert warm.loss_curve_[20] < cold.loss_curve_[0]
     cold.fit(X)
     assert not np.array_equal(_weights(warm), _weights(cold))
+
+
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_a_warm_start_counts_epochs_on(early_stopping):
+    vae = _vae(max_iter=3, early_stopping=early_stopping, warm_start=True).fit(X)
+    first = copy.deepcopy(vae)
+    vae.fit(X)
+    assert (vae.n_iter_, len(vae.loss_curve_)) == (6, 6)
+    assert vae.loss_curve_[:3] == first.loss_curve_
+    assert vae.best_iter_ in ([*range(4, 7)] if vae.best_iter_ > 3 else [first.best_iter_])
+    assert len(vae.validation_scores_) == (7 if early_stopping else 0)
+    assert vae.validation_scores_[:4] == first.validation_scores_
+    vae.partial_fit(X)
+    assert (vae.n_iter_, vae.best_iter_, len(vae.loss_curve_)) == (7, 7, 7)
+    assert np.isnan(vae.validation_scores_[7:]).all()  # nothing was held out
 
 
 def test_a_warm_start_without_epochs_changes_nothing(fitted):
@@ -650,26 +665,67 @@ def _interrupt_epoch(number, monkeypatch):
 
 
 @pytest.mark.parametrize("fit", FITS)
-def test_an_interrupted_fit_leaves_the_estimator_unfitted(fit, monkeypatch):
-    vae = _vae(**FITS[fit][1])
-    before = joblib.hash(vars(vae))
-    _interrupt_epoch(2, monkeypatch)
+def test_an_interrupted_fit_keeps_the_best_weights_so_far(fit, monkeypatch):
+    rows, vae = _rows_for(fit), _vae(**FITS[fit][1])
+    in_folds = vae.early_stopping and len(rows) < 500  # five of them, in step
+    _interrupt_epoch(11 if in_folds else 3, monkeypatch)
     with threadpoolctl.threadpool_limits(3):
         state = _global_state()
-        with pytest.raises(KeyboardInterrupt):
-            vae.fit(_rows_for(fit))
+        with pytest.warns(ConvergenceWarning, match="interrupted after 2 epochs. The model is"):
+            vae.fit(rows)
         assert _global_state() == state
-    assert joblib.hash(vars(vae)) == before
+    assert vae.n_iter_ == 2
+    best = np.argmax(vae.validation_scores_) if vae.early_stopping else 2
+    assert vae.best_iter_ in (0, best)
+    assert np.isfinite(vae.score_samples(rows, method="elbo")).all()
+
+
+def test_a_fit_interrupted_in_its_first_epoch_is_the_linear_start(monkeypatch):
+    start = _vae(max_iter=0).fit(X)
+    _interrupt_epoch(1, monkeypatch)
+    with pytest.warns(ConvergenceWarning, match="after 0 epochs. The model is that of the linear"):
+        vae = _vae().fit(X)
+    assert_array_equal(vae.transform(X), start.transform(X))
+
+
+def test_an_interrupted_warm_start_is_no_worse_than_what_it_went_on_from(fitted, monkeypatch):
+    vae = copy.deepcopy(fitted).set_params(warm_start=True)
+    _interrupt_epoch(1, monkeypatch)
+    with pytest.warns(ConvergenceWarning, match="interrupted"):
+        vae.fit(X)
+    assert_allclose(vae.transform(X), fitted.transform(X), rtol=1e-6)
+
+
+def test_a_fit_interrupted_before_it_trains_leaves_the_estimator_as_it_was(fitted, monkeypatch):
+    from skvae import _fitting
+
+    def interrupted(*arguments, **keywords):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_fitting, "rows_for", interrupted)
+    vae, fresh = copy.deepcopy(fitted), _vae()
+    for estimator in (vae, fresh):
+        with pytest.raises(KeyboardInterrupt):
+            estimator.fit(X + 1.0)
+    assert joblib.hash(vars(vae)) == joblib.hash(vars(fitted))
     with pytest.raises(NotFittedError):
-        check_is_fitted(vae)
+        check_is_fitted(fresh)
 
 
-@pytest.mark.parametrize("method", ["fit", "partial_fit"])
-def test_an_interrupted_fit_leaves_the_last_one_as_it_was(fitted, method, monkeypatch):
+def test_an_interrupted_fit_of_a_detector_leaves_it_as_it_was(monkeypatch):
+    detector = VAEOutlierDetector(score_method="elbo", random_state=0)
+    before = joblib.hash(vars(detector))
+    _interrupt_epoch(2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        detector.fit(_rows(n_rows=600))
+    assert joblib.hash(vars(detector)) == before
+
+
+def test_an_interrupted_partial_fit_leaves_the_last_one_as_it_was(fitted, monkeypatch):
     vae = copy.deepcopy(fitted)
     _interrupt_epoch(1, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
-        METHODS[method](vae, X + 1.0)
+        vae.partial_fit(X + 1.0)
     assert joblib.hash(vars(vae)) == joblib.hash(vars(fitted))
 
 
@@ -686,20 +742,19 @@ class Interrupt:
         pass
 
     def on_fit_task_end(self, estimator, context):
-        raise KeyboardInterrupt
+        if context.task_name == "epoch":
+            raise KeyboardInterrupt
 
 
-def test_a_fit_interrupted_in_a_callback_leaves_the_estimator_unfitted():
+def test_a_fit_interrupted_in_a_callback_keeps_the_best_weights_so_far():
     pytest.importorskip(
         "sklearn.callback", reason="This scikit-learn has no callbacks: they came with 1.9."
     )
     vae = _vae().set_callbacks(Interrupt())
-    before = set(vars(vae))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.warns(ConvergenceWarning, match="interrupted after 1 epochs"):
         vae.fit(X)
-    assert set(vars(vae)) == before
-    with pytest.raises(NotFittedError):
-        vae.transform(X)
+    assert vae.n_iter_ == 1
+    assert vae.transform(X).shape == (len(X), vae.n_components_)
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])

@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +45,16 @@ class Outcome:
     n_epochs: int
     cut_short: bool  # the cap came while the held-out bound was still rising
     undone: list[int] = field(default_factory=list)  # epochs that diverged and were taken again
+    interrupted: bool = False  # by the user, before it had ended
+
+
+class Course(NamedTuple):
+    """How a run went until it was told to stop."""
+
+    last: Epoch
+    bounds: list[float]  # of each epoch, nats a row
+    undone: list[int]
+    interrupted: bool
 
 
 Watch = Callable[[Epoch], bool]  # told of every epoch; True stops the run
@@ -58,52 +69,69 @@ def climb(
     generator: torch.Generator,
     watch: Watch,
     start: Start | None = None,
+    keeps: bool = False,
 ) -> Outcome:
-    """Train, hold out as the number of rows allows, and keep the best epoch, or the start."""
+    """Train, hold out as the number of rows allows, and keep the best epoch, or the start.
+
+    With ``keeps``, what there is when the user interrupts is kept, too.
+    """
     n_rows, n_copies = len(rows), int(_copies(rows).sum())
     if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
         return Outcome(None, [], [], 0, 0, False)
     if not selection.early_stopping:
-        last, bounds, undone = _consume(train(vae, rows, None, plan, generator, start=start), watch)
-        return Outcome(last.snapshot(), bounds, [], last.number, last.number, False, undone)
+        course = _followed(train(vae, rows, None, plan, generator, start=start), watch, keeps)
+        number = course.last.number
+        return Outcome(
+            course.last.snapshot(), course.bounds, [], number, number, False, *course[2:]
+        )
+    state: State | None = None
     warm = math.ceil(plan.kl_warmup * plan.max_epochs)
     stopper = EarlyStopping(selection.patience, selection.tol, warm)
 
     def either(epoch: Epoch) -> bool:
-        return watch(epoch) | stopper.done(epoch)
+        return stopper.done(epoch) | watch(epoch)
 
     if n_rows < SMALL_TABLE:
         # Too few rows to lose a tenth of: folds choose the number of epochs, all rows train.
         n_folds = min(N_FOLDS, n_copies)
         epochs = train_folds(vae, rows, n_folds, plan, generator, start=start)
-        _, bounds, undone = _consume(epochs, either)
-        state = None
+        course = _followed(epochs, either, keeps)
         if stopper.best > 0:
             refit = itertools.islice(train(vae, rows, None, plan, generator), stopper.best + 1)
-            last, bounds, again = _consume(refit, lambda epoch: False)
-            state, undone = last.snapshot(), sorted({*undone, *again})
+            again = _followed(refit, lambda epoch: False)
+            state = again.last.snapshot()
+            undone = sorted({*course.undone, *again.undone})
+            course = course._replace(bounds=again.bounds, undone=undone)
     else:
         fraction = min(selection.validation_fraction, MAX_HELD_OUT / n_copies)
         kept, held_out = split_with_tail(vae, rows, fraction, generator)
         epochs = train(vae, kept, held_out, plan, generator, start=start)
-        _, bounds, undone = _consume(epochs, either)
+        course = _followed(epochs, either, keeps)
         state = stopper.best_state
     n_epochs = len(stopper.curve) - 1
     cut_short = n_epochs == plan.max_epochs and stopper.still_improving
-    return Outcome(state, bounds, stopper.curve, stopper.best, n_epochs, cut_short, undone)
+    curve, best = stopper.curve, stopper.best
+    return Outcome(state, course.bounds, curve, best, n_epochs, cut_short, *course[2:])
 
 
-def _consume(epochs: Iterator[Epoch], stop: Watch) -> tuple[Epoch, list[float], list[int]]:
-    """Run until told to stop; return the last epoch, the bound of each, and which were undone."""
-    bounds, undone, n_undone = [], [], 0
-    for epoch in epochs:
-        bounds.append(epoch.bound)
-        if epoch.n_undone > n_undone:
-            undone.append(epoch.number)
-        n_undone = epoch.n_undone
-        if stop(epoch):
-            break
-    return epoch, bounds[1:], undone
+def _followed(epochs: Iterator[Epoch], stop: Watch, keeps: bool = False) -> Course:
+    """Run until told to stop, or until the user interrupts after the start has been seen."""
+    last: Epoch | None = None
+    bounds, undone, n_undone, interrupted = [], [], 0, False
+    try:
+        for epoch in epochs:
+            bounds.append(epoch.bound)
+            if epoch.n_undone > n_undone:
+                undone.append(epoch.number)
+            last, n_undone = epoch, epoch.n_undone
+            if stop(epoch):
+                break
+    except KeyboardInterrupt:
+        if last is None or not keeps:
+            raise
+        interrupted = True
+    assert last is not None  # the start is always told of
+    return Course(last, bounds[1:], undone, interrupted)
 
 
 def train_folds(

@@ -1,0 +1,35 @@
+"""How a fit got to its weights."""
+
+from dataclasses import dataclass, replace
+from math import nan
+
+
+@dataclass(frozen=True)
+class History:
+    """The epochs of a fit, and which was kept; bounds in nats a row and original units."""
+
+    n_epochs: int
+    best_epoch: int
+    losses: list[float]
+    held_out: list[float]
+    cut_short: bool = False  # the user's cap came while the held-out bound was still rising
+    undone: str = ""  # which epochs diverged and were taken again, slower; for a warning
+    interrupted: bool = False  # by the user
+
+    def after(self, past: "History") -> "History":
+        """Return the history of both, of a fit that went on from the end of another.
+
+        Epochs that held out no rows have nan in the curve of those that did.
+        """
+        number = past.n_epochs
+        before, now = past.held_out, self.held_out
+        if before or now:
+            before = before or [nan] * number + now[:1]
+            now = now[1:] or [nan] * self.n_epochs
+        return replace(
+            self,
+            n_epochs=number + self.n_epochs,
+            best_epoch=number + self.best_epoch if self.best_epoch else past.best_epoch,
+            losses=[*past.losses, *self.losses],
+            held_out=[*before, *now],
+        )
