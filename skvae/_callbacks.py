@@ -82,7 +82,7 @@ class Listeners:
         return bool(stop)
 
     def _print(self, epoch: Any) -> None:
-        """Print a line, unless one was printed just now and another epoch may come."""
+        """Tell the screen, unless it was told just now and another epoch may come."""
         verbose, now = self.estimator.verbose, time.monotonic()
         ends = epoch.number in (0, self.max_epochs)
         if not (verbose > 1 or (verbose and (ends or now - self._printed >= SECONDS))):

@@ -1,6 +1,7 @@
 """What estimators share that have a VAETransformer."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Self
 
 from sklearn.base import clone
 
@@ -9,13 +10,71 @@ from ._parameters import seed_of
 from ._transformer import VAETransformer
 
 
-def own_model(vae: VAETransformer | None, random_state: Any, **defaults: Any) -> VAETransformer:
+class WithModel:
+    """An estimator whose ``vae`` is a model, or in what its default model is to differ."""
+
+    vae: VAETransformer | Mapping[str, Any] | None
+
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters of the estimator, and of its model as ``vae__<parameter>``.
+
+        Where ``vae`` is None or a dict, the default model is to differ in these: a grid search over
+        ``vae__n_components`` needs no model of its own.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values.
+
+        Returns
+        -------
+        self : estimator instance
+            The estimator.
+        """
+        after = params.get("vae", self.vae)
+        if isinstance(after, VAETransformer):
+            return super().set_params(**params)  # type: ignore[misc]
+        prefix = "vae__"
+        own = {
+            name.removeprefix(prefix): params.pop(name)
+            for name in list(params)
+            if name.startswith(prefix)
+        }
+        VAETransformer().set_params(**own)  # or its error, before anything is set
+        super().set_params(**params)  # type: ignore[misc]
+        if own:
+            self.vae = {**(self.vae or {}), **own}
+        return self
+
+
+def check_model(owner: str, vae: Any) -> None:
+    """Raise a ValueError unless ``vae`` is a model, parameters of one, or None."""
+    if isinstance(vae, Mapping):
+        unknown = sorted(set(map(str, vae)) - set(VAETransformer().get_params()))
+        if unknown:
+            raise ValueError(
+                f"The 'vae' parameter of {owner} names {unknown}, which are no parameters of "
+                "VAETransformer."
+            )
+    elif vae is not None and not isinstance(vae, VAETransformer):
+        raise ValueError(
+            f"The 'vae' parameter of {owner} must be a VAETransformer, a dict of its parameters or "
+            f"None. Got {vae!r} instead."
+        )
+
+
+def own_model(
+    vae: VAETransformer | Mapping[str, Any] | None, random_state: Any, **defaults: Any
+) -> VAETransformer:
     """Clone the model that a user gave an estimator, or make one with these parameters.
 
     Without a random state of its own it gets the estimator's. Whether holes say something is asked
     for codes: "auto" ignores them here.
     """
-    model: VAETransformer = VAETransformer(**defaults) if vae is None else clone(vae)
+    if isinstance(vae, VAETransformer):
+        model: VAETransformer = clone(vae)
+    else:
+        model = VAETransformer(**(defaults | dict(vae or {})))
     if model.missing == "auto":
         model.set_params(missing="ignore")
     return model if model.random_state is not None else model.set_params(random_state=random_state)

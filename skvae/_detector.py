@@ -5,7 +5,7 @@ cross-conformal prediction (Vovk 2015; Barber et al. 2021). All rows serve to fi
 is usual.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class Detector(NamedTuple):
 class Recipe(NamedTuple):
     """What is to be fitted."""
 
-    vae: VAETransformer | None
+    vae: VAETransformer | Mapping[str, Any] | None
     method: str
     support_fraction: float | None  # None: all rows but the wildest
     seed: int
@@ -174,7 +174,7 @@ class Recipe(NamedTuple):
 
     def _fitted(self, model: VAETransformer, rows: LabelledRows) -> VAETransformer:
         part = own_model(model, model.random_state)
-        if self.vae is not None:
+        if isinstance(self.vae, VAETransformer):
             return part.fit(rows.X, sample_weight=rows.weight)
         return quietly_fitted(part, given(part, rows.X, rows.weight))
 

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import _check_feature_names_in
 
-from ._composed import own_model
+from ._composed import WithModel, check_model, own_model
 from ._conditions import (
     How,
     cell_distributions,
@@ -24,7 +24,6 @@ from ._inputs import become, fitted_now, given, validated
 from ._parameters import (
     COUNT,
     IMPUTER_RULES,
-    check_model,
     check_parameters,
     density_noise,
     seed_of,
@@ -45,7 +44,7 @@ from ._versions import Versioned
 FEW_COLUMNS = 10
 
 
-class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
+class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
     """Impute missing values by a variational autoencoder, in tables of any columns.
 
     A missing value is replaced by its expectation given the observed values of its row,
@@ -56,7 +55,7 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    vae : VAETransformer, default=None
+    vae : VAETransformer, dict or None, default=None
         The model of the table; a clone of it is fitted. None is one whose numbers go through
         normal scores (``likelihood="normal_scores"``), with noise per column (both up to 1,500
         columns), trained on the importance-weighted bound. Where all columns are numbers, it has
@@ -111,7 +110,7 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        vae: VAETransformer | None = None,
+        vae: VAETransformer | dict[str, Any] | None = None,
         *,
         missing_values: Any = np.nan,
         sample_posterior: bool = False,
@@ -156,7 +155,7 @@ class VAEImputer(Versioned, TransformerMixin, BaseEstimator):
                 "The 'missing_values' parameter of VAEImputer must be one number or string. "
                 f"Got {self.missing_values!r} instead."
             )
-        check_model("VAEImputer", self.vae, VAETransformer)
+        check_model("VAEImputer", self.vae)
         rows, attributes, _ = given(self, _not_sparse(X), sample_weight)
         X = rows.X
         missing = where_missing(X, self.missing_values)

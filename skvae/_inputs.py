@@ -30,6 +30,17 @@ if TYPE_CHECKING:
 
 E = TypeVar("E")
 NEGLIGIBLE = 1e-30  # share of the heaviest weight that changes no sum, and is a float32
+# Collections of rows that are not in memory, and how they or some of them get there.
+FETCHED = {
+    ("polars", "LazyFrame"): "X.collect(), or X.head(100_000).collect()",
+    ("dask_expr", "DataFrame"): "X.compute(), or X.sample(frac=0.1).compute()",
+    ("dask", "DataFrame"): "X.compute(), or X.sample(frac=0.1).compute()",
+    ("dask", "Series"): "X.compute()",
+    ("dask", "Array"): "X.compute(), or X[:100_000].compute()",
+    ("pyspark", "DataFrame"): "X.toPandas(), or X.sample(0.1).toPandas()",
+    ("ibis", "Table"): "X.to_pandas(), or X.head(100_000).to_pandas()",
+    ("duckdb", "DuckDBPyRelation"): "X.df(), or X.limit(100_000).df()",
+}
 PLAIN = (np.dtype(np.float64), np.dtype(np.float32))
 
 
@@ -85,8 +96,7 @@ def become(estimator: Any, fitted: dict[str, Any]) -> None:
 
 def validated(estimator: Any, X: Any, reset: bool) -> Any:
     """Return a frame as it is, CSR rows, or an array; check names and number of columns."""
-    if type(X).__name__ == "LazyFrame":
-        raise TypeError("X is a polars LazyFrame, which holds no rows yet. Use X.collect().")
+    _check_in_memory(X)
     if isinstance(X, np.ma.MaskedArray):
         X = _unmasked(X)
     if library_of(X) is not None:
@@ -117,6 +127,19 @@ def validated(estimator: Any, X: Any, reset: bool) -> Any:
         )
     with np.errstate(invalid="ignore"):  # its sum of the largest floats of both signs
         return check_array(found, dtype=None, ensure_all_finite="allow-nan", input_name="X")
+
+
+def _check_in_memory(X: Any) -> None:
+    """Raise a TypeError if the rows of X are elsewhere: NumPy would fetch them all, in silence."""
+    kind = type(X)
+    how = FETCHED.get((kind.__module__.split(".")[0], kind.__name__))
+    if how is None and hasattr(X, "__dask_graph__"):
+        how = FETCHED["dask_expr", "DataFrame"]
+    if how is not None:
+        raise TypeError(
+            f"X is a {kind.__name__} of {kind.__module__.split('.')[0]}, whose rows are not in "
+            f"memory. Pass rows that are: {how}."
+        )
 
 
 def _check_names(X: Any) -> None:

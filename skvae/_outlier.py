@@ -8,10 +8,11 @@ from sklearn.base import BaseEstimator, OutlierMixin
 
 from ._advice import warn
 from ._calibration import Calibration, discoveries
+from ._composed import WithModel, check_model
 from ._detector import Recipe
 from ._explanation import Explanation, as_frame, explained, explanation
 from ._inputs import become, fitted_now, given, validated
-from ._parameters import DETECTOR_RULES, check_model, check_parameters, seed_of
+from ._parameters import DETECTOR_RULES, check_parameters, seed_of
 from ._resources import own_gradients
 from ._table.column import Array
 from ._table.frames import has_pandas
@@ -21,7 +22,7 @@ from ._versions import Versioned
 FEWEST_CALIBRATION = 19  # rows: with fewer, no p-value is 0.05
 
 
-class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
+class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
     """Outlier and novelty detection by a variational autoencoder, in tables of any columns.
 
     A row is scored by its density among the rows of fit: a heavy-tailed kernel at each of them, in
@@ -38,11 +39,12 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
 
     Parameters
     ----------
-    vae : VAETransformer, default=None
+    vae : VAETransformer, dict or None, default=None
         The model of the table; a clone of it is fitted. None is the linear model with noise per
         column (up to 1,500 columns) and up to 50 components, two for three columns: training on
         from there did not change how well rows are ranked. For the other scores it is one that is
-        trained for about 150 steps, from 500 rows on.
+        trained for about 150 steps, from 500 rows on. A dict says in which parameters of
+        VAETransformer the model differs from that; ``set_params(vae__n_components=3)`` writes it.
     score_method : {"auto", "aggregate", "log_likelihood", "elbo", "reconstruction", "kl"}, \
             default="auto"
         What ``score_samples`` returns. ``"auto"`` is ``"aggregate"``, the density among the rows of
@@ -136,7 +138,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
 
     def __init__(
         self,
-        vae: VAETransformer | None = None,
+        vae: VAETransformer | dict[str, Any] | None = None,
         *,
         score_method: str = "auto",
         contamination: float | str = "auto",
@@ -179,7 +181,7 @@ class VAEOutlierDetector(Versioned, OutlierMixin, BaseEstimator):
             If a parameter or X is not admissible. The detector is then left as it was.
         """
         with own_gradients():
-            check_model("VAEOutlierDetector", self.vae, VAETransformer)
+            check_model("VAEOutlierDetector", self.vae)
             self._check_rule()
             data = given(self, X, sample_weight)
             fraction = None if isinstance(self.support_fraction, str) else self.support_fraction

@@ -117,15 +117,6 @@ def check_parameters(owner: str, parameters: Parameters, rules: Mapping[str, Rul
             )
 
 
-def check_model(owner: str, vae: Any, expected: type) -> None:
-    """Raise a ValueError unless ``vae`` is None or an estimator of the expected class."""
-    if vae is not None and not isinstance(vae, expected):
-        raise ValueError(
-            f"The 'vae' parameter of {owner} must be a {expected.__name__} or None. "
-            f"Got {vae!r} instead."
-        )
-
-
 def check_score(method: str, return_diagnostics: bool) -> None:
     """Raise a ValueError unless there is such a score, and such diagnostics of it."""
     if method not in METHODS:

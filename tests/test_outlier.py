@@ -195,7 +195,7 @@ EXPECTED = {
     "support_fraction": "'auto' or a number >= 0.5 and <= 1",
     "fdr": "None or a number > 0 and <= 1",
     "score_method": "one of 'auto', 'aggregate', 'log_likelihood', 'elbo', 'reconstruction', 'kl'",
-    "vae": "a VAETransformer or None",
+    "vae": "a VAETransformer, a dict of its parameters or None",
 }
 
 

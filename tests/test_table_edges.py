@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from skvae import VAEImputer, VAETransformer
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
 from skvae._start import glm
 
 pandas = pytest.importorskip("pandas")
@@ -148,8 +148,26 @@ def test_decimals_are_numbers():
 
 
 def test_a_lazy_frame_is_refused_with_the_fix():
-    with pytest.raises(TypeError, match="collect"):
+    with pytest.raises(TypeError, match=r"LazyFrame of polars.*Pass rows that are: X.collect\(\)"):
         _vae().fit(polars.LazyFrame({"x": Z}))
+
+
+def _dask_array():
+    return pytest.importorskip("dask.array").from_array(np.column_stack([Z, Z]), chunks=20)
+
+
+def _dask_frame():
+    frames = pytest.importorskip("dask.dataframe")
+    return frames.from_pandas(pandas.DataFrame({"x": Z, "y": Z}), npartitions=2)
+
+
+@pytest.mark.parametrize("estimator", [VAETransformer, VAEOutlierDetector, VAEImputer])
+@pytest.mark.parametrize("collection", [_dask_array, _dask_frame, lambda: _dask_frame()["x"]])
+def test_rows_of_a_cluster_are_refused_and_none_are_fetched(collection, estimator, monkeypatch):
+    X = collection()
+    monkeypatch.setattr(type(X), "__array__", None)
+    with pytest.raises(TypeError, match=r"of dask, whose rows are not in memory.*X.compute\(\)"):
+        estimator().fit(X)
 
 
 def test_counts_in_many_columns_start_where_their_bound_is_sane(monkeypatch):
