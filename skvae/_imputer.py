@@ -1,5 +1,7 @@
 """VAEImputer: missing values from what the rest of the row says, by scikit-learn's conventions."""
 
+from __future__ import annotations  # help() shows ArrayLike by its name
+
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -127,7 +129,7 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
 
     def fit(
         self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
-    ) -> "VAEImputer":
+    ) -> VAEImputer:
         """Fit the model to the observed values of X.
 
         Parameters

@@ -1,5 +1,7 @@
 """VAEOutlierDetector: rows ranked by how odd they are, by scikit-learn's conventions."""
 
+from __future__ import annotations  # help() shows ArrayLike by its name
+
 from typing import Any
 
 import numpy as np
@@ -157,7 +159,7 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
 
     def fit(
         self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
-    ) -> "VAEOutlierDetector":
+    ) -> VAEOutlierDetector:
         """Fit the model, the threshold and the calibration to X.
 
         Parameters
@@ -227,7 +229,7 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
                 f"fdr={self.fdr}: leave one out."
             )
 
-    def update_calibration(self, X: ArrayLike) -> "VAEOutlierDetector":
+    def update_calibration(self, X: ArrayLike) -> VAEOutlierDetector:
         """Take new rows for what is usual: for labels and p-values after a drift.
 
         The model and its scores stay as they are, ``offset_`` and ``calibration_scores_`` become

@@ -1,5 +1,7 @@
 """VAETransformer: the estimator. scikit-learn's conventions live here; torch is imported inside."""
 
+from __future__ import annotations  # help() shows ArrayLike by its name
+
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -93,8 +95,8 @@ class VAETransformer(
         noise per column makes better densities.
     scaling : {"auto", "columns", "common"} or None, default="auto"
         Divide each column by its own standard deviation, all by one, or none. ``"auto"`` takes one
-        for columns that share a unit, such as pixels or spectra (most span the same range, and
-        neighbours resemble each other), and says what it chose in ``scaling_``.
+        for columns that share a unit, as pixels do (most span the same range, and neighbours
+        resemble each other); ``scaling_`` says which.
     prior : {"normal", "mixture"} or Prior, default="normal"
         p(z); see :mod:`skvae.priors`. ``"mixture"`` is a mixture of Gaussians that is trained with
         the model: samples and densities follow the clusters of the codes.
@@ -138,17 +140,15 @@ class VAETransformer(
     tol : float, default=0.0001
         Gain of the held-out objective that counts, in nats per column.
     n_importance_samples : int or "auto", default="auto"
-        Samples of z for each row in the scores. ``"auto"`` is 64 for the log-likelihood, whose rows
-        get up to 32 times as many where they need them, and for missing values; 2 a component, 16
-        to 64, for the ELBO and the reconstruction: from 2 on the mean of any quadratic is exact.
+        Samples of z for each row in the scores. ``"auto"`` is 64 for missing values and for the
+        log-likelihood, which takes up to 32 times as many where a row needs them; else 16 to 64.
     warm_start : bool, default=False
         Let ``fit`` go on from the previous fit's weights and scaling; epochs are counted on.
     precision : {"auto", "float32", "float64"}, default="auto"
         Precision of training. ``"auto"`` is float32, with bfloat16 factors in large products where
         the processor multiplies those. Scores are float64, and so are codes but of float32 rows.
     device : str, default="auto"
-        A torch device; ``"auto"`` is a GPU where there is one. ``transform`` of complete rows of
-        numbers stays on the processor.
+        A torch device; ``"auto"`` is a GPU, if any. Codes of complete numbers never need it.
     random_state : int, RandomState instance or None, default=None
         Seed of the hidden layers, held-out rows and noise. None is fresh; nothing global moves.
     verbose : int, default=0
@@ -302,7 +302,7 @@ class VAETransformer(
     @with_callbacks
     def fit(
         self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
-    ) -> "VAETransformer":
+    ) -> VAETransformer:
         """Fit the model to X.
 
         Parameters
@@ -347,7 +347,7 @@ class VAETransformer(
 
     def partial_fit(
         self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
-    ) -> "VAETransformer":
+    ) -> VAETransformer:
         """Go on training with one epoch over X.
 
         The first call sets the columns' scaling and the linear start from X, so let its rows be

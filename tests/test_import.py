@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import pydoc
 import subprocess
 import sys
 
@@ -117,3 +118,12 @@ def test_a_star_import_brings_the_public_names():
 def test_an_unknown_name_is_an_attribute_error(name):
     with pytest.raises(AttributeError, match=f"module 'skvae' has no attribute '{name}'"):
         getattr(skvae, name)
+
+
+@pytest.mark.parametrize("name", ["VAEImputer", "VAEOutlierDetector", "VAETransformer"])
+def test_help_names_types_by_their_short_names(name):
+    shown = pydoc.plain(pydoc.render_doc(getattr(skvae, name)))
+    own = [line for line in shown.splitlines() if "(self, X" in line]
+    assert any("X: 'ArrayLike'" in line for line in own)
+    assert max(map(len, own)) < 200
+    assert "_typing" not in shown
