@@ -17,6 +17,7 @@ except ImportError:
         return method
 
 
+__all__ = ["Audience", "CallbackSupportMixin", "Listeners", "Nobody", "with_callbacks"]
 SECONDS = 5.0  # between two lines of verbose=1
 
 

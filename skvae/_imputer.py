@@ -278,8 +278,8 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
         """
         now = fitted_now(self)
         rows: Any = validated(now, _not_sparse(X), reset=False)
-        asked = list(quantiles) if np.ndim(quantiles) == 1 else []
-        if not asked or any(not (isinstance(q, Real) and 0.0 < q < 1.0) for q in asked):
+        asked: list[Any] = list(quantiles) if np.ndim(quantiles) == 1 else []
+        if not asked or not all(isinstance(q, Real) and 0.0 < float(q) < 1.0 for q in asked):
             raise ValueError(
                 f"quantiles must be numbers between 0 and 1. Got {quantiles!r} instead."
             )

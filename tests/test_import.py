@@ -5,6 +5,7 @@ import pickle
 import pydoc
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +128,8 @@ def test_help_names_types_by_their_short_names(name):
     assert any("X: 'ArrayLike'" in line for line in own)
     assert max(map(len, own)) < 200
     assert "_typing" not in shown
+
+
+def test_all_files_name_the_same_version():
+    citation = (Path(skvae.__file__).parents[1] / "CITATION.cff").read_text()
+    assert f"\nversion: {skvae.__version__}\n" in citation

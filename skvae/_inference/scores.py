@@ -17,8 +17,9 @@ from torch import Tensor
 
 from .._gaussian import normal_sample, standard_normal_log_prob
 from .._model.bounds import importance_weighted_bound, log_weights
-from .._model.networks import CELL_LIMIT, tame
+from .._model.networks import tame
 from .._model.vae import VAE
+from .._parameters import CELL_LIMIT
 from .._resources import for_each
 from .._table.column import Array, within
 from .._table.columns import Columns

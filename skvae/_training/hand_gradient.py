@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from .._model.networks import (
     ACTIVATIONS,
-    CELL_LIMIT,
     CODE_LIMIT,
     MLP,
     Decoder,
@@ -30,6 +29,7 @@ from .._model.networks import (
 )
 from .._model.products import NARROW, is_large, is_short, onednn_linear
 from .._model.vae import VAE
+from .._parameters import CELL_LIMIT
 from ..likelihoods._likelihood import Likelihood, gradient_by_hand
 from ..likelihoods._mixed import ColumnLikelihoods
 from ..priors import StandardNormal
