@@ -84,6 +84,7 @@ def explained(vae: VAETransformer, table: Any, ends: tuple[Array, Array]) -> Cel
         likely_levels,
         surprise,
     )
+    from .likelihoods._mixed import Given
 
     model, module = vae.model_, vae.model_.module(vae.device)
     units = (end / model.columns.scale for end in ends)
@@ -94,7 +95,8 @@ def explained(vae: VAETransformer, table: Any, ends: tuple[Array, Array]) -> Cel
     def function(x: "torch.Tensor", observed: "torch.Tensor | None") -> tuple["torch.Tensor", ...]:
         found = conditional(module, x, observed)
         likely = [likely_levels(module, found, c) for c in categories]
-        return (surprise(module, x, found), *interval(module, found, usual), *likely)
+        ends = interval(module, found, usual, Given(x, observed))
+        return (surprise(module, x, found), *ends, *likely)
 
     cells = model.by_chunks(function, table, module, module.n_features)
     n_columns = len(model.schema.columns)

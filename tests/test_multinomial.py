@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 from scipy.sparse import csr_array
@@ -147,6 +148,24 @@ def test_rows_with_other_shares_are_outliers():
 
 
 # -- draws and missing cells ----------------------------------------------------------------------
+
+
+def test_a_count_comes_back_from_its_feature_beside_the_others_of_its_row():
+    x = torch.tensor([[2.0, 0.0, 6.0, 1.0], [4.0, 4.0, 0.0, 0.0], [0.0, 3.0, 1.0, 0.0]]).double()
+    seen = torch.tensor([[True] * 4, [True] * 4, [False, True, True, True]])
+    multinomial = Multinomial()
+    features = multinomial.features(x)
+    assert_allclose(multinomial.given(x, seen).from_features(features), x, atol=1e-9)
+    assert multinomial.from_features(features).isnan().all()  # of no row
+
+
+def test_an_explanation_says_what_counts_were_expected():
+    cells = VAEOutlierDetector(_vae()).fit(X).explain(NEW)
+    expected, lower, upper = (cells[name].to_numpy() for name in ("expected", "lower", "upper"))
+    assert ((lower <= expected) & (expected <= upper)).all()
+    by_shares = (NEW_SHARES * NEW.sum(1, keepdims=True)).ravel()
+    means = (X.mean(0) / X.sum(1).mean() * NEW.sum(1, keepdims=True)).ravel()
+    assert np.abs(expected - by_shares).mean() < 0.75 * np.abs(means - by_shares).mean()
 
 
 def test_draws_have_the_totals_and_shares_of_the_rows():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._model.vae import VAE
+from ..likelihoods._mixed import Given
 from .aggregate import NU
 from .residuals import Residuals
 
@@ -97,13 +98,13 @@ def by_column_of_numbers(vae: VAE, features: Tensor) -> Tensor:  # (N, P) -> (N,
 
 
 def interval(
-    vae: VAE, found: Conditional, usual: Usual
+    vae: VAE, found: Conditional, usual: Usual, rows: Given
 ) -> tuple[Tensor, Tensor, Tensor]:  # (N, D) each
     """Return the expected x, and between what most ordinary rows would lie; nan for levels."""
     likelihood = vae.likelihood
     column = vae.encoder.column
-    expected = likelihood.from_features(found.expected)
-    lower, upper = (likelihood.from_features(found.expected + end[column]) for end in usual)
+    expected = likelihood.from_features(found.expected, rows)
+    lower, upper = (likelihood.from_features(found.expected + end[column], rows) for end in usual)
     for own in _levels(column):
         lower[:, column[own[0]]] = upper[:, column[own[0]]] = torch.nan
     return expected, lower, upper

@@ -300,8 +300,10 @@ class ColumnLikelihoods(nn.Module):
         parts = [part.now.features(part.own(x)) for part in self.parts]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def from_features(self, features: Tensor) -> Tensor:
-        return self._by_columns(lambda likelihood, own: likelihood.from_features(own), features)
+    def from_features(self, features: Tensor, rows: Given | None = None) -> Tensor:
+        return self._by_columns(
+            lambda likelihood, own: likelihood.from_features(own), features, rows
+        )
 
     def feature_mean(self, raw: Tensor) -> Tensor:
         return torch.cat([likelihood.feature_mean(own) for likelihood, own in self._each(raw)], -1)

@@ -13,6 +13,7 @@ from ._likelihood import Likelihood, LinearFit, LinearForm, LinearStart
 
 NEVER = -1e30  # raw of a column that takes no part: its share is 0, and 0 counts times it are 0
 SMALLEST_PART = 1e-6  # of a row's total, that is taken to lie in what is observed of it
+LARGEST_SHARE = 1.0 - 1e-6  # that a linear model may expect one count to have of a row
 PRIOR_COUNT = 0.5  # of each column: one without counts has a share above 0
 
 
@@ -59,13 +60,15 @@ class Multinomial(Likelihood):
     # What rows that are given hold.
     count: ClassVar[Tensor | None] = None  # (N, 1)  their total, over what is observed
     seen: ClassVar[Tensor | None] = None  # (N, D)   None: everything
+    cells: ClassVar[Tensor | None] = None  # (N, D)  0 where it is missing
 
     def parameters(self, n_columns: int) -> dict[str, Tensor]:
         return {"total": torch.ones(1), "spread": torch.zeros(1)}
 
     def given(self, x: Tensor, observed: Tensor | None) -> Self:
         counted = x if observed is None else torch.where(observed, x, 0.0)
-        return self.with_values({"count": counted.sum(-1, keepdim=True), "seen": observed})
+        count = counted.sum(-1, keepdim=True)
+        return self.with_values({"count": count, "seen": observed, "cells": counted})
 
     def log_prob(self, x: Tensor, raw: Tensor) -> Tensor:
         x, near = x.double(), raw.double()  # the terms of large counts cancel
@@ -166,6 +169,16 @@ class Multinomial(Likelihood):
     def features(self, x: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x * (math.sqrt(x.shape[-1]) / length.clamp(min=torch.finfo(x.dtype).tiny))
+
+    def from_features(self, features: Tensor) -> Tensor:
+        """Return each count that has its feature beside the other counts of its row."""
+        if self.cells is None:
+            return super().from_features(features)
+        squares = self.cells.square()
+        others = squares.sum(-1, keepdim=True) - squares
+        share = features.clamp(min=0.0).square() / features.shape[-1]  # of the row's squares
+        share = share.clamp(max=LARGEST_SHARE)
+        return torch.sqrt(share / (1.0 - share) * others)
 
     def feature_mean(self, raw: Tensor) -> Tensor:
         return self.features(torch.softmax(raw, -1))
