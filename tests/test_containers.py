@@ -203,7 +203,8 @@ def test_an_empty_frame_keeps_its_rows(library, keep):
     if library is polars:
         frame = frame.cast({"a": polars.Float64, "b": polars.String})
     filled = VAEImputer(_vae(), keep_empty_features=keep).fit_transform(frame)
-    n_rows = len(frame) if keep else len(frame[[]])  # old versions of polars: none without columns
+    # Before version 2 of polars there are no rows without columns.
+    n_rows = 9 if keep or library is pandas else len(frame.drop("a", "b"))
     assert filled.shape == (n_rows, 2 if keep else 0)
 
 
