@@ -1,6 +1,7 @@
-"""What is pandas' own: series to raw columns, columns to frames, cells in place."""
+"""What is pandas' own: series to raw columns, columns to frames, cells in place, dtypes as data."""
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,11 @@ from .column import (
     within,
 )
 from .times import DATES, DURATIONS, ZONED, Moment, array_of_days, days_of_array
+
+# Dtypes that their names say all of. They are a closed set: no other library's dtype is asked for.
+NULLABLE = ["boolean", "Float32", "Float64"]
+NULLABLE += [f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)]
+Plain = Callable[[Any], Any]
 
 
 def frame_of_cells(parts: dict[str, NDArray[Any]], index: Any, names: Any) -> Any:
@@ -211,3 +217,155 @@ def indicated_pandas(result: Any, X: Any, missing: NDArray[np.bool_], indicated:
         else pd.Index(names, dtype=object if columns.dtype == object else None)
     )
     return pd.concat([result, where], axis=1)
+
+
+# -- as data --------------------------------------------------------------------------------------
+
+
+def scalar_parts(value: Any, plain: Plain) -> Any:
+    """Take a cell that only pandas has apart; None: it is of no known kind."""
+    kind = type(value).__name__
+    if kind in ("NAType", "NaTType"):
+        return []
+    if kind in ("Timestamp", "Timedelta"):
+        zone = getattr(value, "tzinfo", None)
+        return [int(value.asm8.view(np.int64)), value.unit, None if zone is None else str(zone)]
+    if kind == "Period":
+        return [value.ordinal, value.freqstr]
+    if kind == "Interval":
+        return [plain(value.left), plain(value.right), value.closed]
+    return None
+
+
+def scalar_of_parts(kind: str, parts: Any, whole: Plain) -> Any:
+    """Build a cell again that ``scalar_parts`` took apart."""
+    import pandas as pd
+
+    if kind in ("NAType", "NaTType"):
+        return pd.NA if kind == "NAType" else pd.NaT
+    if kind == "Timestamp":
+        made, zone = pd.Timestamp(np.datetime64(parts[0], parts[1])), parts[2]
+        return made if zone is None else made.tz_localize("UTC").tz_convert(zone)
+    if kind == "Timedelta":
+        return pd.Timedelta(np.timedelta64(parts[0], parts[1]))
+    if kind == "Period":
+        return pd.Period(ordinal=parts[0], freq=parts[1])
+    if kind == "Interval":
+        return pd.Interval(whole(parts[0]), whole(parts[1]), closed=parts[2])
+    raise ValueError(f"cells of the kind {kind!r} are not known")
+
+
+def frame_parts(frame: Any, plain: Plain) -> Any:
+    """Take apart what a frame without rows is: names and dtypes of its columns."""
+    return {
+        "columns": _index_parts(frame.columns, plain),
+        "dtypes": [_dtype_parts(dtype, plain) for dtype in frame.dtypes],
+    }
+
+
+def frame_of_parts(parts: Any, whole: Plain) -> Any:
+    """Build a frame without rows again."""
+    import pandas as pd
+
+    dtypes = [_dtype_of(dtype, whole) for dtype in parts["dtypes"]]
+    columns = _index_of(parts["columns"], whole)
+    frame = pd.DataFrame({n: pd.Series([], dtype=dtype) for n, dtype in enumerate(dtypes)})
+    frame.columns = columns
+    return frame
+
+
+def same_frames(one: Any, other: Any) -> bool:
+    """Whether two frames have the same columns of the same dtypes."""
+    names = [one.columns, other.columns]
+    alike = names[0].equals(names[1]) and names[0].names == names[1].names
+    return bool(alike and list(one.dtypes) == list(other.dtypes))
+
+
+def _index_parts(index: Any, plain: Plain) -> Any:
+    import pandas as pd
+
+    names = [plain(name) for name in index.names]
+    if isinstance(index, pd.MultiIndex):
+        levels = [_index_parts(level, plain) for level in index.levels]
+        codes = [list(map(int, one)) for one in index.codes]
+        return {"levels": levels, "codes": codes, "names": names}
+    if isinstance(index, pd.RangeIndex):
+        return {"range": [index.start, index.stop, index.step], "names": names}
+    values = [plain(value) for value in index.tolist()]
+    return {"values": values, "dtype": _dtype_parts(index.dtype, plain), "names": names}
+
+
+def _index_of(parts: Any, whole: Plain) -> Any:
+    import pandas as pd
+
+    names = [whole(name) for name in parts["names"]]
+    if "levels" in parts:
+        levels = [_index_of(level, whole) for level in parts["levels"]]
+        return pd.MultiIndex(levels=levels, codes=parts["codes"], names=names)
+    if "range" in parts:
+        return pd.RangeIndex(*parts["range"], name=names[0])
+    values = [whole(value) for value in parts["values"]]
+    dtype = _dtype_of(parts["dtype"], whole)
+    return pd.Index(values, dtype=dtype, name=names[0], tupleize_cols=False)
+
+
+def _dtype_parts(dtype: Any, plain: Plain) -> Any:
+    """Take a dtype apart; of one of another library nothing is known but its name."""
+    import pandas as pd
+
+    if isinstance(dtype, np.dtype):
+        return ["numpy", dtype.str]
+    if isinstance(dtype, pd.CategoricalDtype):
+        return ["category", _index_parts(dtype.categories, plain), bool(dtype.ordered)]
+    if isinstance(dtype, pd.StringDtype):
+        return ["string", dtype.storage, plain(dtype.na_value)]
+    if isinstance(dtype, pd.DatetimeTZDtype):
+        return ["zoned", dtype.unit, str(dtype.tz)]
+    if isinstance(dtype, pd.PeriodDtype):
+        return ["period", dtype.name]
+    if isinstance(dtype, pd.IntervalDtype):
+        return ["interval", _dtype_parts(dtype.subtype, plain), dtype.closed]
+    if isinstance(dtype, pd.SparseDtype):
+        return ["sparse", dtype.subtype.str, plain(dtype.fill_value)]
+    if isinstance(dtype, pd.ArrowDtype):
+        return ["arrow", _arrow_schema(dtype.pyarrow_dtype)]
+    return ["named", str(dtype)]
+
+
+def _dtype_of(parts: Any, whole: Plain) -> Any:
+    import pandas as pd
+
+    kind, *rest = parts
+    if kind == "numpy":
+        return np.dtype(rest[0])
+    if kind == "category":
+        return pd.CategoricalDtype(_index_of(rest[0], whole), ordered=rest[1])
+    if kind == "string":
+        missing = whole(rest[1])
+        return pd.StringDtype(rest[0]) if missing is pd.NA else pd.StringDtype(rest[0], missing)
+    if kind == "zoned":
+        return pd.DatetimeTZDtype(*rest)
+    if kind == "period":
+        return pd.PeriodDtype.construct_from_string(rest[0])
+    if kind == "interval":
+        return pd.IntervalDtype(_dtype_of(rest[0], whole), rest[1])
+    if kind == "sparse":
+        return pd.SparseDtype(np.dtype(rest[0]), whole(rest[1]))
+    if kind == "arrow":
+        return pd.ArrowDtype(_arrow_type(rest[0]))
+    if kind == "named" and rest[0] in NULLABLE:
+        return pd.api.types.pandas_dtype(rest[0])
+    raise ValueError(f"columns of the dtype {parts!r} are not known")
+
+
+def _arrow_schema(kind: Any) -> str:
+    """Return an Arrow type as Arrow's own description of a column."""
+    import pyarrow as pa
+
+    return base64.b64encode(pa.schema([("", kind)]).serialize().to_pybytes()).decode()
+
+
+def _arrow_type(text: str) -> Any:
+    import pyarrow as pa
+
+    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text))).types[0]

@@ -188,3 +188,55 @@ def indicated_polars(
     ]
     # Without any column polars would forget how many rows there are.
     return pl.DataFrame([*columns, *indicators]) if columns or indicators else X.drop(X.columns)
+
+
+# -- as data --------------------------------------------------------------------------------------
+
+# Dtypes that their names say all of.
+NAMED = ["Boolean", "String", "Binary", "Date", "Time", "Null", "Float16", "Float32", "Float64"]
+NAMED += [f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64, 128)]
+
+
+def frame_parts(frame: Any, plain: Any) -> Any:
+    """Take apart what a frame without rows is: names and dtypes of its columns."""
+    return [[name, _dtype_parts(dtype)] for name, dtype in frame.schema.items()]
+
+
+def frame_of_parts(parts: Any, whole: Any) -> Any:
+    """Build a frame without rows again."""
+    import polars as pl
+
+    return pl.DataFrame(schema={name: _dtype_of(*dtype) for name, dtype in parts})
+
+
+def same_frames(one: Any, other: Any) -> bool:
+    """Whether two frames have the same columns of the same dtypes."""
+    return bool(one.schema == other.schema)
+
+
+def _dtype_parts(dtype: Any) -> list[Any]:
+    kind = str(dtype.base_type())
+    if kind == "Enum":
+        return [kind, dtype.categories.to_list()]
+    if kind == "Categorical":
+        own = getattr(dtype, "categories", None)
+        if own is None or own.is_global():
+            return [kind]
+        return [kind, own.name(), own.namespace(), str(own.physical())]
+    of_kind = {
+        "Datetime": ("time_unit", "time_zone"),
+        "Duration": ("time_unit",),
+        "Decimal": ("precision", "scale"),
+    }
+    return [kind, *(getattr(dtype, name) for name in of_kind.get(kind, ()))]
+
+
+def _dtype_of(kind: str, *parts: Any) -> Any:
+    import polars as pl
+
+    if kind == "Categorical" and parts:
+        name, namespace, physical = parts
+        return pl.Categorical(pl.Categories(name, namespace, _dtype_of(physical)))
+    if kind in ("Enum", "Categorical", "Datetime", "Duration", "Decimal") or kind in NAMED:
+        return getattr(pl, kind)(*parts)
+    raise ValueError(f"columns of the dtype {kind!r} are not known")

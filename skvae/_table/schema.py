@@ -4,6 +4,7 @@ A *table* here is a matrix with one number for each cell: the value itself, the 
 category's level, or nan where the value is missing. pandas and polars are recognised, not needed.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -19,6 +20,8 @@ from .guesses import Seen, look_among
 from .holes import Holes, widened
 from .of_pandas import to_pandas
 from .of_polars import to_polars
+from .plain import NotPlainError
+from .stored import column_of, column_parts, template_of, template_parts
 from .unseen import Unseen, refused, warn_if_all
 
 
@@ -72,6 +75,42 @@ class Schema:
             column.kind != "category" and column.moment is None for column in self.columns
         )
         object.__setattr__(self, "numeric", self.library is None and numbers)
+
+    def parts(self) -> dict[str, Any]:
+        """Take the schema apart, as JSON can hold it, or raise a NotPlainError."""
+        return {
+            "columns": [column_parts(column) for column in self.columns],
+            "library": self.library,
+            "template": template_parts(self.template, self.library),
+            "plain": self.plain,
+            "holes": [list(group) for group in self.holes],
+        }
+
+    @classmethod
+    def of_parts(cls, parts: Mapping[str, Any]) -> "Schema":
+        """Build a schema again; whatever is wrong with its parts is raised."""
+        library = parts["library"]
+        return cls(
+            tuple(column_of(column) for column in parts["columns"]),
+            library,
+            template_of(parts["template"], library),
+            bool(parts["plain"]),
+            tuple(tuple(map(int, group)) for group in parts["holes"]),
+        )
+
+    # In pickles it is its parts: a frame, even without rows, is more than they are, and skops knows
+    # neither library's. Levels of classes of the user's own are left to pickle.
+
+    def __getstate__(self) -> dict[str, Any]:
+        try:
+            return {"parts": json.dumps(self.parts())}
+        except NotPlainError:
+            return self.__dict__
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "parts" in state:
+            state = vars(Schema.of_parts(json.loads(state["parts"])))
+        self.__dict__.update(state)
 
     def read(self, X: Any, unknown: Unknown) -> tuple[Any, Unseen]:
         """Return the table of X: float64, or X itself where that already is one of numbers.

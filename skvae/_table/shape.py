@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +74,9 @@ class Piece:
     slope: Array  # (J,)  of value by score
     tail: tuple[float, float]  # slope beyond each end
     bound: tuple[float, float] = (-math.inf, math.inf)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "spline"}
 
     @cached_property
     def spline(self) -> CubicHermiteSpline:
