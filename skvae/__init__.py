@@ -10,16 +10,34 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import likelihoods as likelihoods
     from . import priors as priors
+    from ._files.container import FileError as FileError
+    from ._files.trusted import SKOPS_TRUSTED_TYPES as SKOPS_TRUSTED_TYPES
     from ._imputer import VAEImputer as VAEImputer
     from ._outlier import VAEOutlierDetector as VAEOutlierDetector
+    from ._persistence import load as load
+    from ._persistence import save as save
     from ._transformer import VAETransformer as VAETransformer
 
-__all__ = ["VAEImputer", "VAEOutlierDetector", "VAETransformer", "likelihoods", "priors"]
+__all__ = [
+    "SKOPS_TRUSTED_TYPES",
+    "FileError",
+    "VAEImputer",
+    "VAEOutlierDetector",
+    "VAETransformer",
+    "likelihoods",
+    "load",
+    "priors",
+    "save",
+]
 
 _HOME = {
+    "FileError": "._files.container",
+    "SKOPS_TRUSTED_TYPES": "._files.trusted",
     "VAEImputer": "._imputer",
     "VAEOutlierDetector": "._outlier",
     "VAETransformer": "._transformer",
+    "load": "._persistence",
+    "save": "._persistence",
 }
 
 

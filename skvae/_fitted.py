@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ._inference.codes import TOO_WILD, Weights, complete_codes
+from ._inference.codes import FEW_ROWS, TOO_WILD, Weights, complete_codes
+from ._inference.few_rows import few_codes
 from ._parameters import INACTIVE_KL, Parameters
 from ._resources import for_each, own_gradients
 from ._table.checks import Said, check_support
@@ -209,6 +210,11 @@ class Fitted:
         return z.astype(dtype, copy=False)
 
     def _encode(self, table: Any, whiten: bool, dtype: Any, device: str) -> Array:
+        if table.shape[0] <= FEW_ROWS:
+            activation = self.architecture["activation"]
+            z = few_codes(table, self.weights, self.columns, activation)
+            if z is not None and (np.abs(z) < TOO_WILD).all():
+                return (z * self.code_scale(whiten)).astype(dtype, copy=False)
         import torch
 
         from ._inference.scores import posterior_means

@@ -43,6 +43,8 @@ FLOORS = [
     ["_typical"],
     ["_detector"],
     ["_imputer", "_outlier"],
+    ["_files/"],
+    ["_persistence"],
     ["__init__"],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -51,9 +53,11 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 CORE = ["_gaussian", "_specification", "likelihoods/", "priors", "_model/"]
 # Distribution functions that torch lacks, imported when they are called.
 WHEN_CALLED = {file: {"scipy.special"} for file in ("likelihoods/_real", "likelihoods/_counts")}
-BEFORE_TORCH = ["_fitted", "_health", "_inputs", "_transformer", "_inference/codes"]
+BEFORE_TORCH = ["_fitted", "_health", "_inputs", "_transformer", "_imputer", "_outlier"]
+BEFORE_TORCH += ["_inference/codes", "_inference/few_rows", "_files/", "_persistence"]
 TORCHLESS = ["_table/", "_advice", "_parameters", "_callbacks", "_versions", "_health", "_inputs"]
-FRAMES = {"_table/of_pandas": {"pandas"}, "_table/of_polars": {"polars"}}
+FRAMES = {"_table/of_pandas": {"pandas", "pyarrow"}, "_table/of_polars": {"polars"}}
+EXTRAS = {"_files/composites": {"skops"}}  # imported where they are asked for
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
 ROUTINES = {
     "_table/statistics": {"sklearn.preprocessing"},
@@ -62,6 +66,7 @@ ROUTINES = {
     "_versions": {"sklearn.exceptions"},
 }
 WITH_CONVENTIONS = {"_inputs", "_transformer", "_composed", "_imputer", "_outlier"}
+WITH_CONVENTIONS |= {"_files/estimators", "_files/composites", "_persistence"}
 
 ESTIMATORS = [VAETransformer, VAEImputer, VAEOutlierDetector]
 FILES = {str(p.relative_to(PACKAGE).with_suffix("")): p for p in sorted(PACKAGE.rglob("*.py"))}
@@ -196,7 +201,7 @@ def test_nothing_is_imported_that_is_not_a_dependency(file):
     modules = {name.partition(".")[0].partition("/")[0] for name in _imports(file)}
     outside = modules - {"skvae"} - sys.stdlib_module_names
     dependencies = {"numpy", "scipy", "sklearn", "torch", "safetensors", "threadpoolctl"}
-    assert outside <= dependencies | FRAMES.get(file, set())
+    assert outside <= dependencies | FRAMES.get(file, set()) | EXTRAS.get(file, set())
 
 
 @pytest.mark.parametrize("file", FRAMES)
@@ -431,6 +436,8 @@ def _public_objects():
         yield f"skvae.{estimator.__name__}", CHECKED
         for name in _introduced_by(estimator):
             yield f"skvae.{estimator.__name__}.{name}", CHECKED
+    for function in ("save", "load"):
+        yield f"skvae.{function}", CHECKED
     for module in (skvae.likelihoods, skvae.priors):
         for name, owner in inspect.getmembers(module, inspect.isclass):
             if owner.__module__.startswith(module.__name__) and not issubclass(owner, tuple):

@@ -91,7 +91,7 @@ def _locations(x: Any, robust: Any, encoder: _Encoder, how: _Functions) -> Any:
 def _encoder_of(weights: Weights, columns: Columns) -> _Encoder:
     place = _place_among_features(columns)
     unit = weights["encoder.unit"]
-    mlp = list(_layers(weights))
+    mlp = list(layers(weights))
     if mlp:
         # Nothing is missing here, so the first layer's inputs for that are left out. The last layer
         # also gives log scales, which are not needed.
@@ -115,7 +115,7 @@ def _place_among_features(columns: Columns) -> Any:
     return np.argsort([n for kind in kinds for n, name in enumerate(names) if name == kind])
 
 
-def _layers(weights: Weights) -> Iterator[tuple[NDArray, NDArray]]:
+def layers(weights: Weights) -> Iterator[tuple[NDArray, NDArray]]:
     middle = (f"middle.{number}" for number in itertools.count())
     for name in itertools.chain(["first"], middle):
         layer = f"encoder.mlp.{name}."
@@ -128,7 +128,7 @@ def _layers(weights: Weights) -> Iterator[tuple[NDArray, NDArray]]:
 
 def _few(X: NDArray, encoder: _Encoder, columns: Columns, activation: str) -> Array:
     """Compute them by NumPy, in float64."""
-    how = _Functions(_numpy_linear, _numpy_tame, NUMPY_ACTIVATIONS[activation])
+    how = _Functions(numpy_linear, numpy_tame, NUMPY_ACTIVATIONS[activation])
     with np.errstate(over="ignore"):
         x = _less(X, columns.shift) / columns.scale
     x = np.clip(x, -FARTHEST, FARTHEST)
@@ -140,11 +140,11 @@ def _less(X: NDArray, center: Array) -> Array:
     return np.subtract(X, center, dtype=center.dtype, casting="same_kind")
 
 
-def _numpy_linear(x: Array, weight: Array, bias: Array) -> Array:
+def numpy_linear(x: Array, weight: Array, bias: Array) -> Array:
     return x @ weight.T + bias
 
 
-def _numpy_tame(x: Array) -> Array:
+def numpy_tame(x: Array) -> Array:
     return x / np.sqrt(1.0 + (x / CELL_LIMIT) ** 2)
 
 

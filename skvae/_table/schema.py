@@ -20,8 +20,6 @@ from .guesses import Seen, look_among
 from .holes import Holes, widened
 from .of_pandas import to_pandas
 from .of_polars import to_polars
-from .plain import NotPlainError
-from .stored import column_of, column_parts, template_of, template_parts
 from .unseen import Unseen, refused, warn_if_all
 
 
@@ -78,6 +76,8 @@ class Schema:
 
     def parts(self) -> dict[str, Any]:
         """Take the schema apart, as JSON can hold it, or raise a NotPlainError."""
+        from .stored import column_parts, template_parts
+
         return {
             "columns": [column_parts(column) for column in self.columns],
             "library": self.library,
@@ -89,6 +89,8 @@ class Schema:
     @classmethod
     def of_parts(cls, parts: Mapping[str, Any]) -> "Schema":
         """Build a schema again; whatever is wrong with its parts is raised."""
+        from .stored import column_of, template_of
+
         library = parts["library"]
         return cls(
             tuple(column_of(column) for column in parts["columns"]),
@@ -102,6 +104,8 @@ class Schema:
     # neither library's. Levels of classes of the user's own are left to pickle.
 
     def __getstate__(self) -> dict[str, Any]:
+        from .plain import NotPlainError
+
         try:
             return {"parts": json.dumps(self.parts())}
         except NotPlainError:

@@ -6,7 +6,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
-from sklearn.preprocessing import StandardScaler
 
 from .column import Array
 
@@ -40,6 +39,8 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
     Whether a column varies is seen from its extremes: neither the number of rows nor the unit of
     their weights says anything about that.
     """
+    from sklearn.preprocessing import StandardScaler  # of fits alone: a model is read without it
+
     scaler = StandardScaler(with_mean=not issparse(X))
     weight = weight / weight.mean()
     n_missing, extremes = np.zeros(X.shape[1]), Extremes(X.shape[1])

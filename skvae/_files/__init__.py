@@ -1,0 +1,1 @@
+"""Files of fitted estimators: one JSON manifest, and arrays in the safetensors format."""
