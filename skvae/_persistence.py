@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ._parameters import VERSION
 LIBRARIES = ("numpy", "scipy", "sklearn", "torch", "pandas", "polars", "safetensors", "skops")
 
 
-def save(estimator: Any, path: "str | os.PathLike[str]") -> None:
+def save(estimator: Any, path: "str | os.PathLike[str]", *, trusted: Sequence[str] = ()) -> None:
     """Write a fitted estimator to one file, without pickle.
 
     The file has a manifest in JSON and the model's arrays, in the format of safetensors. What
@@ -31,12 +32,15 @@ def save(estimator: Any, path: "str | os.PathLike[str]") -> None:
         that have one of the three within them; they need skops, too.
     path : str or path-like
         Where to store it.
+    trusted : sequence of str, default=()
+        Full names of further types, in estimators around ours, that skops is to trust, such as
+        "sklearn.tree._tree.Tree" of a forest. ``load`` has to be told the same.
 
     Raises
     ------
     TypeError
-        If something in the estimator is of a class that is neither skvae's nor scikit-learn's, such
-        as a likelihood of your own.
+        If something in the estimator is of a class that is not known, such as a likelihood of your
+        own.
     NotFittedError
         If the estimator is not fitted.
     ImportError
@@ -67,12 +71,12 @@ def save(estimator: Any, path: "str | os.PathLike[str]") -> None:
     _check_installed()
     _check_estimator(estimator)
     writer = Writer(FORMS)
-    whole = estimator if is_ours(estimator) else Composite(estimator)
+    whole = estimator if is_ours(estimator) else Composite(estimator, trusted)
     node = writer.node(whole, type(estimator).__name__)
     write_bytes(target, pack({"written_by": _versions(), "model": node}, writer.arrays))
 
 
-def load(path: "str | os.PathLike[str]") -> Any:
+def load(path: "str | os.PathLike[str]", *, trusted: Sequence[str] = ()) -> Any:
     """Read an estimator from a file of :func:`save`.
 
     Reading runs nothing that the file brings along: it holds numbers, and names of a closed set of
@@ -82,6 +86,8 @@ def load(path: "str | os.PathLike[str]") -> Any:
     ----------
     path : str or path-like
         The file.
+    trusted : sequence of str, default=()
+        Full names of further types that skops is to trust, as for ``save``.
 
     Returns
     -------
@@ -104,15 +110,16 @@ def load(path: "str | os.PathLike[str]") -> Any:
 
     Notes
     -----
-    A file of this version is read by all later ones. Neither reading nor ``transform`` of a few
-    rows needs torch, unless the model has likelihoods or priors that are instances.
+    A file of this version is read by all later ones. Neither reading one of our estimators nor
+    ``transform`` of up to 32 rows needs torch, unless likelihoods or priors are instances. An
+    estimator around ours takes longer: skops imports all of scikit-learn.
     """
     target = Path(os.fsdecode(path))
     _check_installed()
     try:
         manifest, arrays = unpack(read_bytes(target))
         with as_file_errors():
-            estimator = Reader(FORMS, arrays).value(manifest["model"])
+            estimator = Reader(FORMS, arrays, trusted).value(manifest["model"])
             if not isinstance(estimator, BaseEstimator):
                 raise FileError("it holds no estimator")
             return estimator

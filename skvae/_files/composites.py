@@ -5,14 +5,16 @@ type that skops is told to trust beside scikit-learn's. Ours are nodes like any 
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 
 from .._advice import warn
 from .archives import check_archive, stored
+from .container import FileError
 from .estimators import CALLBACKS
 from .estimators import FORMS as FORMS_OF_OURS
 from .nodes import Form, Reader, Writer
@@ -28,13 +30,43 @@ class Part:
 
 
 PART = f"{Part.__module__}.{Part.__qualname__}"
+# What scikit-learn's estimators hold beside what skops trusts by itself: plain values of Python and
+# NumPy, and names of functions that loading does not call. Trees are not among them: compiled code
+# follows their numbers without looking, so a changed file could make it read any memory.
+HARMLESS = {
+    "numpy": ["dtype"],
+    "scipy.sparse._bsr": ["bsr_array", "bsr_matrix"],
+    "scipy.sparse._csc": ["csc_array", "csc_matrix"],
+    "scipy.sparse._csr": ["csr_array", "csr_matrix"],
+    "sklearn.calibration": ["_CalibratedClassifier", "_SigmoidCalibration"],
+    "sklearn.feature_selection._mutual_info": ["mutual_info_classif", "mutual_info_regression"],
+    "sklearn.feature_selection._univariate_selection": ["chi2", "f_classif", "f_regression"],
+    "sklearn.gaussian_process.kernels": [
+        *("CompoundKernel", "ConstantKernel", "DotProduct", "Exponentiation", "ExpSineSquared"),
+        *("Matern", "Product", "RBF", "RationalQuadratic", "Sum", "WhiteKernel"),
+    ],
+    "sklearn.metrics._scorer": ["_PassthroughScorer"],
+    "sklearn.model_selection._search_successive_halving": [
+        *("HalvingGridSearchCV", "HalvingRandomSearchCV"),
+    ],
+    "sklearn.model_selection._split": [
+        *("GroupKFold", "GroupShuffleSplit", "KFold", "LeaveOneGroupOut", "LeaveOneOut"),
+        *("RepeatedKFold", "RepeatedStratifiedKFold", "ShuffleSplit", "StratifiedGroupKFold"),
+        *("StratifiedKFold", "StratifiedShuffleSplit", "TimeSeriesSplit"),
+    ],
+    "sklearn.multiclass": ["_ConstantPredictor"],
+    "sklearn.neural_network._stochastic_optimizers": ["AdamOptimizer", "SGDOptimizer"],
+    "sklearn.utils._bunch": ["Bunch"],
+}
+TRUSTED = [PART, *(f"{module}.{name}" for module, names in HARMLESS.items() for name in names)]
 
 
 class Composite:
-    """An estimator of scikit-learn's that has ours within it."""
+    """An estimator of scikit-learn's that has ours within it, and further trusted types."""
 
-    def __init__(self, estimator: Any) -> None:
+    def __init__(self, estimator: Any, trusted: Sequence[str] = ()) -> None:
         self.estimator = estimator
+        self.trusted = trusted
 
 
 def parts_within(value: Any, wanted: Callable[[Any], bool], seen: set[int]) -> Iterator[Any]:
@@ -68,10 +100,11 @@ def _taken(writer: Writer, composite: Composite, where: str) -> dict[str, Any]:
     ours = list(parts_within(whole, is_ours, set()))
     places: dict[int, Any] = {id(part): Part(number) for number, part in enumerate(ours)}
     blob = stored(skops.dumps(copy.deepcopy(whole, places | _without_callbacks(whole, where))))
-    if strange := sorted(set(skops.get_untrusted_types(data=blob)) - {PART}):
+    asked = [*TRUSTED, *composite.trusted]
+    if strange := sorted(set(skops.get_untrusted_types(data=blob)) - set(asked)):
         raise TypeError(
-            f"skvae.save stores estimators of scikit-learn and skvae alone, and this {where} holds "
-            f"{', '.join(strange)}. Use skops.io with these among its trusted types, or pickle."
+            f"This {where} holds {', '.join(strange)}, which skvae.save does not store by itself. "
+            f"If you trust that, use trusted={strange} in save and in load."
         )
     check_archive(blob)
     return {
@@ -105,11 +138,19 @@ def _built(reader: Reader, parts: Mapping[str, Any], owner: type) -> Any:
     ours = [reader.value(part) for part in parts["parts"]]
     blob = reader.value(parts["skops"]).tobytes()
     check_archive(blob)
-    whole = skops.loads(blob, trusted=[PART])
+    if strange := sorted(set(skops.get_untrusted_types(data=blob)) - {*TRUSTED, *reader.trusted}):
+        raise FileError(
+            f"it holds {', '.join(strange)}. If you trust that, use skvae.load(path, "
+            f"trusted={strange})"
+        )
+    whole = skops.loads(blob, trusted=[*TRUSTED, *reader.trusted])
     if not isinstance(whole, BaseEstimator):
         raise ValueError(f"a {type(whole).__name__} is no estimator")
+    for matrix in parts_within(whole, issparse, set()):
+        matrix.check_format(full_check=True)  # compiled code follows its indices
     places = list(parts_within(whole, lambda value: isinstance(value, Part), set()))
-    return copy.deepcopy(whole, {id(place): ours[place.number] for place in places})
+    numbered = dict(enumerate(ours))
+    return copy.deepcopy(whole, {id(place): numbered[place.number] for place in places})
 
 
 def _skops() -> Any:

@@ -67,8 +67,10 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, NDArray]]:
             "or changed"
         )
     with as_file_errors():
-        manifest = read_json(json.loads(header)["__metadata__"][KEY])
-        return manifest, _arrays_of(data)
+        ((key, text),) = read_json(header)["__metadata__"].items()
+        if key != KEY:
+            raise ValueError(f"its header has {key!r}")
+        return read_json(text), _arrays_of(data)
 
 
 def _header_of(data: bytes) -> bytes:
@@ -106,7 +108,7 @@ def _arrays_of(data: bytes) -> dict[str, NDArray]:
     return arrays
 
 
-def read_json(text: str) -> Any:
+def read_json(text: str | bytes) -> Any:
     """Read JSON without nan, infinities and names that stand twice."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

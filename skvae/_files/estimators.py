@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._advice import warn
-from .._inputs import attributes_of, become
+from .._inputs import attributes_of, become, snapshot
 from .container import FileError
 from .nodes import Form, Reader, Writer
 from .records import FORMS as FORMS_OF_PARTS
@@ -31,6 +31,7 @@ CALLBACKS = "_skl_callbacks"
 
 def _taken(writer: Writer, estimator: Any, where: str) -> dict[str, Any]:
     """Take an estimator apart; what is left over is named in a warning."""
+    estimator = snapshot(estimator)  # another thread may fit it meanwhile
     parameters, state = estimator.get_params(deep=False), dict(vars(estimator))
     if "indicator_" in state:  # scikit-learn's; it follows from ``_indicated``
         state["indicator_"] = state["indicator_"] is not None

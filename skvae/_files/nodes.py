@@ -6,7 +6,7 @@ of its class; which classes there are is said by ``forms``, and nothing else is 
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -110,10 +110,15 @@ class Reader:
         The classes whose objects may be made.
     arrays : dict of str to ndarray
         The arrays of the file.
+    trusted : sequence of str, default=()
+        Further types that skops is to trust.
     """
 
-    def __init__(self, forms: Iterable[Form], arrays: Mapping[str, NDArray]) -> None:
+    def __init__(
+        self, forms: Iterable[Form], arrays: Mapping[str, NDArray], trusted: Sequence[str] = ()
+    ) -> None:
         self.forms = {form.name: form for form in forms}
+        self.trusted = trusted
         self.arrays = arrays
         self._known: dict[tuple[str, Any], Any] = {}
 

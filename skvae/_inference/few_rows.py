@@ -21,7 +21,7 @@ class Rows(NamedTuple):
 
     features: Array  # (N, P)
     seen: NDArray[np.bool_] | None  # (N, P)  None: all
-    holes: NDArray  # (N, M)  of the columns that may miss
+    holes: NDArray[np.bool_]  # (N, M)  of the columns that may miss
 
 
 def _logarithms(x: Array, columns: Columns, own: NDArray[np.intp]) -> Array:
@@ -72,7 +72,7 @@ def few_codes(table: Any, weights: Weights, columns: Columns, activation: str) -
     own = {name: np.flatnonzero([kind == name for kind in kinds]) for name in dict.fromkeys(kinds)}
     features = np.hstack([FEATURES[name](x[:, at], columns, at) for name, at in own.items()])
     encoder = {name.removeprefix("encoder."): array for name, array in weights.items()}
-    seen, holes = None, np.zeros((len(x), np.count_nonzero(columns.may_miss)))
+    seen, holes = None, np.zeros((len(x), np.count_nonzero(columns.may_miss)), dtype=bool)
     if observed is not None:
         seen, holes = observed[:, _column_of_feature(own, columns)], ~observed[:, columns.may_miss]
     mlp = list(layers(weights))

@@ -1,6 +1,5 @@
 """What is pandas' own: series to raw columns, columns to frames, cells in place, dtypes as data."""
 
-import base64
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from .column import (
 )
 from .times import DATES, DURATIONS, ZONED, Moment, array_of_days, days_of_array
 
+MOST_LABELS = 10**7  # of a range, which says how many there are instead of listing them
 # Dtypes that their names say all of. They are a closed set: no other library's dtype is asked for.
 NULLABLE = ["boolean", "Float32", "Float64"]
 NULLABLE += [f"{sign}Int{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)]
@@ -228,13 +228,18 @@ def scalar_parts(value: Any, plain: Plain) -> Any:
     if kind in ("NAType", "NaTType"):
         return []
     if kind in ("Timestamp", "Timedelta"):
-        zone = getattr(value, "tzinfo", None)
-        return [int(value.asm8.view(np.int64)), value.unit, None if zone is None else str(zone)]
+        zone = _zone_parts(getattr(value, "tzinfo", None), plain)
+        return [int(value.asm8.view(np.int64)), value.unit, zone]
     if kind == "Period":
         return [value.ordinal, value.freqstr]
     if kind == "Interval":
         return [plain(value.left), plain(value.right), value.closed]
     return None
+
+
+def _zone_parts(zone: Any, plain: Plain) -> Any:
+    """Take a time zone apart; older versions of pandas make those of pytz from their names."""
+    return str(zone) if type(zone).__module__.startswith("pytz") else plain(zone)
 
 
 def scalar_of_parts(kind: str, parts: Any, whole: Plain) -> Any:
@@ -244,7 +249,7 @@ def scalar_of_parts(kind: str, parts: Any, whole: Plain) -> Any:
     if kind in ("NAType", "NaTType"):
         return pd.NA if kind == "NAType" else pd.NaT
     if kind == "Timestamp":
-        made, zone = pd.Timestamp(np.datetime64(parts[0], parts[1])), parts[2]
+        made, zone = pd.Timestamp(np.datetime64(parts[0], parts[1])), whole(parts[2])
         return made if zone is None else made.tz_localize("UTC").tz_convert(zone)
     if kind == "Timedelta":
         return pd.Timedelta(np.timedelta64(parts[0], parts[1]))
@@ -303,7 +308,10 @@ def _index_of(parts: Any, whole: Plain) -> Any:
         levels = [_index_of(level, whole) for level in parts["levels"]]
         return pd.MultiIndex(levels=levels, codes=parts["codes"], names=names)
     if "range" in parts:
-        return pd.RangeIndex(*parts["range"], name=names[0])
+        found = pd.RangeIndex(*parts["range"], name=names[0])
+        if len(found) > MOST_LABELS:
+            raise ValueError(f"{len(found)} labels are more than a frame of columns has")
+        return found
     values = [whole(value) for value in parts["values"]]
     dtype = _dtype_of(parts["dtype"], whole)
     return pd.Index(values, dtype=dtype, name=names[0], tupleize_cols=False)
@@ -320,7 +328,7 @@ def _dtype_parts(dtype: Any, plain: Plain) -> Any:
     if isinstance(dtype, pd.StringDtype):
         return ["string", dtype.storage, plain(dtype.na_value)]
     if isinstance(dtype, pd.DatetimeTZDtype):
-        return ["zoned", dtype.unit, str(dtype.tz)]
+        return ["zoned", dtype.unit, _zone_parts(dtype.tz, plain)]
     if isinstance(dtype, pd.PeriodDtype):
         return ["period", dtype.name]
     if isinstance(dtype, pd.IntervalDtype):
@@ -328,7 +336,7 @@ def _dtype_parts(dtype: Any, plain: Plain) -> Any:
     if isinstance(dtype, pd.SparseDtype):
         return ["sparse", dtype.subtype.str, plain(dtype.fill_value)]
     if isinstance(dtype, pd.ArrowDtype):
-        return ["arrow", _arrow_schema(dtype.pyarrow_dtype)]
+        return ["arrow", *_arrow_parts(dtype.pyarrow_dtype)]
     return ["named", str(dtype)]
 
 
@@ -344,7 +352,7 @@ def _dtype_of(parts: Any, whole: Plain) -> Any:
         missing = whole(rest[1])
         return pd.StringDtype(rest[0]) if missing is pd.NA else pd.StringDtype(rest[0], missing)
     if kind == "zoned":
-        return pd.DatetimeTZDtype(*rest)
+        return pd.DatetimeTZDtype(rest[0], whole(rest[1]))
     if kind == "period":
         return pd.PeriodDtype.construct_from_string(rest[0])
     if kind == "interval":
@@ -352,20 +360,32 @@ def _dtype_of(parts: Any, whole: Plain) -> Any:
     if kind == "sparse":
         return pd.SparseDtype(np.dtype(rest[0]), whole(rest[1]))
     if kind == "arrow":
-        return pd.ArrowDtype(_arrow_type(rest[0]))
+        return pd.ArrowDtype(_arrow_type(*rest))
     if kind == "named" and rest[0] in NULLABLE:
         return pd.api.types.pandas_dtype(rest[0])
     raise ValueError(f"columns of the dtype {parts!r} are not known")
 
 
-def _arrow_schema(kind: Any) -> str:
-    """Return an Arrow type as Arrow's own description of a column."""
+def _arrow_parts(kind: Any) -> list[Any]:
+    """Take an Arrow type apart. Arrow's own bytes of one are not read: they may hold pickles."""
     import pyarrow as pa
 
-    return base64.b64encode(pa.schema([("", kind)]).serialize().to_pybytes()).decode()
+    if pa.types.is_dictionary(kind):
+        inner = [_arrow_parts(kind.index_type), _arrow_parts(kind.value_type)]
+        return ["dictionary", *inner, kind.ordered]
+    if pa.types.is_decimal(kind):
+        return [f"decimal{kind.bit_width}", kind.precision, kind.scale]
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return ["timestamp", kind.unit, kind.tz]
+    return [str(kind)]
 
 
-def _arrow_type(text: str) -> Any:
+def _arrow_type(name: str, *rest: Any) -> Any:
     import pyarrow as pa
 
-    return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text))).types[0]
+    if name == "dictionary":
+        index, value, ordered = rest
+        return pa.dictionary(_arrow_type(*index), _arrow_type(*value), ordered)
+    if name in ("decimal128", "decimal256", "timestamp"):
+        return getattr(pa, name)(*rest)
+    return pa.type_for_alias(name)
