@@ -39,6 +39,7 @@ HARMLESS = {
     "scipy.sparse._csc": ["csc_array", "csc_matrix"],
     "scipy.sparse._csr": ["csr_array", "csr_matrix"],
     "sklearn.calibration": ["_CalibratedClassifier", "_SigmoidCalibration"],
+    "sklearn.compose._column_transformer": ["_RemainderColsList"],  # before scikit-learn 1.7
     "sklearn.feature_selection._mutual_info": ["mutual_info_classif", "mutual_info_regression"],
     "sklearn.feature_selection._univariate_selection": ["chi2", "f_classif", "f_regression"],
     "sklearn.gaussian_process.kernels": [
@@ -57,6 +58,7 @@ HARMLESS = {
     "sklearn.multiclass": ["_ConstantPredictor"],
     "sklearn.neural_network._stochastic_optimizers": ["AdamOptimizer", "SGDOptimizer"],
     "sklearn.utils._bunch": ["Bunch"],
+    "sklearn.utils._metadata_requests": ["MetadataRequest", "MethodMetadataRequest"],
 }
 TRUSTED = [PART, *(f"{module}.{name}" for module, names in HARMLESS.items() for name in names)]
 

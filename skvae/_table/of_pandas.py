@@ -349,8 +349,7 @@ def _dtype_of(parts: Any, whole: Plain) -> Any:
     if kind == "category":
         return pd.CategoricalDtype(_index_of(rest[0], whole), ordered=rest[1])
     if kind == "string":
-        missing = whole(rest[1])
-        return pd.StringDtype(rest[0]) if missing is pd.NA else pd.StringDtype(rest[0], missing)
+        return _text_dtype(rest[0], whole(rest[1]))
     if kind == "zoned":
         return pd.DatetimeTZDtype(rest[0], whole(rest[1]))
     if kind == "period":
@@ -364,6 +363,23 @@ def _dtype_of(parts: Any, whole: Plain) -> Any:
     if kind == "named" and rest[0] in NULLABLE:
         return pd.api.types.pandas_dtype(rest[0])
     raise ValueError(f"columns of the dtype {parts!r} are not known")
+
+
+def _text_dtype(storage: str, missing: Any) -> Any:
+    """Return a dtype of texts, or what this pandas has in its place.
+
+    Without pyarrow that is texts in Python's memory; before pandas 2.3 objects, unless pd.NA is
+    what is missing.
+    """
+    import pandas as pd
+
+    how = () if missing is pd.NA else (missing,)
+    try:
+        return pd.StringDtype(storage, *how)
+    except ImportError:
+        return pd.StringDtype("python", *how)
+    except TypeError:
+        return np.dtype(object)
 
 
 def _arrow_parts(kind: Any) -> list[Any]:
