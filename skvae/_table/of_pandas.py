@@ -273,17 +273,23 @@ def frame_of_parts(parts: Any, whole: Plain) -> Any:
     import pandas as pd
 
     dtypes = [_dtype_of(dtype, whole) for dtype in parts["dtypes"]]
-    columns = _index_of(parts["columns"], whole)
-    frame = pd.DataFrame({n: pd.Series([], dtype=dtype) for n, dtype in enumerate(dtypes)})
-    frame.columns = columns
+    frame = pd.DataFrame({number: _nothing_of(dtype) for number, dtype in enumerate(dtypes)})
+    frame.columns = _index_of(parts["columns"], whole)
     return frame
 
 
-def same_frames(one: Any, other: Any) -> bool:
-    """Whether two frames have the same columns of the same dtypes."""
-    names = [one.columns, other.columns]
-    alike = names[0].equals(names[1]) and names[0].names == names[1].names
-    return bool(alike and list(one.dtypes) == list(other.dtypes))
+def _nothing_of(dtype: Any) -> Any:
+    import pandas as pd
+
+    return np.empty(0, dtype) if isinstance(dtype, np.dtype) else pd.array([], dtype=dtype)
+
+
+def are_parts_of(parts: Any, frame: Any, whole: Plain) -> bool:
+    """Whether a frame that is built of the parts has the same columns of the same dtypes."""
+    names = _index_of(parts["columns"], whole)
+    alike = names.equals(frame.columns) and names.names == frame.columns.names
+    dtypes = [_dtype_of(dtype, whole) for dtype in parts["dtypes"]]
+    return bool(alike and dtypes == list(frame.dtypes))
 
 
 def _index_parts(index: Any, plain: Plain) -> Any:

@@ -209,9 +209,9 @@ def frame_of_parts(parts: Any, whole: Any) -> Any:
     return pl.DataFrame(schema={name: _dtype_of(*dtype) for name, dtype in parts})
 
 
-def same_frames(one: Any, other: Any) -> bool:
-    """Whether two frames have the same columns of the same dtypes."""
-    return bool(one.schema == other.schema)
+def are_parts_of(parts: Any, frame: Any, whole: Any) -> bool:
+    """Whether a frame that is built of the parts has the same columns of the same dtypes."""
+    return bool(frame_of_parts(parts, whole).schema == frame.schema)
 
 
 def _dtype_parts(dtype: Any) -> list[Any]:

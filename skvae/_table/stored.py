@@ -47,7 +47,7 @@ def template_parts(template: Any, library: Any) -> Any:
     module = _module_of(library)
     parts = module.frame_parts(template, plain_of)
     try:
-        alike = module.same_frames(module.frame_of_parts(parts, from_plain), template)
+        alike = module.are_parts_of(parts, template, from_plain)
     except (TypeError, ValueError, KeyError, AttributeError):
         alike = False
     if not alike:
