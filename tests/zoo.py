@@ -193,6 +193,10 @@ MAKE = {
         lambda: VAEOutlierDetector(small(), score_method="elbo", fdr=0.2),
         "numbers",
     ),
+    "detector, dict": (
+        lambda: VAEOutlierDetector({"n_components": 1, "prior": priors.Mixture(2)}),
+        "numbers",
+    ),
     "imputer": (lambda: VAEImputer(small(), add_indicator=True), "numbers with holes"),
     "imputer of pandas": (
         lambda: VAEImputer(small(likelihood="normal_scores"), random_state=0),

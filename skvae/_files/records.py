@@ -56,7 +56,7 @@ def _built_fitted(reader: Reader, parts: Mapping[str, Any], owner: type) -> Any:
 RECORDS = [
     ("_table.support", ["Kinds", "Support"]),
     ("_table.shape", ["Grid", "Piece", "Shape"]),
-    ("_fitted", ["History"]),
+    ("_history", ["History"]),
     ("_detection", ["RowScore"]),
     ("_calibration", ["Calibration"]),
     ("likelihoods._real", ["Gaussian", "LogNormal", "StudentT"]),

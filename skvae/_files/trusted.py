@@ -3,7 +3,8 @@
 _BY_MODULE = {
     "_calibration": ["Calibration"],
     "_detection": ["RowScore"],
-    "_fitted": ["Fitted", "History"],
+    "_fitted": ["Fitted"],
+    "_history": ["History"],
     "_imputer": ["VAEImputer"],
     "_outlier": ["VAEOutlierDetector"],
     "_table.columns": ["Columns"],

@@ -350,7 +350,7 @@ def _dtype_of(parts: Any, whole: Plain) -> Any:
     import pandas as pd
 
     kind, *rest = parts
-    if kind == "numpy":
+    if kind == "numpy" and np.dtype(rest[0]).kind in "biufcmMO":
         return np.dtype(rest[0])
     if kind == "category":
         return pd.CategoricalDtype(_index_of(rest[0], whole), ordered=rest[1])
