@@ -98,14 +98,19 @@ def _schema_for(schema: Schema, X: Any) -> Schema:
 def check_drawn(model: "Fitted", *, is_given: bool, mode: bool, holes: bool) -> None:
     """Raise a ValueError where what is asked of draws has no meaning."""
     if is_given and mode:
-        raise ValueError("mode=True has no given: VAEImputer.transform returns what is expected.")
+        raise ValueError(
+            "mode=True cannot be combined with given. VAEImputer.transform fills rows with what is "
+            "expected of them."
+        )
     if is_given and holes:
-        raise ValueError("holes=True has no given: rows that are given are filled.")
+        raise ValueError(
+            "holes=True cannot be combined with given: rows that are given come back without holes."
+        )
     ignored = model.architecture["missing"] != "model" and model.columns.may_miss.any()
     if holes and not model.schema.holes and ignored:
         raise ValueError(
-            "holes=True needs a model of which cells are missing, and fit took them as saying "
-            "nothing. Fit with missing='model'."
+            "holes=True draws missing cells, but this model does not know how often cells are "
+            "missing. Fit with missing='model'."
         )
 
 

@@ -88,8 +88,8 @@ class Fitted:
         known = {one.name for one in fields(self) if one.default is MISSING}
         if missing := sorted(known - set(state)):
             raise ValueError(
-                f"This model was stored by another version of skvae, without {missing[0]!r}. "
-                "Read it with that version, or fit it anew."
+                "This model was stored by another version of skvae, without the field "
+                f"{missing[0]!r}. Read it with that version, or fit it anew."
             )
         self.__dict__.update(state)
 
@@ -158,7 +158,10 @@ class Fitted:
         if schema.library == "pandas" and library_of(X) == "pandas":
             names, now = schema.template.columns, X.columns
             if not names.equals(now):  # lists of names would not be equal if one is nan
-                raise ValueError(f"The columns of X are {list(now)}; fit had {list(names)}.")
+                raise ValueError(
+                    f"The columns of X are {list(now)}, but fit had {list(names)}. Pass the "
+                    "columns of fit, in their order."
+                )
         table, unseen = schema.read(X, unknown)
         known, others = self.admitted(table, unknown)
         return known, unseen.with_more(*others.T)

@@ -49,10 +49,10 @@ def warn_about_fit(
     columns = fitted.columns
     judged = bool(columns.kinds.with_units("none").any() or columns.may_miss.any())
     if n_active < n_components if is_number else judged and n_active == 0:
-        fix = f"Use n_components={n_active}." if n_active else "The columns share no structure."
+        use = f"Use n_components={n_active}." if n_active else "The columns share no structure."
         warn(
             f"{n_components - n_active} of {n_components} components are inactive: they carry "
-            f"less than {INACTIVE_KL} nats, and transform returns 0 for them. {fix}"
+            f"less than {INACTIVE_KL} nats, and transform returns 0 for them. {use}"
         )
     floor = 1.001 * (NOISE_FLOOR * columns.rms * columns.scale) ** 2
     at_floor = np.flatnonzero((fitted.noise_variance <= floor) & columns.varies)

@@ -224,9 +224,9 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
         check_parameters("VAEOutlierDetector", self.get_params(deep=False), DETECTOR_RULES)
         if self.fdr is not None and not isinstance(self.contamination, str):
             raise ValueError(
-                "predict can follow one rule: contamination, a share of the rows, or fdr, a share "
-                f"of the rows that it calls outliers. Got contamination={self.contamination} and "
-                f"fdr={self.fdr}: leave one out."
+                "predict follows one rule, contamination or fdr. Got "
+                f"contamination={self.contamination} and fdr={self.fdr}: leave one of them at its "
+                "default."
             )
 
     def update_calibration(self, X: ArrayLike) -> VAEOutlierDetector:
@@ -363,8 +363,8 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
         n_rows = len(now.calibration_scores_)
         if n_rows < FEWEST_CALIBRATION:
             warn(
-                f"No p-value is below {1.0 / (1.0 + n_rows):.2g}: fit had {n_rows} rows. Fit with "
-                "more rows."
+                f"The smallest possible p-value is {1.0 / (1.0 + n_rows):.2g}, because fit had "
+                f"only {n_rows} rows. Fit with more rows."
             )
         return now._calibration.p_values(scores)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ._gaussian import kl_to_standard_normal, standard_normal_log_prob
-from ._parameters import Rule
+from ._parameters import Rule, check_parameters
 from ._specification import Specification
 
 CLUSTERS_RULE = Rule(("auto",), Integral, 1)
@@ -169,11 +169,8 @@ class Mixture(Prior):
     factors: ClassVar[Tensor | None] = None  # (C, K, K)  F of the precisions F F^T
 
     def __post_init__(self) -> None:
-        if not CLUSTERS_RULE.admits(self.n_clusters):
-            raise ValueError(
-                f"The 'n_clusters' parameter of Mixture must be {CLUSTERS_RULE}. "
-                f"Got {self.n_clusters!r} instead."
-            )
+        rules = {"n_clusters": CLUSTERS_RULE}
+        check_parameters(type(self).__name__, {"n_clusters": self.n_clusters}, rules)
 
     @property
     def most(self) -> int:
@@ -325,6 +322,6 @@ def check_prior(prior: Prior) -> None:
     for call, (found, expected) in shapes.items():
         if tuple(found.shape) not in expected:
             raise TypeError(
-                f"{name}.{call} must have the shape {' or '.join(map(str, expected))} for z of "
-                f"shape (2, 3); it has {tuple(found.shape)}."
+                f"{name}.{call} must return the shape {' or '.join(map(str, expected))} for z of "
+                f"shape (2, 3). It returned the shape {tuple(found.shape)}."
             )

@@ -130,7 +130,7 @@ def test_what_cannot_be_given_is_refused_by_name(fitted, given, message):
 def test_n_samples_and_mode_have_no_meaning_with_rows(fitted):
     with pytest.raises(ValueError, match="n_samples must be 1"):
         fitted.sample(3, given=people().head(4))
-    with pytest.raises(ValueError, match="mode=True has no given"):
+    with pytest.raises(ValueError, match="mode=True cannot be combined with given"):
         fitted.sample(3, given={"age": 30}, mode=True)
 
 

@@ -790,7 +790,7 @@ def test_a_few_texts_among_numbers_are_holes_and_named():
 
 
 def test_many_texts_among_numbers_make_a_category_and_that_is_said():
-    with pytest.warns(UserWarning, match=r"30 of its 200 values are no numbers .* as a category"):
+    with pytest.warns(UserWarning, match=r"30 of its 200 values are not numbers .* as a category"):
         vae = _vae(max_iter=0).fit(_objects(n_strays=30))
     assert vae.likelihood_[0] == "categorical"
 

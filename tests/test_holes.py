@@ -321,14 +321,14 @@ def test_holes_are_not_drawn_where_that_has_no_meaning():
         vae.sample(3, holes=True)
     vae.set_params(missing="model").fit(X)
     assert np.isnan(vae.sample(100, random_state=0, holes=True)[:, 0]).any()
-    with pytest.raises(ValueError, match="holes=True has no given"):
+    with pytest.raises(ValueError, match="holes=True cannot be combined with given"):
         vae.sample(given={0: 1.0}, holes=True)
 
 
 def test_holes_of_sparse_rows_are_not_modelled():
     X = np.random.default_rng(0).normal(size=(60, 3))
     X[::4, 0] = np.nan
-    with pytest.raises(ValueError, match="needs a dense table"):
+    with pytest.raises(ValueError, match="needs dense rows, but X is sparse"):
         VAETransformer(1, missing="model", max_iter=0).fit(csr_array(X))
 
 

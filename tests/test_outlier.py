@@ -242,7 +242,8 @@ def test_wrong_columns_are_refused(method, fitted):
 
 
 def test_two_rules_for_labels_are_refused():
-    with pytest.raises(ValueError, match=r"Got contamination=0.1 and fdr=0.2: leave one out."):
+    message = "Got contamination=0.1 and fdr=0.2: leave one of them at its default"
+    with pytest.raises(ValueError, match=message):
         _detector(contamination=0.1, fdr=0.2).fit(X)
 
 
@@ -705,7 +706,7 @@ def test_weights_are_copies_with_holes_and_with_a_part_of_the_rows(holes, suppor
         ({"fdr": "a"}, "The 'fdr' parameter"),
         ({"fdr": 5}, "The 'fdr' parameter"),
         ({"contamination": -1}, "The 'contamination' parameter"),
-        ({"fdr": 0.1, "contamination": 0.3}, "leave one out"),
+        ({"fdr": 0.1, "contamination": 0.3}, "leave one of them at its default"),
     ],
 )
 def test_parameters_that_are_set_after_the_fit_are_checked_when_they_are_used(later, message):
@@ -967,7 +968,8 @@ def test_p_values_are_the_share_of_rows_of_fit_that_score_no_higher(fitted):
 
 
 def test_the_smallest_p_value_of_few_rows_is_told():
-    with pytest.warns(UserWarning, match="No p-value is below 0.071: fit had 13 rows"):
+    message = "The smallest possible p-value is 0.071, because fit had only 13 rows"
+    with pytest.warns(UserWarning, match=message):
         p = _detector().fit(X[:13]).p_values(_far())
     assert_allclose(p, 1.0 / 14.0)
     with warnings.catch_warnings():

@@ -68,7 +68,7 @@ def test_categories_of_sparse_rows_are_refused_with_the_fix(parameters):
 
 def test_sparse_rows_after_a_frame_of_categories_are_refused():
     frame = pandas.DataFrame({"c": list("ab") * 60, "x": Z})
-    with pytest.raises(ValueError, match="as it was in fit"):
+    with pytest.raises(ValueError, match="X is sparse, but fit had a frame"):
         _vae().fit(frame).transform(sparse.csr_matrix(np.ones((3, 2))))
 
 
@@ -367,6 +367,6 @@ def test_draws_of_equal_rows_are_independent():
 @pytest.mark.parametrize("unit", [1e-158, 1e-170, 1e-310])
 def test_differences_whose_squares_are_no_floats_are_told(unit):
     X = np.column_stack([Z, 2.0 * Z + RNG.normal(size=N), unit * RNG.normal(size=N)])
-    with pytest.warns(UserWarning, match="Column 2 holds numbers that differ by so little"):
+    with pytest.warns(UserWarning, match="Column 2 holds numbers whose differences are too small"):
         vae = VAETransformer(1, max_iter=3, random_state=0).fit(X)
     assert np.isfinite(vae.score_samples(X)).all()

@@ -1,7 +1,6 @@
 """From a table to a module at its linear start: features, their moments, the fit to them."""
 
 import copy
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, vstack
 from scipy.sparse.linalg import LinearOperator
 
+from .._advice import warn
 from .._gaussian import normal_sample, standard_normal_like
 from .._model.bounds import importance_weighted_bound
 from .._model.vae import VAE
@@ -366,10 +366,9 @@ def _start_prior(vae: VAE, x: Array, observed: Seen | None, weight: Array) -> No
     if all(bool(torch.isfinite(value).all()) for value in values.values()):
         vae.prior.assign(values)
         return
-    warnings.warn(
-        f"from_codes of the prior {vae.prior.specification!r} gave values that are not finite for "
-        f"{len(loc)} rows, so it begins as its parameters() say. More rows may help.",
-        stacklevel=2,
+    warn(
+        f"The prior {vae.prior.specification!r} could not be fitted to the codes of {len(loc)} "
+        "rows, so it begins with the parameters that it has by default. More rows may help."
     )
 
 

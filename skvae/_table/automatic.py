@@ -14,11 +14,11 @@ from .support import Nature
 from .unseen import counts_of_values, log_mass_of_unseen
 
 ROUNDED = (
-    "varies by no more than the rounding of float64 and is taken as constant. Subtract what its "
-    "values have in common before they become floats, if the differences matter."
+    "varies by no more than the rounding of float64 and is taken as constant. If the differences "
+    "matter, subtract what all values have in common before you convert them to floats."
 )
 TINY = (
-    "holds numbers that differ by so little that their squares are no floats, and is taken as "
+    "holds numbers whose differences are too small to be squared in float64, and is taken as "
     "constant. Use another unit."
 )
 EMPTY = (

@@ -99,7 +99,8 @@ class Column:
         )
         if holds and here != there:
             raise ValueError(
-                f"Column {self.name} holds {here}, where fit had {there}. Convert it back."
+                f"Column {self.name} holds {here}, where fit had {there}. Convert it to what fit "
+                "had."
             )
 
     def rare_cells(self, raw: Raw) -> tuple[NDArray[np.intp], Array]:
@@ -239,7 +240,7 @@ def as_numbers(raw: Raw, name: str, strays: tuple[Any, ...] = (), written: bool 
 
 def _as_number(level: Any, written: bool) -> float:
     if isinstance(level, str | bytes) and (not written or "_" in str(level)):
-        raise ValueError
+        raise ValueError  # internal: as_numbers says where it stands
     return float(level)
 
 

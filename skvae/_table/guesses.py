@@ -38,13 +38,13 @@ def look_among(raw: Raw) -> Seen:
     if n_cells >= ENOUGH_ROWS and len(raw.levels) >= MOSTLY * n_cells:
         return Seen(
             remark=f"holds another level in nearly every row ({examples}), so it says nothing "
-            "about other columns. Drop ids; texts need numbers of their own first."
+            "about other columns. Drop it if it holds ids; turn texts into numbers first."
         )
     return Seen()
 
 
 def _numbers_among(n_strays: int, n_cells: int, others: list[Any]) -> Seen:
-    said = f"{n_strays} of its {n_cells} values are no numbers ({some_of(others, 3)})"
+    said = f"{n_strays} of its {n_cells} values are not numbers ({some_of(others, 3)})"
     if n_strays <= MOST_STRAYS * n_cells:
         return Seen(
             tuple(others),
@@ -52,8 +52,8 @@ def _numbers_among(n_strays: int, n_cells: int, others: list[Any]) -> Seen:
             "column in categorical_features.",
         )
     return Seen(
-        remark=f"holds numbers, but {said}, so it is taken as a category. Correct them, if it is "
-        "to be one of numbers."
+        remark=f"holds numbers, but {said}, so it is taken as a category. Correct them if the "
+        "column is to be numeric."
     )
 
 

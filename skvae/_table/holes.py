@@ -32,7 +32,10 @@ def holes_of(X: Any, n_levels: Sequence[int], count: Array, missing: str) -> Hol
     how much they say, but for what a column's values or other holes tell almost alone.
     """
     if missing == "model" and issparse(X) and np.isnan(X.data).any():
-        raise ValueError("missing='model' needs a dense table. Use X.toarray(), or 'ignore'.")
+        raise ValueError(
+            "missing='model' needs dense rows, but X is sparse. Use X.toarray(), or "
+            "missing='ignore'."
+        )
     if missing == "ignore" or X.dtype.kind != "f" or issparse(X):
         return ()
     lost = np.isnan(X)

@@ -126,8 +126,8 @@ class Schema:
             return widened(X, self.holes, unseen), unseen
         if issparse(X):
             raise ValueError(
-                "X is sparse, but the table that was fitted was not one of numbers alone. "
-                "Give it as it was in fit: a frame, or dense rows."
+                "X is sparse, but fit had a frame, or columns that are not numbers. Pass rows as "
+                "fit had them: a frame, or a dense array."
             )
         cells, wrong = np.empty(X.shape, dtype=np.float64), []
         for number, (column, values) in enumerate(zip(self.columns, columns_of(X), strict=True)):

@@ -4,7 +4,6 @@ The only minus sign of the package is here: optimisers minimise, bounds are maxi
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .._advice import warn
 from .._model.bounds import warmed_beta
 from .._model.vae import VAE, State
 from .hand_gradient import gradient_of
@@ -48,7 +48,7 @@ def train(
     for number in range(plan.max_epochs + 1):
         bound = math.nan
         if number > 0 and not math.isfinite(bound := run.epoch(rows)):
-            raise NonFiniteBoundError(number, worst_column(vae, rows))
+            raise NonFiniteBoundError(number, worst_column(vae, rows))  # internal
         with run.averaged():
             if probe is not None and number > 0:
                 probe.calibrate(vae)
@@ -164,10 +164,9 @@ class Run:
             try:
                 self._recorded = Recorded(self._take_step, batch, size)
             except RuntimeError as error:
-                warnings.warn(
-                    f"The GPU could not record a training step, so each is launched anew: {error}",
+                warn(
+                    f"The GPU could not record a training step, so training is slower: {error}",
                     RuntimeWarning,
-                    stacklevel=2,
                 )
                 self._records = False
                 return self._take_step

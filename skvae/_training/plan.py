@@ -58,7 +58,7 @@ class Start:
 
 
 class NonFiniteBoundError(ArithmeticError):
-    """The objective became nan or infinite."""
+    """The objective became nan or infinite. Internal: a fit turns it into a ValueError."""
 
     def __init__(self, epoch: int, column: int) -> None:
         super().__init__(epoch, column)

@@ -145,7 +145,7 @@ class Likelihood(Specification, ABC):
 
     def cdf(self, x: Tensor, raw: Tensor) -> Tensor:  # (N, D), (..., N, P) -> (..., N, D)
         """Return P(x_d or less | raw_d), of columns that are no levels: for quantiles."""
-        raise NotImplementedError
+        raise NotImplementedError  # internal: asked for only where ``has_cdf``
 
     @property
     def has_cdf(self) -> bool:
@@ -365,8 +365,8 @@ def check_shapes(likelihood: Likelihood) -> None:
             raise TypeError(f"The likelihood {name} fails in {call}: {error!r}") from error
         if found.shape != (2, 3):
             raise TypeError(
-                f"{name}.{call} must have a value for each cell, of shape (2, 3) for x and raw of "
-                f"that shape; it has the shape {tuple(found.shape)}."
+                f"{name}.{call} must return a value for each cell: the shape (2, 3) for x and raw "
+                f"of that shape. It returned the shape {tuple(found.shape)}."
             )
     if bool((now.information(raw) < 0.0).any()):
         raise TypeError(f"{name}.information(raw) must not be negative.")

@@ -219,15 +219,15 @@ class ColumnLikelihoods(nn.Module):
             if column in part.columns:
                 if now.is_joint:
                     raise ValueError(
-                        f"The likelihood {type(now).__name__} shares a row's total out among its "
-                        "columns, so a cell has no distribution of its own. Use "
+                        f"The likelihood {type(now).__name__} shares a row's total among its "
+                        "columns, so a cell alone has no distribution. Use "
                         "likelihood='poisson' to predict cells."
                     )
                 place, n_columns = part.columns.index(column), len(part.columns)
                 if part.n_raw > n_columns or part.specification.takes_levels:
                     return Alone(now, own, place, n_columns)
                 return Alone(part.of_place(place), own[..., place, None], 0, 1)
-        raise IndexError(column)
+        raise AssertionError(f"There is no column {column}.")
 
     # -- what a model asks of it, as of Likelihood ------------------------------------------------
 

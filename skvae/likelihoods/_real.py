@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._gaussian import HALF_LOG_2PI, normal_log_prob, standard_normal_like
-from .._parameters import NOISE_FLOOR, Rule
+from .._parameters import NOISE_FLOOR, Rule, check_parameters
 from .._table.support import Support
 from ._likelihood import Likelihood, LinearFit, LinearForm, LinearStart, Noise
 
@@ -362,9 +362,4 @@ def _floored(likelihood: L, rms: float) -> L:
 
 def check_field(likelihood: Likelihood, name: str, rule: Rule) -> None:
     """Raise a ValueError if the user's value of a field breaks its rule."""
-    value = getattr(likelihood, name)
-    if not rule.admits(value):
-        raise ValueError(
-            f"The {name!r} parameter of {type(likelihood).__name__} must be {rule}. "
-            f"Got {value!r} instead."
-        )
+    check_parameters(type(likelihood).__name__, {name: getattr(likelihood, name)}, {name: rule})

@@ -1,0 +1,249 @@
+"""The list of all errors and warnings that a user of skvae may see, read from its source.
+
+``find_messages`` walks the syntax trees of the package: every error that is made with a text, and
+every warning. The directive ``messages`` shows them in the docs, and ``tests/test_messages.py``
+holds each of them against the tests. What a user cannot trigger is an ``assert`` or an
+AssertionError, or has a comment that begins with ``# internal`` on its line.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).resolve().parents[2] / "skvae"
+FEWEST_WORDS = 2  # of a text that says something on its own
+
+# Texts that one function makes and another says: the hole in the message, and the functions and
+# constants that fill it.
+MADE_ELSEWHERE = {
+    "history.undone": ["_undone"],
+    "column.remark": ["look_among", "_numbers_among", "ROUNDED", "TINY", "EMPTY"],
+    "' '.join(wrong)": ["refused"],
+}
+PASSED_ON = {"_advice"}  # says what others tell it
+
+# The headings of the list, and the files and wings whose messages stand under each.
+SECTIONS = {
+    "Parameters": ["_parameters", "likelihoods/_real", "priors", "_fitted"],
+    "Rows and columns": ["_inputs", "_table/", "likelihoods/_names"],
+    "Fits": ["_fitting", "_health", "_start/", "_training/"],
+    "Codes, draws and scores": ["_transformer", "_conditions", "_inference/", "likelihoods/_mixed"],
+    "Outliers": ["_outlier"],
+    "Imputation": ["_imputer"],
+    "Likelihoods of your own": ["likelihoods/"],
+    "Other versions of skvae": ["_versions", "__init__"],
+}
+OTHERS = "Other messages"
+
+
+class Hole(str):
+    """The name of what a message puts in."""
+
+
+class Message(NamedTuple):
+    """A message as the source has it.
+
+    In ``text`` the names of what is put in stand in braces; ``literals`` are the texts between.
+    """
+
+    file: str  # as the house names it: "_table/column"
+    line: int
+    kind: str  # "ValueError"
+    text: str
+    literals: tuple[str, ...]
+
+
+class Text(NamedTuple):
+    """An expression whose value is text, and the function or file that its names belong to."""
+
+    expression: ast.expr
+    scope: ast.AST
+
+
+def words_of(text: str) -> list[str]:
+    """Split a text into its words and numbers, without punctuation."""
+    return re.findall(r"\w+", text)
+
+
+def section_of(file: str) -> str:
+    """Return the heading under which the messages of a file are listed."""
+    wing = file[: file.find("/") + 1]
+    rooms = {room: section for section, rooms in SECTIONS.items() for room in rooms}
+    return rooms.get(file) or rooms.get(wing, OTHERS)
+
+
+def find_messages(package: Path = PACKAGE) -> list[Message]:
+    """Find all messages of a package, file by file."""
+    return [message for file in House(package).files.values() for message in file.messages()]
+
+
+class House:
+    """All files of a package."""
+
+    def __init__(self, package: Path) -> None:
+        paths = {str(p.relative_to(package).with_suffix("")): p for p in package.rglob("*.py")}
+        self.files = {name: File(self, name, paths[name]) for name in sorted(paths)}
+
+    @cached_property
+    def made(self) -> dict[str, list[Text]]:
+        """The texts that each function, constant and class of errors has, by name."""
+        made: dict[str, list[Text]] = {}
+        for file in self.files.values():
+            for name, node in file.makers():
+                made.setdefault(name, []).extend(texts_in(node))
+        return made
+
+    @cached_property
+    def numbers(self) -> dict[str, str]:
+        """The numbers that have names, as text."""
+        return {
+            node.targets[0].id: str(node.value.value)
+            for file in self.files.values()
+            for node in file.tree.body
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+            if isinstance(node.value, ast.Constant) and isinstance(node.value.value, int | float)
+        }
+
+    @cached_property
+    def internal(self) -> set[str]:
+        """The errors of the house that no user meets, as their docstring says."""
+        classes = [node for file in self.files.values() for node in file.nodes(ast.ClassDef)]
+        return {one.name for one in classes if "Internal: " in (ast.get_docstring(one) or "")}
+
+    def spelt(self, text: Text) -> list[list[str]]:
+        """Return what a text may say: literal parts and holes, once for each variant."""
+        variants: list[list[str]] = [[]]
+        for part, node in parts_of(text.expression):
+            ways = [[part]]
+            if isinstance(part, Hole):
+                options = [
+                    way for one in self._options(node, text.scope) for way in self.spelt(one)
+                ]
+                ways = options or [[self.numbers.get(part, part)]]
+            variants = [before + way for before in variants for way in ways]
+        return variants
+
+    def _options(self, node: ast.expr, scope: ast.AST) -> list[Text]:
+        """Return what may stand in a hole, where that is text of the house's own."""
+        made_by = MADE_ELSEWHERE.get(ast.unparse(node), [])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            made_by = [node.func.id]
+        if made_by or not isinstance(node, ast.Name):
+            return [text for name in made_by for text in self.made.get(name, [])]
+        assigned = [one for one in ast.walk(scope) if node.id in _targets(one)]
+        return [text._replace(scope=scope) for one in assigned for text in texts_in(one.value)]
+
+
+class File:
+    """One file: its tree, and what it says."""
+
+    def __init__(self, house: House, name: str, path: Path) -> None:
+        self.house, self.name = house, name
+        source = path.read_text()
+        self.lines = source.splitlines()
+        self.tree = ast.parse(source)
+
+    def nodes(self, kind: type) -> Iterator:
+        """Yield the nodes of a kind."""
+        return (node for node in ast.walk(self.tree) if isinstance(node, kind))
+
+    def is_internal(self, node: ast.AST) -> bool:
+        """Whether a comment says that no user meets it."""
+        return "# internal" in self.lines[node.lineno - 1]
+
+    def makers(self) -> Iterator[tuple[str, ast.AST]]:
+        """Yield what may make a text: functions, constants, and classes with a ``__str__``."""
+        yield from ((node.name, node) for node in self.nodes(ast.FunctionDef))
+        yield from ((n, node) for node in self.tree.body for n in _targets(node))
+        for owner in self.nodes(ast.ClassDef):
+            yield from ((owner.name, f) for f in owner.body if getattr(f, "name", "") == "__str__")
+
+    def messages(self) -> Iterator[Message]:
+        """Yield what is raised or warned of, with a message for each of its variants."""
+        for call, scope in self._calls():
+            kind, texts = self._said(call, scope)
+            for text in texts if self.name not in PASSED_ON and not self.is_internal(call) else []:
+                for parts in self.house.spelt(text):
+                    shown = "".join(f"{{{p}}}" if isinstance(p, Hole) else p for p in parts)
+                    yield Message(self.name, call.lineno, kind, shown, merged(parts))
+
+    def _calls(self) -> Iterator[tuple[ast.Call, ast.AST]]:
+        """Yield calls in order, each with the innermost function that it stands in."""
+        scopes: dict[int, ast.AST] = {}
+        for function in self.nodes(ast.FunctionDef):  # outer ones come first
+            scopes |= {id(node): function for node in ast.walk(function)}
+        for call in sorted(self.nodes(ast.Call), key=lambda node: node.lineno):
+            yield call, scopes.get(id(call), self.tree)
+
+    def _said(self, call: ast.Call, scope: ast.AST) -> tuple[str, list[Text]]:
+        """Return the class of an error or a warning and its text; none if the call makes none."""
+        name, first = ast.unparse(call.func), call.args[0] if call.args else None
+        if first is None or name not in ("warn", "warnings.warn"):
+            is_error = re.fullmatch(r"(?!Assertion)[A-Z]\w*Error", name)
+            says = first is not None and is_error and name not in self.house.internal
+            return name, [Text(first, scope)] if says else []
+        if isinstance(first, ast.Call):  # an instance of a warning that makes its own text
+            return ast.unparse(first.func), self.house.made[ast.unparse(first.func)]
+        kind = ast.unparse(call.args[1]) if len(call.args) > 1 else "UserWarning"
+        return kind, [Text(first, scope)]
+
+
+def _targets(node: ast.AST) -> list[str]:
+    """Return the plain names that a statement assigns to."""
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def texts_in(node: ast.AST) -> list[Text]:
+    """Return the strings of some words in a function or an expression, longer ones whole.
+
+    Neither its docstring nor what a function gives a name of its own, which is part of another
+    text, as is what begins with a space.
+    """
+    if isinstance(node, ast.FunctionDef):
+        silent = [node.body[0], *(one for one in ast.walk(node) if isinstance(one, ast.Assign))]
+        inside = {
+            id(part) for one in silent if not isinstance(one, ast.Return) for part in ast.walk(one)
+        }
+    else:
+        inside = set()
+    texts = []
+    for one in ast.walk(node):
+        if id(one) in inside or not isinstance(one, ast.Constant | ast.JoinedStr | ast.BinOp):
+            continue
+        parts = [part for part, _ in parts_of(one)]
+        goes_on = bool(parts) and parts[0].startswith(" ")
+        literal = "".join(part for part in parts if not isinstance(part, Hole))
+        if len(words_of(literal)) >= FEWEST_WORDS and not goes_on:
+            inside |= {id(part) for part in ast.walk(one)}
+            texts.append(Text(one, node))
+    return texts
+
+
+def parts_of(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the literal texts and the holes of an expression, with their nodes."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value, node
+    elif isinstance(node, ast.JoinedStr):
+        for value in node.values:
+            yield from parts_of(value.value if isinstance(value, ast.FormattedValue) else value)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        yield from parts_of(node.left)
+        yield from parts_of(node.right)
+    else:
+        named = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "...")
+        yield Hole(named), node
+
+
+def merged(parts: list[str]) -> tuple[str, ...]:
+    """Return the literal texts that hold words, those side by side as one."""
+    literals = [""]
+    for part in parts:
+        if isinstance(part, Hole):
+            literals.append("")
+        else:
+            literals[-1] += part
+    return tuple(text for text in literals if words_of(text))

@@ -1,0 +1,230 @@
+"""Every message that a user may see is asserted by a test; the docs list them from the source."""
+
+import ast
+import re
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.sparse import csr_matrix
+
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
+from skvae.likelihoods import Gaussian
+from skvae.priors import StandardNormal
+
+ROOT = Path(__file__).parents[1]
+if not (ROOT / "docs" / "_extensions").exists():
+    pytest.skip("The docs are not beside the tests.", allow_module_level=True)
+sys.path.insert(0, str(ROOT / "docs" / "_extensions"))
+import messages  # noqa: E402
+
+FOUND = messages.find_messages()
+N_WORDS = 3  # of a fragment that tells one message from all others
+
+
+# -- what cannot be told from the words of the tests, or has no test elsewhere ---------------------
+
+X = np.random.default_rng(0).normal(size=(60, 4))
+
+
+def _fit(X=X, n_components=1, **params):
+    return VAETransformer(n_components, max_iter=0, random_state=0, **params).fit(X)
+
+
+def _frame(**columns):
+    pandas = pytest.importorskip("pandas")
+    return pandas.DataFrame({"x": X[:, 0], "y": X[:, 1]} | columns)
+
+
+def _days():
+    return np.datetime64("2024-01-01") + np.arange(60)
+
+
+def _dates_then_numbers():
+    vae = _fit(_frame(day=_days()))
+    vae.transform(_frame(day=X[:, 2]))
+
+
+def _columns_in_another_order():
+    numbered = _frame().set_axis([0, 1], axis=1)  # scikit-learn compares only names
+    _fit(numbered).transform(numbered[[1, 0]])
+
+
+def _scarce_structure():
+    rotation, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(8, 8)))
+    half = np.sqrt(8.0 * np.array([9.0, 4.0, *6 * [1.0]]))[:, None] * rotation.T
+    _fit(np.concatenate([half, -half]), n_components=4, scaling=None)
+
+
+def _lazy_frame():
+    polars = pytest.importorskip("polars")
+    _fit(polars.LazyFrame({"x": X[:, 0]}))
+
+
+def _texts_among(n_texts):
+    cells = [*["unknown"] * n_texts, *X[n_texts:, 2].tolist()]
+    return _fit(_frame(z=np.array(cells, dtype=object)))
+
+
+class Slotted(Gaussian):
+    __slots__ = ()
+
+
+class Failing(Gaussian):
+    def log_prob(self, x, raw):
+        raise RuntimeError("no density today")
+
+
+@dataclass(frozen=True)
+class Scalar(StandardNormal):
+    def log_prob(self, z):
+        return super().log_prob(z).sum()
+
+
+# {message as the source has it: what triggers it}. A message whose words are found in other tests
+# needs no place here.
+TRIGGERS = {
+    "The {name} parameter of {owner} must be {rule}. Got {...} instead.": lambda: _fit(beta=-1.0),
+    "The 'vae' parameter of {owner} must be a {__name__} or None. Got {vae} instead.": lambda: (
+        VAEImputer("pca").fit(X)
+    ),
+    "n_samples must be {COUNT}. Got {n_samples} instead.": lambda: _fit().sample(0),
+    "given: Column {name} holds {...}, which was not there in fit; its levels were {...}.": (
+        lambda: _fit(_frame(job=["clerk", "boss"] * 30)).sample(given={"job": "astronaut"})
+    ),
+    "The columns of X are {...}, but fit had {...}. Pass the columns of fit, in their order.": (
+        _columns_in_another_order
+    ),
+    "{...} of {n_components} components are inactive: they carry less than 0.01 nats, and "
+    "transform returns 0 for them. Use n_components={n_active}.": _scarce_structure,
+    "The noise scale of column {named}{more} fell to its floor, 0.001 of the column's standard "
+    "deviation: the components reproduce it exactly, so its density has no natural limit. Drop "
+    "columns that repeat others.": lambda: _fit(X[:, [0, 0]]),
+    "Column {name} holds numbers, but {n_strays} of its {n_cells} values are not numbers ({...}): "
+    "these are taken as missing. Correct them, or name the column in categorical_features.": (
+        lambda: _texts_among(2)
+    ),
+    "Column {name} holds numbers, but {n_strays} of its {n_cells} values are not numbers ({...}), "
+    "so it is taken as a category. Correct them if the column is to be numeric.": (
+        lambda: _texts_among(30)
+    ),
+    "X is a polars LazyFrame, which holds no rows yet. Use X.collect().": _lazy_frame,
+    "X must hold numbers or levels of categories; its dtype is {dtype}. Turn such columns into "
+    "numbers first, for example dates into days since the first.": lambda: _fit(_days()[:, None]),
+    "Column {name} holds {here}, where fit had {there}. Convert it to what fit had.": (
+        _dates_then_numbers
+    ),
+    "X is sparse, but fit had a frame, or columns that are not numbers. Pass rows as fit had them: "
+    "a frame, or a dense array.": lambda: _fit(_frame()).transform(csr_matrix(X[:, :2])),
+    "Column {first} is to be a category, but X is sparse: categories need dense rows. Use "
+    "X.toarray(), or a likelihood of numbers.": lambda: _fit(
+        csr_matrix(X), categorical_features=[2]
+    ),
+    "The likelihood {name} cannot have slots: models make copies with values.": lambda: _fit(
+        likelihood=Slotted()
+    ),
+    "The likelihood {name} fails in {call}: {error}": lambda: _fit(likelihood=Failing()),
+    "{name}.{call} must return the shape {...} for z of shape (2, 3). It returned the shape "
+    "{...}.": lambda: _fit(prior=Scalar()),
+    "predict follows one rule, contamination or fdr. Got contamination={contamination} and "
+    "fdr={fdr}: leave one of them at its default.": lambda: VAEOutlierDetector(
+        contamination=0.1, fdr=0.1
+    ).fit(X),
+}
+
+
+def _pattern(text):
+    """A regular expression for the message, whatever is put in."""
+    literals = re.split(r"\{[\w.]+\}", text.replace("{more}", ""))
+    return ".+".join(map(re.escape, literals)) + r"\Z"
+
+
+@pytest.mark.filterwarnings("ignore:1 of 1 components", "ignore:X does not have valid feature")
+@pytest.mark.parametrize("text", TRIGGERS)
+def test_the_message_is_what_a_user_sees(text):
+    (kind,) = {one.kind for one in FOUND if one.text == text}
+    if kind.endswith("Warning"):
+        with pytest.warns(UserWarning, match=_pattern(text)):
+            TRIGGERS[text]()
+    else:
+        with pytest.raises((ValueError, TypeError), match=_pattern(text)) as told:
+            TRIGGERS[text]()
+        assert type(told.value).__name__ == kind
+
+
+# -- all of them ----------------------------------------------------------------------------------
+
+
+def _texts_of_tests():
+    """All strings of the tests, but for docstrings: a regular expression is the text between."""
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        tree = ast.parse(path.read_text())
+        alone = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+            if is_text and id(node) not in alone and path != Path(__file__):
+                yield from re.split(r"\.[*+]", node.value.replace("\\", ""))
+
+
+def _runs(text, n_words):
+    words = messages.words_of(text)
+    return {tuple(words[i : i + n_words]) for i in range(len(words) - n_words + 1)}
+
+
+def _fragments(message):
+    """Three words in a row, or a clause of two."""
+    clauses = [clause for one in message.literals for clause in re.split(r"[.,:;(]\s", one)]
+    short = {words for clause in clauses if len(words := tuple(messages.words_of(clause))) == 2}
+    return short.union(*(_runs(literal, N_WORDS) for literal in message.literals))
+
+
+COUNTS = Counter(fragment for message in FOUND for fragment in _fragments(message))
+IN_TESTS = {run for text in _texts_of_tests() for n in (2, N_WORDS) for run in _runs(text, n)}
+
+
+@pytest.mark.parametrize("message", FOUND, ids=lambda one: f"{one.file}, line {one.line}")
+def test_every_message_is_asserted_by_a_test(message):
+    # By words that no other message has.
+    own = {fragment for fragment in _fragments(message) if COUNTS[fragment] == 1}
+    assert message.text in TRIGGERS or own & IN_TESTS, message.text
+
+
+def test_no_trigger_is_left_of_a_message_that_is_gone():
+    assert set(TRIGGERS) - {message.text for message in FOUND} == set()
+
+
+def test_every_message_says_something():
+    # Else what it says is made elsewhere: name that in MADE_ELSEWHERE.
+    silent = [m for m in FOUND if sum(len(messages.words_of(part)) for part in m.literals) < 4]
+    assert silent == []
+
+
+def test_a_message_says_what_to_do_or_what_was_expected_in_whole_sentences():
+    unfinished = [m.text for m in FOUND if not re.search(r"([.]|\{\w+\})$", m.text)]
+    assert unfinished == []
+
+
+MADE = {"no_dates", "_not_finite"}  # functions that return an error
+
+
+def test_every_error_is_listed_or_named_as_internal():
+    house, listed = messages.House(messages.PACKAGE), {(m.file, m.line) for m in FOUND}
+    internal, others = [], []
+    for name, file in house.files.items():
+        for node in (n for n in file.nodes(ast.Raise) if n.exc is not None):
+            call = ast.unparse(getattr(node.exc, "func", node.exc))
+            if file.is_internal(node) or call == "AssertionError":
+                internal.append(f"{name}: {ast.unparse(node)}")
+            elif (name, node.lineno) not in listed and call not in MADE:
+                others.append(f"{name}: {ast.unparse(node)}")
+    assert others == []
+    assert len(internal) <= 5
+
+
+def test_the_list_has_a_heading_for_every_message():
+    # Files that come later are listed under a heading for all others, which should be short.
+    others = {m.file for m in FOUND if messages.section_of(m.file) == messages.OTHERS}
+    assert len(others) <= 5
