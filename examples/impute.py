@@ -1,4 +1,8 @@
-"""Fill the holes of a mixed table, and say how sure an estimate from the filled table is.
+"""
+Fill the holes of a mixed table
+===============================
+
+Fill the holes of a mixed table, and say how sure an estimate from the filled table is.
 
 A fifth of the cells is removed at random, so that the truth is known. VAEImputer takes the table
 as it is; KNNImputer and IterativeImputer get it one-hot encoded and standardised, and the largest

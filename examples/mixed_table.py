@@ -1,4 +1,8 @@
-"""A table as it comes: categories, numbers and missing cells, without an encoder or a scaler.
+"""
+A table as it comes
+===================
+
+A table as it comes: categories, numbers and missing cells, without an encoder or a scaler.
 
 Prints what VAETransformer makes of each column, rows drawn from the model, the accuracy of a
 logistic regression on its codes against one-hot encoding and PCA, the oddest rows with the columns

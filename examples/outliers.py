@@ -1,4 +1,8 @@
-"""Find the odd rows of a table, set a threshold that means something, and say what is odd.
+"""
+Find the odd rows of a table
+============================
+
+Find the odd rows of a table, set a threshold that means something, and say what is odd.
 
 Ranks test rows by VAEOutlierDetector, IsolationForest and the distance to the fifth neighbour, all
 with defaults and fitted to rows with outliers among them. Then, fitted to normal rows alone:

@@ -1,4 +1,8 @@
-"""What VAETransformer does, on scikit-learn's digits and breast-cancer data, in under a minute.
+"""
+Quickstart: codes, clusters, outliers and a picture
+===================================================
+
+What VAETransformer does, on scikit-learn's digits and breast-cancer data, in under a minute.
 
 Prints one table (features for a classifier, clusters, outlier scores; each against what people use
 now) and writes the grid of digits decoded from two components to ``digits_manifold.png``.

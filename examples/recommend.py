@@ -1,4 +1,8 @@
-"""Recommendations: what users chose among items, in a sparse matrix, and what they may like next.
+"""
+Recommend items to users
+========================
+
+Recommendations: what users chose among items, in a sparse matrix, and what they may like next.
 
 The likelihood of all columns together is a multinomial: how a user's choices are shared out among
 the items. A user who was not there in the fit needs no new one: the encoder reads what they chose,

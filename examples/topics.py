@@ -1,4 +1,8 @@
-"""Topics of a bag of words: counts in a sparse matrix, a count likelihood, words along components.
+"""
+Topics of a bag of words
+========================
+
+Topics of a bag of words: counts in a sparse matrix, a count likelihood, words along components.
 
 A component is a direction from one topic to another. Its words are those whose expected count
 differs most between its ends, two prior standard deviations to either side; its site is the one

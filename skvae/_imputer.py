@@ -85,7 +85,7 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
         Which columns have an indicator; None without ``add_indicator``.
     n_features_in_ : int
         Number of columns.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where they all are strings.
 
     See Also

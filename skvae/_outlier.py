@@ -84,7 +84,7 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
         Rows of ``fit`` that the model was fitted to.
     n_features_in_ : int
         Number of columns.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where they all are strings.
 
     See Also

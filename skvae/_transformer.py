@@ -160,7 +160,7 @@ class VAETransformer(
         Number of components.
     n_features_in_ : int
         Number of columns.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the columns, where they all are strings.
     n_iter_ : int
         Epochs that were run.
@@ -171,16 +171,16 @@ class VAETransformer(
     validation_scores_ : list of float
         Held-out objective of the start and after each epoch, in nats a row and original units; less
         what training gains by beginning at a model that has seen these rows, if the start is K = 0.
-    kl_per_component_ : ndarray of shape (n_components_,)
+    kl_per_component_ : ndarray of shape (`n_components_`,)
         Mean KL divergence of each component, in nats, falling: the information that it carries.
     n_active_components_ : int
         Components that carry at least 0.01 nats. ``transform`` returns 0 for the others.
-    component_scale_ : ndarray of shape (n_components_,)
+    component_scale_ : ndarray of shape (`n_components_`,)
         How far the (scaled) reconstruction moves with a step along a component, root mean square.
-    noise_variance_ : ndarray of shape (n_features_in_,)
+    noise_variance_ : ndarray of shape (`n_features_in_`,)
         Variance of the noise of Gaussian and Student-t columns, in original units squared; nan for
         others, for columns with a shape, and where it is infinite.
-    likelihood_ : ndarray of shape (n_features_in_,)
+    likelihood_ : ndarray of shape (`n_features_in_`,)
         Name of each column's likelihood.
     scaling_ : {"columns", "common", "none"}
         How the columns were scaled.
@@ -399,7 +399,7 @@ class VAETransformer(
 
         Returns
         -------
-        Z : ndarray of shape (n_samples, n_components_)
+        Z : ndarray of shape (n_samples, `n_components_`)
             Most informative component first; inactive ones are exactly 0. In the metric of the
             (scaled) columns, or with unit prior variance if ``whiten=True``. float32 for float32
             rows, otherwise float64.
@@ -414,7 +414,7 @@ class VAETransformer(
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, n_components_)
+        X : array-like of shape (n_samples, `n_components_`)
             Codes, as ``transform`` returns them.
 
         Returns

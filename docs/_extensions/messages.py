@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 PACKAGE = Path(__file__).resolve().parents[2] / "skvae"
 FEWEST_WORDS = 2  # of a text that says something on its own
@@ -247,3 +247,42 @@ def merged(parts: list[str]) -> tuple[str, ...]:
         else:
             literals[-1] += part
     return tuple(text for text in literals if words_of(text))
+
+
+# -- the directive --------------------------------------------------------------------------------
+
+
+def listed() -> dict[str, list[Message]]:
+    """Return the messages under their headings, those of one line once where they are equal."""
+    found = dict.fromkeys(find_messages())
+    return {
+        section: [message for message in found if section_of(message.file) == section]
+        for section in (*SECTIONS, OTHERS)
+    }
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Offer the directive ``messages``: a section for each heading, an item for each message."""
+    from docutils import nodes
+    from docutils.parsers.rst import Directive
+
+    def item(message: Message) -> nodes.list_item:
+        words = [nodes.literal(text=message.kind), nodes.Text(": ")]
+        for number, part in enumerate(re.split(r"\{([\w.]+)\}", message.text)):
+            named = nodes.emphasis(text=part.strip("_").replace("_", " ").replace("...", "…"))
+            words.append(named if number % 2 else nodes.Text(part))
+        return nodes.list_item("", nodes.paragraph("", "", *words))
+
+    class Messages(Directive):
+        def run(self) -> list[nodes.Node]:
+            sections = []
+            for heading, messages in listed().items():
+                if messages:
+                    section = nodes.section(ids=[nodes.make_id(heading)], names=[heading.lower()])
+                    section += nodes.title(text=heading)
+                    section += nodes.bullet_list("", *map(item, messages))
+                    sections.append(section)
+            return sections
+
+    app.add_directive("messages", Messages)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
