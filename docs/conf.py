@@ -89,6 +89,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "ExampleTitleSortKey",
     "abort_on_example_error": True,
     "parallel": True,
+    "reset_argv": "gallery_scripts.as_script",
     "capture_repr": (),
     "download_all_examples": False,
     "show_signature": False,

@@ -43,6 +43,11 @@ def load_table():
     return wines.data.assign(cultivar=cultivar), "proline", "alcohol"
 
 
+# %%
+# The peers take numbers only, so a category becomes one indicator for each of its levels, and the
+# level with the largest one is what they impute.
+
+
 def categories(df):
     return [c for c in df if not pd.api.types.is_numeric_dtype(df[c])]
 
@@ -77,6 +82,10 @@ def fill_one_hot(df, imputer):
     return filled[df.columns]
 
 
+# %%
+# The holes were made, so what stood in them is known.
+
+
 def errors(filled, truth, hole):
     """RMSE of numbers (in standard deviations) and accuracy of categories (%), over the holes."""
     rmse, correct = [], []
@@ -93,6 +102,11 @@ def slope(df, y, x):
     """Least squares y = a + b x: b and its variance."""
     coefficients, covariance = np.polyfit(df[x].astype(float), df[y].astype(float), 1, cov=True)
     return coefficients[0], covariance[0, 0]
+
+
+# %%
+# A mean has a standard error, and what is imputed makes it larger: Rubin's rules add the spread of
+# five completed tables.
 
 
 def main():

@@ -51,6 +51,11 @@ def make_mixed_table():
     return X.mask(removed), y.map({0: "malignant", 1: "benign"})
 
 
+# %%
+# What it takes without skvae: an imputer, a scaler and an encoder for each kind of column, and then
+# PCA.
+
+
 def one_hot_pca(X, n_components):
     """What it takes without skvae: fill, scale, encode, project."""
     numbers = Pipeline([("fill", SimpleImputer()), ("scale", StandardScaler())])
@@ -71,6 +76,10 @@ def accuracy(reducer, train, test):
     return 100 * pipeline.score(*test), pipeline["reduce"]
 
 
+# %%
+# ``score_features`` splits a row's reconstruction by column, so it tells what is odd about a row.
+
+
 def print_oddest(vae, X, n_rows=3, n_columns=3):
     """A column is odd where its score is far below what it usually is.
 
@@ -84,6 +93,10 @@ def print_oddest(vae, X, n_rows=3, n_columns=3):
         worst = np.argsort(-surprise[row])[:n_columns]
         why = [f"{X.columns[c]} = {X.iat[row, c]} ({surprise[row, c]:.1f})" for c in worst]
         print(f"  row {X.index[row]}: log p = {scores[row]:.1f}; " + ", ".join(why))
+
+
+# %%
+# The table goes in as it is, and drawn rows come back as one of its kind.
 
 
 def main():

@@ -52,6 +52,10 @@ def load_table():
     return "breast cancer", X.loc[rows].reset_index(drop=True), (y.loc[rows] == 0).to_numpy()
 
 
+# %%
+# Three detectors with their defaults rank the same rows.
+
+
 def by_detector(train, test):
     return VAEOutlierDetector(random_state=0).fit(train).score_samples(test)
 
@@ -79,6 +83,11 @@ def compare(train, test, is_outlier):
         auroc = 100 * roc_auc_score(is_outlier, odd)
         precision = 100 * average_precision_score(is_outlier, odd)
         print(f"{name:32}{auroc:8.1f}{precision:20.1f}")
+
+
+# %%
+# p-values turn scores into decisions. With ``fdr=0.1`` at most a tenth of the rows that are called
+# outliers are expected to be ordinary.
 
 
 def print_discoveries(detector, test, is_outlier):
@@ -112,7 +121,10 @@ def draw(detector, test, is_outlier, found, path):
     axes.set_title("Scores of the test rows")
     axes.legend(loc="upper left")
     figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+
+
+# %%
+# A score says that a row is odd; ``explain`` says why. Planted faults show how often it is right.
 
 
 def print_oddest(detector, test, is_outlier, n_rows=10, n_columns=2):
@@ -144,6 +156,10 @@ def print_planted(detector, normal, test, n_rows=30, n_columns=6):
         first = detector.score_features(spoilt).argmin(axis=1)
         found, named = is_spoilt[oddest].mean(), (test.columns[first] == name).mean()
         print(f"{name:24}{100 * found:22.0f}{100 * named:20.0f}")
+
+
+# %%
+# All of it, on one table.
 
 
 def main():

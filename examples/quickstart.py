@@ -30,6 +30,10 @@ from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
 
+# %%
+# Features for a classifier, clusters, and outliers: each job with the codes of skvae, and with what
+# people use now.
+
 
 def classify(X, y, n_components):
     """Cross-validated accuracy of a logistic regression on the codes, in percent."""
@@ -68,6 +72,11 @@ def rank_outliers(X, y):
         yield method, 100 * roc_auc_score(is_outlier, -scores), reference
 
 
+# %%
+# With two components the prior is a plane, and its quantiles are an even grid on it. Each point of
+# the grid is decoded to the digit that it stands for.
+
+
 def draw_manifold(X, path, n=20):
     """Decode an even grid of quantiles of the prior over two components: one picture of all X."""
     vae = VAETransformer(2, whiten=True, random_state=0).fit(X)
@@ -79,7 +88,10 @@ def draw_manifold(X, path, n=20):
     axes.set(xlabel="component 1", ylabel="component 2", xticks=[], yticks=[])
     axes.set_title("Digits decoded from a grid over two components")
     figure.savefig(path, dpi=120, bbox_inches="tight")
-    plt.close(figure)
+
+
+# %%
+# The table and the picture. Accuracies, Rand indices and areas under the ROC curve are in percent.
 
 
 def main():

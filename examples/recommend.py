@@ -37,6 +37,10 @@ def draw_readers(n_readers=1500):
     return csr_matrix(X)
 
 
+# %%
+# The decoder gives each item its share of a row's total. What a user already has is left out.
+
+
 def recommended(vae, shown, n_items=4):
     """The items of each row that are expected most of what it does not hold yet."""
     expected = vae.inverse_transform(vae.transform(shown))
@@ -47,6 +51,10 @@ def recommended(vae, shown, n_items=4):
 def hit_rate(items, hidden):
     """How often one of the recommended items is the one that was hidden."""
     return np.mean([one in row for one, row in zip(hidden, items, strict=True)])
+
+
+# %%
+# One book of each new reader is hidden, and to be found.
 
 
 def main():

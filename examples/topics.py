@@ -53,6 +53,10 @@ def plant_topics(n_rows=1500, n_common=30):
     return csr_matrix(X.astype(float)), np.array(words), np.array(list(PLANTED))[share.argmax(1)]
 
 
+# %%
+# What a component means is read from its two ends: which words become more frequent.
+
+
 def ends(vae, component):
     """Expected counts at +2 and -2 along a component, in the middle of the others."""
     z = np.zeros((2, vae.n_components_))
@@ -68,6 +72,10 @@ def words_of(high, low, words, n_words=6):
 
 def furthest_out(code, labels):
     return max(np.unique(labels), key=lambda label: code[labels == label].mean())
+
+
+# %%
+# A count likelihood takes the sparse matrix as it is.
 
 
 def main():
