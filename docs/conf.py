@@ -31,6 +31,7 @@ extensions = [
     "mathml",
     "messages",
 ]
+smartquotes = False  # quotes stand as in the code
 exclude_patterns = ["_*"]
 suppress_warnings = ["config.cache"]
 
@@ -45,6 +46,7 @@ html_title = "skvae"
 html_static_path = ["_static"]
 html_css_files = ["skvae.css"]
 html_copy_source = False
+html_sidebars = {page: [] for page in ("index", "benchmarks", "limits")}  # they have no pages below
 html_theme_options = {
     "show_prev_next": False,
     "secondary_sidebar_items": ["page-toc"],
@@ -66,6 +68,7 @@ def setup(app):
 
 # -- the API --------------------------------------------------------------------------------------
 
+toc_object_entries_show_parents = "hide"
 autosummary_generate = False  # api_pages writes the pages, from what the package offers
 autodoc_typehints = "none"  # the docstrings have them
 autodoc_member_order = "bysource"

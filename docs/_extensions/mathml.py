@@ -20,7 +20,7 @@ def _block(writer, node):
 def _aligned(latex):
     """Put a formula of several lines into the environment that aligns them."""
     several = r"\\" in latex and r"\begin" not in latex
-    return rf"\begin{{aligned}}{latex}\end{{aligned}}" if several else latex
+    return rf"\begin{{align*}}{latex}\end{{align*}}" if several else latex
 
 
 def setup(app):

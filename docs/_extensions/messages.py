@@ -9,7 +9,7 @@ AssertionError, or has a comment that begins with ``# internal`` on its line.
 import ast
 import re
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,18 +25,36 @@ MADE_ELSEWHERE = {
 }
 PASSED_ON = {"_advice"}  # says what others tell it
 
+OTHERS = "Other messages"
 # The headings of the list, and the files and wings whose messages stand under each.
 SECTIONS = {
-    "Parameters": ["_parameters", "likelihoods/_real", "priors", "_fitted"],
+    "Parameters": ["_parameters"],
     "Rows and columns": ["_inputs", "_table/", "likelihoods/_names"],
     "Fits": ["_fitting", "_health", "_start/", "_training/"],
-    "Codes, draws and scores": ["_transformer", "_conditions", "_inference/", "likelihoods/_mixed"],
+    "Fitted models": [
+        "_fitted",
+        "_transformer",
+        "_conditions",
+        "_inference/",
+        "likelihoods/_mixed",
+    ],
     "Outliers": ["_outlier"],
     "Imputation": ["_imputer"],
-    "Likelihoods of your own": ["likelihoods/"],
-    "Other versions of skvae": ["_versions", "__init__"],
+    "Likelihoods and priors of your own": ["likelihoods/", "priors"],
+    "Names and versions": ["_versions", "__init__"],
+    OTHERS: [],
 }
-OTHERS = "Other messages"
+MEANINGS = {
+    "Parameters": "A parameter of an estimator, a likelihood or a prior is not admissible.",
+    "Rows and columns": "What X holds, or the form in which it comes, does not fit the model.",
+    "Fits": "A fit cannot go on, or something about its result is worth knowing.",
+    "Fitted models": "A call of a fitted model has no meaning, or its result is uncertain.",
+    "Outliers": "What is asked of a detector cannot be had.",
+    "Imputation": "What is asked of an imputer cannot be had.",
+    "Likelihoods and priors of your own": "A class that you wrote breaks the interface.",
+    "Names and versions": "A name does not exist, or a file comes from another version.",
+    OTHERS: "What else there is to say.",
+}
 
 
 class Hole(str):
@@ -75,9 +93,10 @@ def section_of(file: str) -> str:
     return rooms.get(file) or rooms.get(wing, OTHERS)
 
 
-def find_messages(package: Path = PACKAGE) -> list[Message]:
+@cache
+def find_messages(package: Path = PACKAGE) -> tuple[Message, ...]:
     """Find all messages of a package, file by file."""
-    return [message for file in House(package).files.values() for message in file.messages()]
+    return tuple(m for file in House(package).files.values() for m in file.messages())
 
 
 class House:
@@ -145,10 +164,11 @@ class File:
         source = path.read_text()
         self.lines = source.splitlines()
         self.tree = ast.parse(source)
+        self._all = [*ast.walk(self.tree)]
 
     def nodes(self, kind: type) -> Iterator:
         """Yield the nodes of a kind."""
-        return (node for node in ast.walk(self.tree) if isinstance(node, kind))
+        return (node for node in self._all if isinstance(node, kind))
 
     def is_internal(self, node: ast.AST) -> bool:
         """Whether a comment says that no user meets it."""
@@ -257,7 +277,7 @@ def listed() -> dict[str, list[Message]]:
     found = dict.fromkeys(find_messages())
     return {
         section: [message for message in found if section_of(message.file) == section]
-        for section in (*SECTIONS, OTHERS)
+        for section in SECTIONS
     }
 
 
@@ -280,6 +300,7 @@ def setup(app: Any) -> dict[str, bool]:
                 if messages:
                     section = nodes.section(ids=[nodes.make_id(heading)], names=[heading.lower()])
                     section += nodes.title(text=heading)
+                    section += nodes.paragraph(text=MEANINGS[heading])
                     section += nodes.bullet_list("", *map(item, messages))
                     sections.append(section)
             return sections
