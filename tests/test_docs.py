@@ -153,6 +153,25 @@ def test_the_page_of_an_estimator_has_its_methods_and_names_those_of_scikit_lear
     assert "``set_output``" in page and "``get_params``" in page and "set_fit_request" in page
 
 
+def test_what_comes_later_has_a_heading_and_a_missing_extra_breaks_nothing(monkeypatch, capsys):
+    later = {
+        "save": lambda path: None,
+        "LatentDisplay": type("LatentDisplay", (), {}),
+        "displays": ast,
+        "TRUSTED": ("a", "b"),
+    }
+    assert api_pages.by_heading(later) == {
+        "Pictures": ["LatentDisplay"],
+        "Functions": ["save"],
+        "Modules": ["displays"],
+        "Others": ["TRUSTED"],
+    }
+    monkeypatch.setattr(skvae, "__all__", [*skvae.__all__, "to_nowhere"])
+    monkeypatch.setitem(skvae._HOME, "to_nowhere", "._of_an_extra_that_is_not_here")
+    assert "to_nowhere" not in api_pages.offered()
+    assert "skvae.to_nowhere is left out" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["likelihoods", "priors"])
 def test_the_page_of_a_module_has_its_classes(name):
     module = getattr(skvae, name)
@@ -160,6 +179,12 @@ def test_the_page_of_a_module_has_its_classes(name):
     assert classes[0] in ("Likelihood", "Prior")
     known = {kind.__name__ for kind in getattr(module, name.upper()).values()}
     assert known <= set(classes)
+
+
+def test_a_warning_that_the_page_silences_exists():
+    named = re.findall(r'message="([^"]+)"', PAGES["messages"])
+    assert named
+    assert all(any(m.text.startswith(one) for m in messages.find_messages()) for one in named)
 
 
 def test_all_messages_are_listed_once():

@@ -88,8 +88,10 @@ class Scalar(StandardNormal):
 # needs no place here.
 TRIGGERS = {
     "The {name} parameter of {owner} must be {rule}. Got {...} instead.": lambda: _fit(beta=-1.0),
-    "The 'vae' parameter of {owner} must be a {__name__} or None. Got {vae} instead.": lambda: (
-        VAEImputer("pca").fit(X)
+    "The 'vae' parameter of {owner} must be a VAETransformer, a dict of its parameters or None. "
+    "Got {vae} instead.": lambda: VAEImputer("pca").fit(X),
+    "The 'vae' parameter of {owner} names {unknown}, which are no parameters of VAETransformer.": (
+        lambda: VAEImputer({"components": 2}).fit(X)
     ),
     "n_samples must be {COUNT}. Got {n_samples} instead.": lambda: _fit().sample(0),
     "given: Column {name} holds {...}, which was not there in fit; its levels were {...}.": (
@@ -111,7 +113,9 @@ TRIGGERS = {
     "so it is taken as a category. Correct them if the column is to be numeric.": (
         lambda: _texts_among(30)
     ),
-    "X is a polars LazyFrame, which holds no rows yet. Use X.collect().": _lazy_frame,
+    "X is a {__name__} of {...}, whose rows are not in memory. Pass rows that are: {how}.": (
+        _lazy_frame
+    ),
     "X must hold numbers or levels of categories; its dtype is {dtype}. Turn such columns into "
     "numbers first, for example dates into days since the first.": lambda: _fit(_days()[:, None]),
     "Column {name} holds {here}, where fit had {there}. Convert it to what fit had.": (

@@ -76,7 +76,8 @@ def module_page(name, module):
         new = [n for n in own_methods(owner)[0] if n in vars(owner) and not hasattr(base, n)]
         lines += ["", *_head(owner.__name__, "-"), "", f".. autoclass:: {owner.__name__}"]
         lines += [f"   :members: {', '.join(new)}"] if new else []
-    return lines
+    functions = [n for n in getattr(module, "__all__", []) if inspect.isroutine(vars(module)[n])]
+    return lines + [f"\n.. autofunction:: {function}" for function in functions]
 
 
 def classes_of(module):
