@@ -1,8 +1,8 @@
 """Sphinx's configuration.
 
-    python -m sphinx -W --keep-going -b html docs build/docs
+    python -m sphinx -j 2 -W --keep-going -b html docs build/docs
 
-Warnings are errors. The gallery runs the examples, two at a time with ``-j 2``; what has not
+Warnings are errors. The gallery runs the examples, two at a time; what has not
 changed since the last build is not run again.
 """
 

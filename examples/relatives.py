@@ -59,7 +59,7 @@ models = {"variational": variational, "autoencoder (beta=0)": autoencoder}
 def told_apart(rows, others):
     """How well a random forest tells two sets of rows apart: area under the ROC curve."""
     both, which = np.concatenate([rows, others]), np.repeat([0, 1], [len(rows), len(others)])
-    forest = RandomForestClassifier(random_state=0)
+    forest = RandomForestClassifier(50, random_state=0)
     return cross_val_score(forest, both, which, scoring="roc_auc", cv=3).mean()
 
 
@@ -129,13 +129,13 @@ figure.savefig("relatives_denoising.png", dpi=100)
 # ------------
 #
 # A sparse autoencoder has more components than it needs, and uses few of them for each row.
-# Dictionary learning is the linear one: 100 atoms, of which each digit gets at most ten. A
+# Dictionary learning is the linear one: 64 atoms, of which each digit gets at most ten. A
 # variational autoencoder is sparse in another sense. Each row uses all of its components, and it
 # has no more of them than the columns pay for.
 
 centre = train.mean(axis=0)
 dictionary = MiniBatchDictionaryLearning(
-    100, transform_algorithm="omp", transform_n_nonzero_coefs=10, random_state=0, max_iter=10
+    64, transform_algorithm="omp", transform_n_nonzero_coefs=10, random_state=0, max_iter=2
 ).fit(train - centre)
 sparse, dense = dictionary.transform(test - centre), variational.transform(test)
 print(f"{'':24}{'components':>12}{'not zero':>10}{'error':>8}")
@@ -159,7 +159,7 @@ figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
 for beta in (1.0, 4.0, 16.0):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        model = fitted(20, beta=beta, early_stopping=False, max_iter=60)
+        model = fitted(20, beta=beta, early_stopping=False, max_iter=40)
     decoded = model.inverse_transform(model.transform(test))
     print(f"beta={beta:.0f}: {model.n_active_components_} of 20 active, error {error(decoded):.2f}")
     for warning in caught:

@@ -28,7 +28,7 @@ PASSED_ON = {"_advice"}  # says what others tell it
 OTHERS = "Other messages"
 # The headings of the list, and the files and wings whose messages stand under each.
 SECTIONS = {
-    "Parameters": ["_parameters"],
+    "Parameters": ["_parameters", "_composed"],
     "Rows and columns": ["_inputs", "_table/", "likelihoods/_names"],
     "Fits": ["_fitting", "_health", "_start/", "_training/"],
     "Fitted models": [
