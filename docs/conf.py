@@ -12,7 +12,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs" / "_extensions")]
-os.environ["PYTHONPATH"] = os.pathsep.join(sys.path[:2])  # of the processes that run examples
+before = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], *before])  # where examples are run
 
 from sklearn.experimental import enable_iterative_imputer  # noqa: E402, F401, an example has it
 
