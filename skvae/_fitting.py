@@ -4,7 +4,7 @@
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -112,11 +112,13 @@ def fit(
     audience.begin(plan.max_epochs)
 
     log_jacobian = mean_log_jacobian(prepared.columns, prepared.rows)
+    seen: list[Epoch] = []
 
     def watch(epoch: Epoch) -> bool:
         told = replace(
             epoch, bound=epoch.bound + log_jacobian, held_out=epoch.held_out + log_jacobian
         )
+        seen.append(replace(epoch, snapshot=dict))  # without what holds the module
         return audience.hear(told, lambda: describe(prepared, epoch.snapshot()))
 
     work = plan.work_per_step(prepared.vae, len(prepared.rows))
@@ -124,7 +126,7 @@ def fit(
         with training_resources(work, parameters["precision"]):
             outcome = _climbed(prepared, plan, seed, watch, keeps=keeps)
         fitted = _checked(describe(prepared, outcome.state), prepared, outcome.best)
-        return fitted, _history(outcome, prepared, past)
+        return fitted, _history(outcome, prepared, past, seen)
 
 
 def fit_one_epoch(
@@ -152,7 +154,9 @@ def fit_one_epoch(
             raise _not_finite(NonFiniteBoundError(number, column), prepared)
         fitted = _checked(describe(prepared, run.snapshot(), run.memory()), prepared, number)
     undone = [number] if run.n_undone else []
-    return fitted, _history(Outcome(None, [bound], [], 1, 1, False, undone), prepared, past)
+    outcome = Outcome(None, [bound], [], 1, 1, False, undone)
+    seen = [Epoch(0, np.nan, np.nan, 0.0, dict), Epoch(1, bound, np.nan, 0.0, dict, kl=run.kl)]
+    return fitted, _history(outcome, prepared, past, seen)
 
 
 def _climbed(
@@ -403,7 +407,9 @@ def _noise_variance(vae: VAE, columns: Columns) -> Array:
     return variance
 
 
-def _history(outcome: Outcome, prepared: Prepared, past: History | None) -> History:
+def _history(
+    outcome: Outcome, prepared: Prepared, past: History | None, seen: Sequence[Epoch]
+) -> History:
     """Tell how training went, in original units, after what it went on from."""
     log_jacobian = mean_log_jacobian(prepared.columns, prepared.rows)
     history = History(
@@ -414,6 +420,9 @@ def _history(outcome: Outcome, prepared: Prepared, past: History | None) -> Hist
         cut_short=outcome.cut_short and prepared.parameters["max_iter"] != "auto",
         undone=_undone(outcome, prepared),
         interrupted=outcome.interrupted,
+        bounds=[epoch.bound + log_jacobian for epoch in seen],
+        kl=[epoch.kl for epoch in seen],
+        held_out_kl=[epoch.held_out_kl for epoch in seen],
     )
     return history if past is None else history.after(past)
 

@@ -1,5 +1,6 @@
 """How a fit got to its weights."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import nan
 
@@ -15,6 +16,10 @@ class History:
     cut_short: bool = False  # the user's cap came while the held-out bound was still rising
     undone: str = ""  # which epochs diverged and were taken again, slower; for a warning
     interrupted: bool = False  # by the user
+    # As watched, from the start on: below 500 rows means over the folds. Held-out ones: held_out.
+    bounds: Sequence[float] = ()  # of the training rows; nan at the start
+    kl: Sequence[float] = ()  # mean KL divergence of the training rows, nats; nan at the start
+    held_out_kl: Sequence[float] = ()  # of the held-out rows
 
     def after(self, past: "History") -> "History":
         """Return the history of both, of a fit that went on from the end of another.
@@ -32,4 +37,12 @@ class History:
             best_epoch=number + self.best_epoch if self.best_epoch else past.best_epoch,
             losses=[*past.losses, *self.losses],
             held_out=[*before, *now],
+            bounds=joined(past.bounds, self.bounds),
+            kl=joined(past.kl, self.kl),
+            held_out_kl=joined(past.held_out_kl, self.held_out_kl),
         )
+
+
+def joined(past: Sequence[float], now: Sequence[float]) -> list[float]:
+    """Return a curve after another: where one ended the next starts."""
+    return [*past, *(now[1:] if past else now)]

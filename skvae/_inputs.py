@@ -270,6 +270,11 @@ def attributes_of(fitted: "Fitted", history: "History") -> dict[str, Any]:
     }
 
 
+def history_of(vae: Any) -> "History | None":
+    """Return how the last fit of a transformer went."""
+    return vars(vae).get("_history")
+
+
 def check_transformer(vae: Any) -> None:
     """Raise a ValueError that names the first parameter that is not admissible."""
     from ._fitted import device_of

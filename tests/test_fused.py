@@ -122,13 +122,17 @@ def _batch(vae=None, n_samples=1, weighted=True, dtype=torch.float64):
 
 def _assert_same(vae, n_samples=1, weighted=True, beta=1.0, observed=None):
     x, weight, eps = _batch(vae, n_samples, weighted)
-    bound = gradient_of(vae, "elbo", 0.0)(x, observed, weight, eps, beta)
+    gradient = gradient_of(vae, "elbo", 0.0)
+    bound = gradient(x, observed, weight, eps, beta)
     by_hand = {name: p.grad.clone() for name, p in vae.named_parameters()}
     vae.zero_grad()
     plan = Plan(max_epochs=1, batch_size=N, learning_rate=1.0, beta=beta, n_samples=n_samples)
-    expected = (objective(vae(x, observed, eps), plan, 1.0) * weight).mean()
+    terms = vae(x, observed, eps)
+    expected = (objective(terms, plan, 1.0) * weight).mean()
     (-expected).backward()
     assert_close(bound, expected.detach(), rtol=1e-10, atol=1e-10)
+    kl = (terms.kl.sum(-1) * weight).mean()  # whatever beta is
+    assert_close(gradient.kl, kl.detach(), rtol=1e-10, atol=1e-10)
     for name, parameter in vae.named_parameters():
         found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         scale = float(found.abs().sum())
@@ -322,8 +326,8 @@ def _runs(monkeypatch, n_steps, dtype, observed=(None,), **plan):
         run = Run(vae, plan, torch.Generator().manual_seed(2), N)
         x, weight, _ = _batch(vae, dtype=dtype)
         turns = itertools.islice(itertools.cycle(observed), n_steps)
-        bounds = [run._step(Batch(x, seen, weight)) for seen in turns]
-        yield torch.stack(bounds), run.snapshot()
+        values = [torch.stack(run._step(Batch(x, seen, weight))) for seen in turns]  # bound and KL
+        yield torch.stack(values), run.snapshot()
 
 
 @pytest.mark.parametrize("plan", [{}, {"kl_warmup": 0.5, "beta": 2.0}, {"n_samples": 3}])

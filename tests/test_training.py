@@ -16,6 +16,7 @@ from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wi
 
 from skvae import VAETransformer
 from skvae import _fitting as fitting
+from skvae._inputs import history_of
 from skvae._model.bounds import elbo
 from skvae._table.automatic import look_at
 from skvae._table.column import Column
@@ -160,6 +161,25 @@ def test_held_out_rows_are_judged_by_what_training_climbs(changes):
         terms = vae(*rows[:][:2], probe.eps)
     expected = elbo(terms, **changes).double().mean()
     assert probe.measure(vae)[0] == pytest.approx(float(expected), rel=1e-6)
+    assert probe.kl == pytest.approx(float(terms.kl.sum(-1).double().mean()), rel=1e-6)
+
+
+@pytest.mark.parametrize("n_rows", [300, 600])
+def test_what_was_watched_is_one_bound_and_one_kl_for_each_epoch(n_rows):
+    vae = _vae(max_iter=4).fit(DIGITS[:n_rows])
+    history = history_of(vae)
+    assert len(history.bounds) == len(history.kl) == len(history.held_out_kl) == 5
+    assert np.isnan([history.bounds[0], history.kl[0]]).all()  # no step was taken before the start
+    assert np.isfinite(history.held_out_kl).all()
+    if n_rows >= 500:  # below, means over the folds
+        assert_allclose(history.bounds[1:], -np.array(vae.loss_curve_), rtol=1e-12)
+
+
+def test_the_watched_kl_of_a_linear_start_is_that_of_its_codes():
+    vae = _vae(max_iter=1, hidden_layer_sizes=(), early_stopping=True).fit(DIGITS[:1000])
+    start = _vae(max_iter=0, hidden_layer_sizes=()).fit(DIGITS[:1000])
+    expected = start.kl_per_component_.sum()
+    assert history_of(vae).held_out_kl[0] == pytest.approx(expected, rel=0.05)
 
 
 @pytest.fixture(scope="module")

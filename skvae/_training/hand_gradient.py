@@ -80,11 +80,6 @@ def gradient_place(parameter: nn.Parameter) -> Tensor:
     return parameter.grad
 
 
-# (x, observed, weight, eps, beta) -> the bound, a mean over the rows; minus its gradient is left in
-# the parameters' ``grad``.
-Gradient = Callable[[Tensor, Tensor | None, Tensor, Tensor, float], Tensor]
-
-
 MANY_UNITS = 40_000  # rows times units, from where oneDNN's GELU is faster than torch's own
 
 
@@ -109,7 +104,7 @@ _PULLS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 }
 
 
-def gradient_of(vae: VAE, objective: str, free_bits: float) -> Gradient | None:
+def gradient_of(vae: VAE, objective: str, free_bits: float) -> "ElboByHand | None":
     """Return the gradient of ``vae`` by hand, or None where it is autograd's business.
 
     The tensors behind the parameters and their ``grad`` are taken as they are now: they may
@@ -121,7 +116,7 @@ def gradient_of(vae: VAE, objective: str, free_bits: float) -> Gradient | None:
     built_in = (type(vae), type(vae.encoder), type(vae.decoder)) == (VAE, Encoder, Decoder)
     if not built_in or type(vae.prior.specification) is not StandardNormal:
         return None
-    return _ElboByHand(vae)
+    return ElboByHand(vae)
 
 
 class _Layer:
@@ -328,8 +323,14 @@ class _DecoderByHand:
         return raw if len(self.parts) == 1 else raw[:, where]
 
 
-class _ElboByHand:
-    """A module's ELBO and its gradient."""
+class ElboByHand:
+    """A module's ELBO and its gradient.
+
+    A call returns the bound, a mean over the rows. Minus its gradient is left in the parameters'
+    ``grad``, and the mean KL divergence in ``kl``.
+    """
+
+    kl: Tensor
 
     def __init__(self, vae: VAE) -> None:
         self.blocks = blocks_of(vae.likelihood, vae.device)
@@ -353,13 +354,15 @@ class _ElboByHand:
         g_z = self.decoder.backward(g.view(n_samples * n_rows, -1)).view_as(z)
         # KL = 1/2 (loc^2 + s^2 - 1) - log s, as in kl_to_standard_normal.
         excess = torch.expm1(2.0 * log_scale)
-        share *= n_samples * beta
+        pull = share * (n_samples * beta)
+        share *= n_samples
         g_both = torch.empty_like(both)
-        torch.addcmul(_total(g_z), loc, share, out=g_both[:, :k])
-        torch.addcmul(_total(g_z.mul_(eps)).mul_(scale), excess, share, out=g_both[:, k:])
+        torch.addcmul(_total(g_z), loc, pull, out=g_both[:, :k])
+        torch.addcmul(_total(g_z.mul_(eps)).mul_(scale), excess, pull, out=g_both[:, k:])
         self.encoder.backward(g_both)
         twice_kl = excess.addcmul_(loc, loc).sub_(log_scale, alpha=2.0)
-        return log_px_z - 0.5 * twice_kl.mul_(share).sum()  # the KL times beta
+        self.kl = 0.5 * twice_kl.mul_(share).sum()
+        return log_px_z.sub(self.kl, alpha=beta)
 
     def _expect(self, eps: Tensor) -> torch.Size:
         """Choose how to multiply for batches of this size."""

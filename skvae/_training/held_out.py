@@ -1,5 +1,6 @@
 """What held-out rows say of training's objective, with one fixed noise."""
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -35,16 +36,18 @@ class HeldOut:
         self.rows = rows
         self.eps = torch.cat([eps, -eps])
         self.at_start: Tensor | None = None
+        self.kl = math.nan  # mean KL divergence at the last measure
 
     @torch.no_grad()
     def measure(self, vae: VAE) -> tuple[float, float]:
         """Return the mean objective, and the standard error of its gain over the first measure."""
         terms = (vae(x, observed, eps) for (x, observed, _), eps in self._chunks(vae))
-        parts = [objective(each, self.plan, progress=1.0) for each in terms]
-        bound = torch.cat(parts).double()
+        parts = [(objective(each, self.plan, progress=1.0), each.kl.sum(-1)) for each in terms]
+        bound, kl = (torch.cat(part).double() for part in zip(*parts, strict=True))
         if self.at_start is None:
             self.at_start = bound
         weight = self.rows.weight.double() / len(bound)  # sums to 1
+        self.kl = float((weight * kl).sum())
         gain = bound - self.at_start
         spread = weight * (gain - (weight * gain).sum())
         if self.rows.copies is not None:  # the squares of so many equal rows add up

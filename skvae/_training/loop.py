@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,7 +57,8 @@ def train(
         snapshot = run.snapshot
         if number == 0 and start is not None:
             snapshot = partial(state_of, start.vae)
-        yield Epoch(number, bound, held_out_bound, doubt, snapshot, run.n_undone)
+        kl = math.nan if probe is None else probe.kl
+        yield Epoch(number, bound, held_out_bound, doubt, snapshot, run.n_undone, run.kl, kl)
 
 
 def state_of(vae: VAE) -> State:
@@ -78,6 +80,13 @@ def _measured(
     return bound - start.optimism, doubt
 
 
+class Value(NamedTuple):
+    """What a step says of its batch, before it moves the weights: means over the rows, in nats."""
+
+    bound: Tensor
+    kl: Tensor
+
+
 class Run:
     """A module, its optimiser, and the moving average of its weights."""
 
@@ -93,11 +102,12 @@ class Run:
         # What each step needs, looked up once: a module's attributes take long to find.
         self._n_components, self._project = vae.n_components, vae.likelihood.project
         self._slowed, self.n_undone = 1.0, 0
+        self.kl = math.nan  # mean KL divergence before each step of the last pass, in nats
         # Where a pass began that ended well: where it ended, no bound has been seen yet.
         self._sound: tuple[int, list[Tensor]] | None = None
         moments = self.optimizer.moments.values()
         self._vectors = (self.flat.live, self.flat.mean, *moments, self.optimizer.n_steps)
-        self._recorded: Recorded | None = None
+        self._recorded: Recorded[Value] | None = None
         self._n_unrecorded = 0
         self._records = (
             self._by_hand is not None and plan.kl_warmup == 0.0 and can_record(vae.device)
@@ -134,26 +144,29 @@ class Run:
 
     def _pass(self, rows: Rows) -> float:
         total, n_rows = torch.zeros_like(rows.weight[0]), 0
+        total_kl = torch.zeros_like(total)
         for batch in batches(rows, self.plan.batch_size, self.generator):
-            n = batch.x.shape[0]
-            total.add_(self._step(batch), alpha=n)  # stays on the device: read once, below
+            n, value = batch.x.shape[0], self._step(batch)
+            total.add_(value.bound, alpha=n)  # stays on the device: read once, below
+            total_kl.add_(value.kl, alpha=n)
             n_rows += n
         self._average()
+        self.kl = float(total_kl) / n_rows
         return float(total) / n_rows
 
-    def _step(self, batch: Batch) -> Tensor:
+    def _step(self, batch: Batch) -> Value:
         self._set_learning_rate()
         x = batch.x
         size = (self.plan.n_samples, x.shape[0], self._n_components)
         eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
         take = self._recorded_step(batch) if self._records else self._take_step
-        bound = take(batch, eps)
+        value = take(batch, eps)
         self.step_number += 1
         if self.step_number % AVERAGED_EVERY == 0:
             self._average()
-        return bound
+        return value
 
-    def _recorded_step(self, batch: Batch) -> Callable[[Batch, Tensor], Tensor]:
+    def _recorded_step(self, batch: Batch) -> Callable[[Batch, Tensor], Value]:
         """Return the recorded step for whole batches of complete rows, after some to warm up."""
         whole = len(batch.x) == self.plan.batch_size and batch.observed is None
         if not whole or self._n_unrecorded < UNRECORDED_STEPS:
@@ -172,28 +185,29 @@ class Run:
                 return self._take_step
         return self._recorded
 
-    def _take_step(self, batch: Batch, eps: Tensor) -> Tensor:
-        """Move the weights, and return the mean objective before."""
-        bound = self._gradient(batch, eps)
+    def _take_step(self, batch: Batch, eps: Tensor) -> Value:
+        """Move the weights, and return what they said before."""
+        value = self._gradient(batch, eps)
         with torch.inference_mode():  # the least overhead
             self._clip()
             self.optimizer.step()
             self._project()
-        return bound
+        return value
 
-    def _gradient(self, batch: Batch, eps: Tensor) -> Tensor:
-        """Return the mean objective; minus its gradient is left in ``flat.grad``."""
+    def _gradient(self, batch: Batch, eps: Tensor) -> Value:
+        """Return the mean objective and the KL; minus its gradient is left in ``flat.grad``."""
         plan, progress = self.plan, self.step_number / self.n_steps
         if self._by_hand is not None:
             beta = warmed_beta(progress, plan.beta, plan.kl_warmup)
-            return self._by_hand(*batch, eps, beta)
+            return Value(self._by_hand(*batch, eps, beta), self._by_hand.kl)
         self.flat.grad.zero_()
         with torch.enable_grad():
             terms = self.vae(batch.x, batch.observed, eps)
             bound = (objective(terms, plan, progress) * batch.weight).mean()
             loss = -bound
         loss.backward()
-        return bound.detach()
+        kl = (terms.kl.detach().sum(-1) * batch.weight).mean()
+        return Value(bound.detach(), kl)
 
     def _clip(self) -> None:
         norm = torch.linalg.vector_norm(self.flat.grad)

@@ -1,5 +1,6 @@
 """What a run of training is told, and what it reports."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -47,6 +48,8 @@ class Epoch:
     doubt: float  # standard error of its gain over the start: large where few rows decide
     snapshot: Callable[[], State]  # makes a copy of the (averaged) weights
     n_undone: int = 0  # passes so far that diverged and were taken again, slower
+    kl: float = math.nan  # mean KL divergence over the epoch's rows, nats
+    held_out_kl: float = math.nan  # of the held-out rows
 
 
 @dataclass(frozen=True)

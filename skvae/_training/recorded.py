@@ -2,16 +2,18 @@
 
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from .rows import Batch
 
+V = TypeVar("V")  # what a step returns: tensors that each replay fills anew
 _one_at_a_time = threading.Lock()
 
 
-class Recorded:
+class Recorded(Generic[V]):
     """A step on complete batches of one size; the recording reads and writes fixed places.
 
     Parameters
@@ -25,13 +27,13 @@ class Recorded:
     """
 
     def __init__(
-        self, step: Callable[[Batch, Tensor], Tensor], batch: Batch, size: tuple[int, int, int]
+        self, step: Callable[[Batch, Tensor], V], batch: Batch, size: tuple[int, int, int]
     ) -> None:
         self.batch = Batch(batch.x.clone(), None, batch.weight.clone())
         self.eps = batch.x.new_zeros(size)
         self._replay = record(lambda: step(self.batch, self.eps), batch.x.device)
 
-    def __call__(self, batch: Batch, eps: Tensor) -> Tensor:
+    def __call__(self, batch: Batch, eps: Tensor) -> V:
         self.batch.x.copy_(batch.x)
         self.batch.weight.copy_(batch.weight)
         self.eps.copy_(eps)
@@ -42,7 +44,7 @@ def can_record(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def record(launch: Callable[[], Tensor], device: torch.device) -> Callable[[], Tensor]:
+def record(launch: Callable[[], V], device: torch.device) -> Callable[[], V]:
     """Return what repeats the GPU's part of ``launch``; recording does none of it."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device), _one_at_a_time:
@@ -54,7 +56,7 @@ def record(launch: Callable[[], Tensor], device: torch.device) -> Callable[[], T
         finally:
             torch.cuda.set_stream(stream)  # after a failure it might be the recording's
 
-    def replay() -> Tensor:
+    def replay() -> V:
         with torch.cuda.device(device):
             graph.replay()
         return result

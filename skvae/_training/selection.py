@@ -156,7 +156,10 @@ def train_folds(
         held_out = sum(e.held_out for e in epochs) / n_folds
         doubt = math.hypot(*(e.doubt for e in epochs)) / n_folds
         n_undone = sum(e.n_undone for e in epochs)
-        yield Epoch(epochs[0].number, bound, held_out, doubt, epochs[0].snapshot, n_undone)
+        kl = sum(e.kl for e in epochs) / n_folds
+        held_out_kl = sum(e.held_out_kl for e in epochs) / n_folds
+        first = epochs[0]
+        yield Epoch(first.number, bound, held_out, doubt, first.snapshot, n_undone, kl, held_out_kl)
 
 
 class EarlyStopping:
