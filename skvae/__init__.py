@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import displays as displays
     from . import likelihoods as likelihoods
     from . import priors as priors
     from ._files.container import FileError as FileError
@@ -24,6 +25,7 @@ __all__ = [
     "VAEImputer",
     "VAEOutlierDetector",
     "VAETransformer",
+    "displays",
     "likelihoods",
     "load",
     "priors",

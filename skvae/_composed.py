@@ -5,12 +5,13 @@ from typing import Any, Self
 
 from sklearn.base import clone
 
+from ._html import Shown
 from ._inputs import Given, attributes_of, become
 from ._parameters import seed_of
 from ._transformer import VAETransformer
 
 
-class WithModel:
+class WithModel(Shown):
     """An estimator whose ``vae`` is a model, or in what its default model is to differ."""
 
     vae: VAETransformer | Mapping[str, Any] | None

@@ -157,10 +157,10 @@ def as_frame(found: Explanation, X: Any, names: Any) -> Any:
 
     index = X.index if library_of(X) == "pandas" else range(len(found.share))
     parts = {name: getattr(found, name) for name in Explanation.__annotations__}
-    return frame_of_cells({"value": _dense(X), **parts}, index, names)
+    return frame_of_cells({"value": dense(X), **parts}, index, names)
 
 
-def _dense(X: Any) -> NDArray[Any]:
+def dense(X: Any) -> NDArray[Any]:
     if hasattr(X, "toarray"):
         return np.asarray(X.toarray())
     if library_of(X) == "pandas":

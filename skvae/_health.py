@@ -1,6 +1,6 @@
 """Warnings that say what is wrong with a fit or a score, and what to do. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ._table.column import Array
     from ._table.schema import Schema
 
+Advice = tuple[str, type[Warning]]
 MANY = 0.1  # share of the rows
 LARGEST_GAP = 0.1  # nats that the last search for modes may have added
 LARGEST_ERROR = 0.06  # nats: standard error
@@ -25,24 +26,40 @@ def warn_about_fit(
     n_components_asked: Any, fitted: "Fitted", history: "History", names: Sequence[str]
 ) -> None:
     """Warn of training cut short or diverging, inactive components, and noise at its floor."""
-    warn_about_divergence(history)
+    for text, category in advice_on_fit(n_components_asked, fitted, history, names):
+        warn(text, category)
+
+
+def advice_on_fit(
+    n_components_asked: Any, fitted: "Fitted", history: "History", names: Sequence[str]
+) -> list[Advice]:
+    """Say what is wrong with a fit, and what to do."""
+    advice: list[Advice] = []
+    if history.undone:
+        advice.append((history.undone, ConvergenceWarning))
     if history.interrupted:
         kept = f"epoch {history.best_epoch}" if history.best_epoch else "the linear start"
-        warn(
+        text = (
             f"Training was interrupted after {history.n_epochs} epochs. The model is that of "
-            f"{kept}. Fit again, or with warm_start=True to go on.",
-            ConvergenceWarning,
+            f"{kept}. Fit again, or with warm_start=True to go on."
         )
+        advice.append((text, ConvergenceWarning))
     elif history.cut_short:
-        warn(
+        text = (
             f"Training reached max_iter after {history.n_epochs} epochs, while the held-out bound "
-            "was still rising. Increase max_iter.",
-            ConvergenceWarning,
+            "was still rising. Increase max_iter."
         )
+        advice.append((text, ConvergenceWarning))
+    advice += [(text, UserWarning) for text in _on_components(n_components_asked, fitted)]
+    advice += [(text, UserWarning) for text in _on_noise(n_components_asked, fitted, names)]
+    return advice
+
+
+def _on_components(n_components_asked: Any, fitted: "Fitted") -> Iterator[str]:
     n_active, n_components = fitted.n_active_components, fitted.n_components
     is_number = not isinstance(n_components_asked, str)
     if is_number and n_components < n_components_asked:
-        warn(
+        yield (
             f"n_components={n_components_asked} is more than the number of columns (each level of "
             f"a category counts as one): the model has {n_components} components."
         )
@@ -50,10 +67,14 @@ def warn_about_fit(
     judged = bool(columns.kinds.with_units("none").any() or columns.may_miss.any())
     if n_active < n_components if is_number else judged and n_active == 0:
         use = f"Use n_components={n_active}." if n_active else "The columns share no structure."
-        warn(
+        yield (
             f"{n_components - n_active} of {n_components} components are inactive: they carry "
             f"less than {INACTIVE_KL} nats, and transform returns 0 for them. {use}"
         )
+
+
+def _on_noise(n_components_asked: Any, fitted: "Fitted", names: Sequence[str]) -> Iterator[str]:
+    columns = fitted.columns
     floor = 1.001 * (NOISE_FLOOR * columns.rms * columns.scale) ** 2
     at_floor = np.flatnonzero((fitted.noise_variance <= floor) & columns.varies)
     if len(at_floor):
@@ -62,12 +83,12 @@ def warn_about_fit(
         fix = "Drop columns that repeat others."
         if len(columns) == 1:
             fix = "A column alone has no structure that a model could find."
-        elif is_number and n_components > 1:
+        elif not isinstance(n_components_asked, str) and fitted.n_components > 1:
             fix = "Use fewer n_components, or drop columns that repeat others."
-        warn(
+        yield (
             f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "
             "column's standard deviation: the components reproduce it exactly, so its density "
-            f"has no natural limit. {fix}",
+            f"has no natural limit. {fix}"
         )
 
 

@@ -1,6 +1,6 @@
 """What comes into an estimator: validated by scikit-learn; and what a fit leaves in it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -268,6 +268,15 @@ def attributes_of(fitted: "Fitted", history: "History") -> dict[str, Any]:
         "validation_scores_": history.held_out,
         "_history": history,
     }
+
+
+def labels_of(estimator: Any) -> Any:
+    """Return what the user calls the columns: names, or numbers; of pandas frames their index."""
+    schema = estimator.model_.schema
+    if schema.library == "pandas":
+        return schema.template.columns
+    labels: Sequence[Any] = getattr(estimator, "feature_names_in_", range(estimator.n_features_in_))
+    return list(labels)
 
 
 def history_of(vae: Any) -> "History | None":

@@ -12,7 +12,9 @@ from sklearn.utils.validation import check_array
 
 from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
 from ._conditions import How, check_drawn, drawn_given, drawn_rows
+from ._effects import WithEffects
 from ._health import warn_about_columns, warn_about_divergence, warn_about_estimates, warn_about_fit
+from ._html import Shown
 from ._inputs import (
     attributes_of,
     become,
@@ -34,6 +36,8 @@ from ._versions import Versioned
 
 class VAETransformer(
     Versioned,
+    Shown,
+    WithEffects,
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -45,8 +49,7 @@ class VAETransformer(
     analysis, and learns what a linear model cannot. Rows are held out while it trains, and the
     linear start is kept if nothing beats it.
 
-    Columns are standardised inside; inputs and outputs are in the user's units. Log-densities are
-    in nats, and higher is better.
+    Columns are standardised inside; rows keep the user's units. Scores are in nats: more is better.
 
     Parameters
     ----------
@@ -126,8 +129,7 @@ class VAETransformer(
         ``batch_size``, is warmed up, and falls to 0 over ``max_iter`` epochs. ``"auto"`` is 0.005,
         and up to 0.012 where ``max_iter`` is a number that makes less than 1800 steps.
     max_iter : int or "auto", default="auto"
-        Most epochs to train. ``"auto"`` aims at 1800 steps, between 8 and 400 epochs. 0 keeps the
-        linear start.
+        Most epochs; ``"auto"`` aims at 1800 steps, in 8 to 400 epochs. 0 keeps the linear start.
     early_stopping : bool, default=True
         Keep the epoch with the best held-out objective (the bound with ``beta`` and ``free_bits``),
         less two standard errors of its gain over the start. Equal rows are held out by their
@@ -205,8 +207,7 @@ class VAETransformer(
     .. [2] Tipping & Bishop (1999), Probabilistic Principal Component Analysis.
     .. [3] Burda, Grosse & Salakhutdinov (2016), Importance Weighted Autoencoders, eq. 8.
     .. [4] Higgins et al. (2017), beta-VAE, eq. 4.
-    .. [5] Kingma et al. (2016), Improved Variational Inference with Inverse Autoregressive Flow,
-           eq. 15.
+    .. [5] Kingma et al. (2016), Inverse Autoregressive Flow, eq. 15.
     .. [6] Ipsen et al. (2021), Deep Generative Modelling with Missing not at Random Data.
 
     Examples
@@ -216,9 +217,8 @@ class VAETransformer(
     >>> from sklearn.pipeline import Pipeline
     >>> from skvae import VAETransformer
     >>> X, y = load_iris(return_X_y=True)
-    >>> pipeline = Pipeline(
-    ...     [("vae", VAETransformer(2, random_state=0)), ("clf", LogisticRegression())]
-    ... )
+    >>> steps = [("vae", VAETransformer(2, random_state=0)), ("clf", LogisticRegression())]
+    >>> pipeline = Pipeline(steps)
     >>> pipeline.fit(X, y).score(X, y) > 0.9
     True
     >>> vae = pipeline["vae"]

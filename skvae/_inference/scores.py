@@ -182,6 +182,11 @@ def posterior_means(
     return (vae.encode(x, observed)[0] * scale,)
 
 
+def posterior_scales(vae: VAE, x: Tensor, observed: Tensor | None) -> tuple[Tensor]:  # (N, K)
+    """Return the standard deviations of q(z | x)."""
+    return (torch.exp(vae.encode(x, observed)[1]),)
+
+
 def encoder_log_likelihood(vae: VAE, x: Tensor, observed: Tensor | None, bank: Tensor) -> Estimate:
     """Estimate log p(x) by importance sampling from the encoder (Burda et al. 2016)."""
     terms = vae(x, observed, bank.expand(-1, len(x), -1))

@@ -47,6 +47,20 @@ def frame_of(cells: NDArray, index: Any, names: Sequence[Any]) -> Any:
     return pd.DataFrame(cells, index=index, columns=pd.Index(names, dtype=object))
 
 
+def frame_of_effects(
+    effect: NDArray, labels: Any, column: NDArray[np.intp], level: NDArray, names: Sequence[Any]
+) -> Any:
+    """Make a frame with a row for each effect, by column, and by level where there are any."""
+    import pandas as pd
+
+    labels = labels if isinstance(labels, pd.Index) else pd.Index(labels)
+    index = labels.rename(_level_names(labels, "column")).take(column)
+    if any(not isinstance(one, str) or one for one in level):
+        own = [index.get_level_values(i) for i in range(index.nlevels)]
+        index = pd.MultiIndex.from_arrays([*own, pd.Index(level, dtype=object, name="level")])
+    return pd.DataFrame(effect, index=index, columns=pd.Index(names, dtype=object))
+
+
 def _level_names(index: Any, default: str) -> Any:
     names = [default if name is None else name for name in index.names]
     return names if index.nlevels > 1 else names[0]

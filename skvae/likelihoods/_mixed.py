@@ -213,6 +213,10 @@ class ColumnLikelihoods(nn.Module):
         joined = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return joined if self._in_order else joined.index_select(-1, self._back)
 
+    def kind_of(self, column: int) -> type[Likelihood]:
+        """Return the class of a column's likelihood."""
+        return next(type(part.specification) for part in self.parts if column in part.columns)
+
     def alone(self, column: int, raw: Tensor) -> "Alone":  # (..., P)
         """Return what a column alone needs, or the block of one that has many raw parameters."""
         for part, (now, own) in zip(self.parts, self._each(raw), strict=True):

@@ -1,0 +1,161 @@
+"""What a picture is of: the fitted model of an estimator, its rows, and what colours them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .._imputer import VAEImputer
+from .._inputs import fitted_now, labels_of, validated
+from .._outlier import VAEOutlierDetector
+from .._table.column import Array
+from .._table.frames import columns_of, raw_column, where_missing, with_missing
+from .._table.times import DATES, ZONED
+from .._transformer import VAETransformer
+from ._axes import shown
+
+FEW = 20  # different whole numbers that are labels
+
+
+def model_of(estimator: Any, name: str) -> VAETransformer:
+    """Return the fitted VAETransformer of an estimator, as it is now."""
+    if isinstance(estimator, VAEOutlierDetector | VAEImputer):
+        return fitted_now(fitted_now(estimator).vae_)
+    if isinstance(estimator, VAETransformer):
+        return fitted_now(estimator)
+    raise TypeError(
+        f"{name} shows a VAETransformer, VAEOutlierDetector or VAEImputer. Got a "
+        f"{type(estimator).__name__}. Of a pipeline pass the step, pipeline[-1], and "
+        "pipeline[:-1].transform(X)."
+    )
+
+
+def rows_of(estimator: Any, vae: VAETransformer, X: Any) -> Any:
+    """Return validated rows, in which what an imputer takes for missing is missing."""
+    X = validated(vae, X, reset=False)
+    if isinstance(estimator, VAEImputer):
+        hidden = where_missing(X, estimator.missing_values) & ~where_missing(X)
+        X = with_missing(X, hidden) if hidden.any() else X
+    return X
+
+
+def components_of(vae: Any, components: Any, number: int | None = None) -> list[int]:
+    """Return numbers of components that there are; ``number`` is how many are needed."""
+    asked = np.atleast_1d(np.asarray(components))
+    n_components = vae.n_components_
+    whole = asked.ndim == 1 and asked.dtype.kind in "iu" and len(asked) > 0
+    if not whole or asked.min() < 0 or asked.max() >= n_components:
+        raise ValueError(
+            f"components must be numbers from 0 to {n_components - 1}: the model has "
+            f"{n_components} components. Got {components!r}."
+        )
+    if number is not None and len(asked) != number:
+        raise ValueError(f"components must be {number} numbers. Got {components!r}.")
+    return [int(one) for one in asked]
+
+
+def component_label(vae: Any, component: int) -> str:
+    """Return what an axis calls a component: its number, and what it tells."""
+    return f"component {component} ({vae.kl_per_component_[component]:.2f} nats)"
+
+
+def column_number(vae: Any, key: Any) -> int:
+    """Return the number of the column that a name or a number stands for."""
+    labels = list(labels_of(vae))
+    if key in labels:
+        return labels.index(key)
+    is_number = isinstance(key, int | np.integer) and not isinstance(key, bool)
+    if is_number and all(isinstance(one, str) for one in labels) and 0 <= key < len(labels):
+        return int(key)
+    raise ValueError(f"X has no column {key!r}; it has {labels}.")
+
+
+def has_dates(vae: Any, column: int) -> bool:
+    """Whether a column holds dates: days since 1970, as matplotlib counts them."""
+    return is_dated(vae.model_.schema.columns[column].moment)
+
+
+def is_dated(moment: Any) -> bool:
+    """Whether these are dates, and not durations or times of day."""
+    return moment is not None and moment.what in (DATES, ZONED)
+
+
+class Colouring(NamedTuple):
+    """What colours the rows of a map: labels, or numbers.
+
+    Attributes
+    ----------
+    name : str
+        What a legend calls it.
+    labels : list of str
+        The labels in order; empty for numbers.
+    place : ndarray of int of shape (n_samples,) or None
+        Which label each row has, -1 for none; None for numbers.
+    value : ndarray of shape (n_samples,) or None
+        The number of each row, nan for none; None for labels.
+    is_date : bool
+        Whether the numbers are days since 1970.
+    rest : str
+        What rows without one of the labels are: "missing", or "others".
+    """
+
+    name: str
+    labels: Sequence[str] = ()
+    place: NDArray[np.intp] | None = None
+    value: Array | None = None
+    is_date: bool = False
+    rest: str = "missing"
+
+    @classmethod
+    def by(cls, values: Any, name: str, n_rows: int) -> "Colouring":
+        """Take strings, categories, booleans and few whole numbers for labels."""
+        values = values if hasattr(values, "dtype") else np.asarray(values)
+        if np.shape(values) != (n_rows,):
+            raise ValueError(
+                f"{name} must have one value for each of the {n_rows} rows of X. Got the shape "
+                f"{np.shape(values)}."
+            )
+        raw = raw_column(values, repr(name))
+        if raw.places is not None:
+            return cls.of_places(name, raw.places, raw.levels)
+        numbers = np.asarray(raw.numbers)
+        seen = np.unique(numbers[~np.isnan(numbers)])
+        whole = raw.kind == "boolean" or bool((seen == np.rint(seen)).all())
+        if whole and 0 < len(seen) <= FEW and raw.moment is None:
+            place = np.where(np.isnan(numbers), -1, np.searchsorted(seen, numbers))
+            levels = seen > 0.5 if raw.kind == "boolean" else seen.astype(int)
+            return cls(name, [str(level) for level in levels], place.astype(np.intp))
+        return cls(name, value=numbers, is_date=is_dated(raw.moment))
+
+    @classmethod
+    def of_places(cls, name: str, place: NDArray[np.intp], levels: Sequence[Any]) -> "Colouring":
+        """Keep the most frequent labels, and those alone that some row has."""
+        count = np.bincount(place[place >= 0], minlength=len(levels))
+        kept = np.sort(np.argsort(-count, kind="stable")[:FEW])
+        kept = kept[count[kept] > 0]
+        new = np.full(len(levels) + 1, -1)  # the last one stands for -1
+        new[kept] = np.arange(len(kept))
+        found = new[place].astype(np.intp)
+        rest = "others" if ((found < 0) & (place >= 0)).any() else "missing"
+        return cls(name, [shown(levels[old]) for old in kept], found, rest=rest)
+
+
+def colouring_of(vae: Any, X: Any, *, y: Any, column: Any, score: str | None) -> Colouring | None:
+    """Return what is to colour the rows: one of labels, a column, and a score."""
+    if sum(one is not None for one in (y, column, score)) > 1:
+        raise ValueError("A map has one colour: give y, column or score, not several of them.")
+    if y is not None:
+        found = Colouring.by(y, "y", X.shape[0])
+        return found._replace(name=str(getattr(y, "name", None) or ""))
+    if score is not None:
+        scores = vae.score_samples(X, method=score)
+        name = score.replace("_", " ").replace("elbo", "ELBO").replace("kl", "minus the KL")
+        return Colouring(f"{name}, nats", value=scores)
+    if column is None:
+        return None
+    number = column_number(vae, column)
+    cells = X[:, [number]].toarray()[:, 0] if hasattr(X, "toarray") else None
+    if cells is None:
+        cells = list(columns_of(X))[number]
+    return Colouring.by(cells, shown(labels_of(vae)[number]), X.shape[0])
