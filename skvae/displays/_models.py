@@ -118,7 +118,10 @@ class Colouring(NamedTuple):
             )
         raw = raw_column(values, repr(name))
         if raw.places is not None:
-            return cls.of_places(name, raw.places, raw.levels)
+            levels = [str(level) for level in raw.levels]
+            order = np.argsort(levels, kind="stable") if raw.guessed else np.arange(len(levels))
+            place = np.append(np.argsort(order), -1)[raw.places]  # the last one stands for -1
+            return cls.of_places(name, place, [raw.levels[old] for old in order])
         numbers = np.asarray(raw.numbers)
         seen = np.unique(numbers[~np.isnan(numbers)])
         whole = raw.kind == "boolean" or bool((seen == np.rint(seen)).all())
