@@ -670,7 +670,6 @@ def test_without_axes_there_is_a_new_figure_and_plot_draws_again(trained, detect
     draw, n_panels = _all(trained, detector)[name]
     display = draw(None)
     assert pyplot.get_fignums() == [display.figure_.number]
-    display.figure_.canvas.draw()
     first = display.figure_
     assert display.plot() is display and display.figure_ is not first
     assert len(getattr(display, "axes_", [display.ax_])) >= n_panels

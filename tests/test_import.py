@@ -72,9 +72,23 @@ def test_every_method_works_without_frames_and_plots():
         "X = np.random.default_rng(0).normal(size=(30, 4))\n"
         "vae = VAETransformer(n_components=2, max_iter=1).fit(X).partial_fit(X)\n"
         "vae.inverse_transform(vae.transform(X)); vae.score(X); vae.score_features(X)\n"
+        "assert vae.component_effects(X).effect.shape == (4, 2)\n"
         "print(vae.sample(3).shape)"
     )
     assert _run(code, without=EXTRAS) == "(3, 4)"
+
+
+def test_without_matplotlib_a_display_says_how_to_install_it():
+    code = (
+        "import numpy as np\n"
+        "from skvae.displays import LatentDisplay\n"
+        "try:\n    LatentDisplay(codes=np.zeros((3, 2))).plot()\n"
+        "except ImportError as error:\n    print(error)"
+    )
+    assert _run(code, without=EXTRAS) == (
+        "LatentDisplay draws with matplotlib, which is not installed. "
+        'Use pip install "skvae[plot]".'
+    )
 
 
 def test_the_estimator_adds_only_itself_to_the_import_of_scikit_learn():
@@ -95,6 +109,7 @@ def test_a_fitted_estimator_is_unpickled_in_a_fresh_interpreter(tmp_path):
     code = (
         "import pickle, sys\n"
         f"vae, X = pickle.loads(open({str(tmp_path / 'vae.pickle')!r}, 'rb').read())\n"
+        "assert 'Fitted model' in vae._repr_html_()\n"
         "assert 'torch' not in sys.modules\n"
         "print(vae.transform(X).tobytes().hex())"
     )
