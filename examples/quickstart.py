@@ -15,9 +15,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from scipy.stats import norm
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.decomposition import PCA
@@ -29,6 +27,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skvae import VAETransformer
+from skvae.displays import ManifoldDisplay
 
 # %%
 # Features for a classifier, clusters, and outliers: each job with the codes of skvae, and with what
@@ -77,17 +76,12 @@ def rank_outliers(X, y):
 # the grid is decoded to the digit that it stands for.
 
 
-def draw_manifold(X, path, n=20):
+def draw_manifold(X, path):
     """Decode an even grid of quantiles of the prior over two components: one picture of all X."""
-    vae = VAETransformer(2, whiten=True, random_state=0).fit(X)
-    quantiles = norm.ppf(np.linspace(0.02, 0.98, n))
-    codes = np.stack(np.meshgrid(quantiles, quantiles[::-1]), axis=-1).reshape(-1, 2)
-    tiles = vae.inverse_transform(codes).reshape(n, n, 8, 8)
-    figure, axes = plt.subplots(figsize=(7, 7))
-    axes.imshow(tiles.transpose(0, 2, 1, 3).reshape(8 * n, 8 * n), cmap="gray_r", vmin=0, vmax=16)
-    axes.set(xlabel="component 1", ylabel="component 2", xticks=[], yticks=[])
-    axes.set_title("Digits decoded from a grid over two components")
-    figure.savefig(path, dpi=120, bbox_inches="tight")
+    vae = VAETransformer(2, random_state=0).fit(X)
+    display = ManifoldDisplay.from_estimator(vae, image_shape=(8, 8), vmin=0, vmax=16)
+    display.ax_.set_title("Digits decoded from a grid over two components")
+    display.figure_.savefig(path, dpi=120)
 
 
 # %%

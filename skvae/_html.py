@@ -22,7 +22,7 @@ class Shown:
     """An estimator whose HTML says what was fitted, and where its documentation is."""
 
     _doc_link_module = "skvae"
-    _doc_link_template = DOCS + "/generated/{estimator_module}.{estimator_name}.html"
+    _doc_link_template = DOCS + "/api/{estimator_module}.{estimator_name}.html"
 
     def _repr_html_inner(self) -> str:
         """Return what is shown; below scikit-learn 1.9 the summary follows the diagram."""

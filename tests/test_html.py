@@ -125,5 +125,5 @@ def test_a_step_of_a_pipeline_shows_its_summary():
 
 @pytest.mark.parametrize("estimator", [VAETransformer, VAEOutlierDetector, VAEImputer])
 def test_the_diagram_links_to_the_page_of_the_estimator(estimator):
-    link = f"https://skvae.readthedocs.io/en/latest/generated/skvae.{estimator.__name__}.html"
+    link = f"https://skvae.readthedocs.io/en/latest/api/skvae.{estimator.__name__}.html"
     assert f'href="{link}"' in estimator()._repr_html_()

@@ -92,12 +92,18 @@ def colours_of(n_labels: int) -> NDArray[np.floating]:  # (L, 4)
     return colormaps["turbo"](np.linspace(0.0, 1.0, n_labels))
 
 
+def number_text(value: Any, sign: str = "") -> str:
+    """Return three digits of a number, or all before the point; with ``sign="+"`` a sign, too."""
+    whole = 1e3 <= abs(value) < 1e7
+    return format(value, f"{sign},.0f" if whole else f"{sign}.3g")
+
+
 def shown(value: Any, longest: int = 24) -> str:
     """Return how a label, level or number stands in a picture."""
     if isinstance(value, tuple):
         text = ", ".join(map(str, value))
     elif isinstance(value, float | np.floating):
-        text = f"{value:.3g}"
+        text = number_text(value)
     else:
         text = str(value)
     text = text.replace("$", r"\$")  # no mathematics

@@ -8,7 +8,7 @@ import numpy as np
 from .._effects import Decoded, Reading
 from .._inputs import labels_of
 from .._table.column import Array
-from ._axes import grid_shape, hide_rest, panels_for, shown
+from ._axes import grid_shape, hide_rest, number_text, panels_for, shown
 from ._images import check_image_shape, draw_tiles
 from ._models import component_label, components_of, model_of, rows_of
 
@@ -251,8 +251,7 @@ class ComponentDisplay:
         reading = self.readings[place]
         if not reading.is_mean:
             return f"{effect:+.2f}"  # a probability
-        amount = f"{effect:+,.0f}" if abs(effect) >= 1000.0 else f"{effect:+.3g}"
-        return amount + (" days" if self.is_date[place] else "")
+        return number_text(effect, "+") + (" days" if self.is_date[place] else "")
 
     def _draw_images(self) -> None:
         assert self.image_shape is not None

@@ -204,7 +204,9 @@ class ManifoldDisplay:
         if self.image_shape is None:
             return self._plot_curves(ax, kwargs)
         n_second, n_first = self.values.shape[:2]
-        size = (0.9 + 0.55 * n_first, 0.9 + 0.55 * n_second)
+        height, width, *_ = self.image_shape
+        tile = 0.55 * np.array([width, height]) / max(width, height)  # inches
+        size = (0.9 + n_first * float(tile[0]), 0.9 + n_second * float(tile[1]))
         self.figure_, self.ax_ = axes_for(type(self).__name__, ax, size)
         self.axes_ = np.array([self.ax_], dtype=object)
         means = [reading.is_mean for reading in self.readings]

@@ -127,8 +127,8 @@ class Colouring(NamedTuple):
         whole = raw.kind == "boolean" or bool((seen == np.rint(seen)).all())
         if whole and 0 < len(seen) <= FEW and raw.moment is None:
             place = np.where(np.isnan(numbers), -1, np.searchsorted(seen, numbers))
-            levels = seen > 0.5 if raw.kind == "boolean" else seen.astype(int)
-            return cls(name, [str(level) for level in levels], place.astype(np.intp))
+            whole_levels = seen.astype(bool if raw.kind == "boolean" else int).tolist()
+            return cls(name, list(map(str, whole_levels)), place.astype(np.intp))
         return cls(name, value=numbers, is_date=is_dated(raw.moment))
 
     @classmethod

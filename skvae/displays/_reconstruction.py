@@ -183,7 +183,9 @@ class ReconstructionDisplay:
         """
         name = type(self).__name__
         if self.images is not None:
-            self.figure_, self.ax_ = axes_for(name, ax, (1.2 + 0.9 * self.images.shape[1], 2.2))
+            _, n_images, height, width, *_ = self.images.shape
+            size = (1.2 + 0.9 * n_images * width / height, 2.2)
+            self.figure_, self.ax_ = axes_for(name, ax, size)
             self.axes_ = np.array([self.ax_], dtype=object)
             draw_tiles(self.ax_, self.images, kwargs)
             self.ax_.set(xticks=[], yticks=[0, 1], yticklabels=["rows", "decoded"])
