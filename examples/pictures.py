@@ -46,18 +46,20 @@ def write(display, name):
 # Digits on a plane
 # -----------------
 #
-# Two components are a map. The grey values are probabilities of ink: a Bernoulli likelihood.
+# Two components are a map. The grey values of MNIST are probabilities of ink: a Bernoulli
+# likelihood. Those of the small digits are not, for most of their pixels are grey.
 
 if SHARED.exists():
     pixels, digit, _ = load("mnist")
     rows = np.random.default_rng(0).choice(len(pixels), 6000, replace=False)
     pixels, digit, image_shape = pixels[rows] / 255.0, digit[rows], (28, 28)
+    likelihood = "bernoulli"
 else:
     pixels, digit = load_digits(return_X_y=True)
-    pixels, image_shape = pixels / 16.0, (8, 8)
+    pixels, image_shape, likelihood = pixels / 16.0, (8, 8), "auto"
 train, test = pixels[: -len(pixels) // 5], pixels[-len(pixels) // 5 :]
 
-plane = VAETransformer(2, likelihood="bernoulli", random_state=0).fit(train)
+plane = VAETransformer(2, likelihood=likelihood, random_state=0).fit(train)
 
 # %%
 # How did the fit go? The linear model is where training begins, and its bound is the dashed line.
@@ -108,7 +110,7 @@ if SHARED.exists():
 # With more components, reconstructions are sharper, and each component has a meaning of its own:
 # red pixels get more ink as it rises by one standard deviation, blue ones less.
 
-deep = VAETransformer(10, likelihood="bernoulli", random_state=0).fit(train)
+deep = VAETransformer(10, likelihood=likelihood, random_state=0).fit(train)
 write(ReconstructionDisplay.from_estimator(deep, test, image_shape=image_shape), "reconstruction")
 write(
     ComponentDisplay.from_estimator(deep, test, components=range(8), image_shape=image_shape),

@@ -1,5 +1,6 @@
 """What pictures show: the data of their artists equal closed forms, or what the estimator says."""
 
+import datetime
 import os
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from skvae.displays import (
     ReconstructionDisplay,
     TrainingCurveDisplay,
 )
+from skvae.displays._axes import shown
 from skvae.displays._models import Colouring
 
 matplotlib.use("Agg")
@@ -210,8 +212,11 @@ def test_labels_are_categories_truth_values_and_few_whole_numbers(mixed):
     many = [f"level {i // 10}" for i in range(300)]
     found, _ = legend(y=many)
     assert len(found) == 21 and found[-1] == "others"
-    dated = LatentDisplay.from_estimator(vae, X, column="since").colouring
-    assert dated.is_date and dated.value is not None
+    for kind in ("points", "density"):
+        dated = LatentDisplay.from_estimator(vae, X, column="since", kind=kind)
+        dated.figure_.canvas.draw()
+        bar = dated.figure_.axes[1]
+        assert {text.get_text()[:2] for text in bar.get_yticklabels()} == {"20"}  # years
 
 
 def test_many_rows_are_counted_in_cells():
@@ -606,6 +611,27 @@ def test_an_outlier_display_takes_detectors_of_any_table(mixed, linear):
         OutlierDisplay.from_estimator(linear, WINE)
     with pytest.raises(ValueError, match="n_rows must be an integer >= 0"):
         OutlierDisplay.from_estimator(detector, sparse, n_rows=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1234.5, "1,234"),
+        (0.012345, "0.0123"),
+        (-2e9, "-2e+09"),
+        (("a", 1), "a, 1"),
+        (pd.NaT, "missing"),
+        (None, "missing"),
+        (pd.Timestamp("2020-02-01 10:00"), "2020-02-01"),
+        (datetime.time(9, 8, 45), "09:08"),
+        (pd.Timedelta(hours=36), "1.5 days"),
+        ("$x^2$", r"\$x^2\$"),
+        (30 * "x", 23 * "x" + "…"),
+        (True, "True"),
+    ],
+)
+def test_what_stands_in_a_picture_is_short(value, text):
+    assert shown(value) == text
 
 
 # -- all of them ----------------------------------------------------------------------------------

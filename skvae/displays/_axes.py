@@ -1,9 +1,12 @@
 """Where pictures are drawn: new figures, axes that were given, and grids of panels in them."""
 
+from datetime import date, time, timedelta
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .._table.column import is_missing
 
 GREY = "0.75"  # of what has no colour of its own
 
@@ -100,10 +103,16 @@ def number_text(value: Any, sign: str = "") -> str:
 
 def shown(value: Any, longest: int = 24) -> str:
     """Return how a label, level or number stands in a picture."""
-    if isinstance(value, tuple):
+    if is_missing(value):
+        text = "missing"
+    elif isinstance(value, tuple):
         text = ", ".join(map(str, value))
     elif isinstance(value, float | np.floating):
         text = number_text(value)
+    elif isinstance(value, timedelta):
+        text = f"{number_text(value / timedelta(days=1))} days"
+    elif isinstance(value, date | time):
+        text = value.strftime("%H:%M" if isinstance(value, time) else "%Y-%m-%d")
     else:
         text = str(value)
     text = text.replace("$", r"\$")  # no mathematics

@@ -348,7 +348,12 @@ class LatentDisplay:
         assert self.colouring is not None
         bar = self.figure_.colorbar(mappable, ax=self.ax_, label=self.colouring.name)
         if self.colouring.is_date:
-            bar.ax.yaxis.axis_date()
+            from matplotlib.dates import AutoDateFormatter, AutoDateLocator
+
+            locator = AutoDateLocator()
+            bar.set_ticks(locator)
+            bar.formatter = AutoDateFormatter(locator)
+            bar.update_ticks()
 
 
 class Cells(NamedTuple):

@@ -261,7 +261,8 @@ class ManifoldDisplay:
                 label = shown(self.readings[place].level)
                 settings = {"color": colours[number], "label": label}
             ax.plot(self.first, middle[:, place], **(settings | kwargs))
-        ax.legend(fontsize="x-small").set_in_layout(False)
+        if named:  # a category without any level has none
+            ax.legend(fontsize="x-small").set_in_layout(False)
 
     def _draw_number(self, ax: Any, place: int, kwargs: dict[str, Any]) -> None:
         from matplotlib import colormaps
@@ -297,7 +298,8 @@ def _columns(vae: Any, asked: Any, values: Array, decoded: Decoded) -> list[int]
         spread = float(np.nanstd(reading.of_cells(draws)))
         share = float(values[..., place].std()) / max(spread, 1e-12)
         movement[reading.column] = max(movement[reading.column], share)
-    return sorted(np.argsort(-movement, kind="stable")[:MOST_PANELS].tolist())
+    most = np.argsort(-movement, kind="stable")[:MOST_PANELS]
+    return sorted(most[movement[most] > 0.0].tolist()) or most[:1].tolist()
 
 
 def _ticks(shares: Array) -> tuple[list[int], list[str]]:

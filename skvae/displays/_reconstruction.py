@@ -206,6 +206,7 @@ def _columns(vae: Any, asked: Any, cells: Array, decoded: Array) -> list[Reconst
         keys = asked if isinstance(asked, list | tuple) else [asked]
         return [_column(vae, column_number(vae, key), cells, decoded) for key in keys]
     every = [_column(vae, number, cells, decoded) for number in range(vae.n_features_in_)]
+    every = [column for column in every if len(column.cells)] or every
     gains = np.nan_to_num([column.gain for column in every], nan=-np.inf)
     order = np.argsort(-gains, kind="stable")
     some = np.unique(np.linspace(0, len(order) - 1, MOST_PANELS).round().astype(int))
@@ -235,7 +236,8 @@ def _draw_numbers(ax: Any, column: Reconstructed, kwargs: dict[str, Any]) -> Non
         ends = [float(x.min()), float(x.max())]
         ax.plot(ends, ends, color="black", linewidth=0.8)
     ax.set(xlabel=column.name, ylabel="decoded")
-    ax.set_title(f"{column.score:.0%} of the variance", fontsize="medium")
+    title = f"{column.score:.0%} of the variance" if len(x) else "no cell holds anything"
+    ax.set_title(title, fontsize="medium")
     if column.is_date:
         ax.xaxis.axis_date()
         ax.yaxis.axis_date()
