@@ -1,5 +1,7 @@
 """What components mean: how the columns move when one component does. No torch."""
 
+from __future__ import annotations  # help() shows ArrayLike by its name
+
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -67,7 +69,7 @@ class Reading(NamedTuple):
         return np.where(lost, np.nan, cells == self.number) if self.is_level else lost * 1.0
 
 
-def readings_of(schema: "Schema") -> list[Reading]:
+def readings_of(schema: Schema) -> list[Reading]:
     """Return what a decoder says of the columns of a table, by columns."""
     found: list[Reading] = []
     place = 0
@@ -89,7 +91,7 @@ class Decoded:
     Codes here are of unit prior variance, whatever the estimator returns.
     """
 
-    def __init__(self, model: "Fitted", device: str) -> None:
+    def __init__(self, model: Fitted, device: str) -> None:
         self.model = model
         self.device = device
         self.readings = readings_of(model.schema)
@@ -150,7 +152,7 @@ class Decoded:
         return self.model.module(self.device), readout
 
 
-def effects_of(model: "Fitted", table: Any, device: str) -> Effects:
+def effects_of(model: Fitted, table: Any, device: str) -> Effects:
     """Return the mean effect of each component on each column, at codes of rows or of the prior."""
     decoded = Decoded(model, device)
     z = decoded.prior_codes() if table is None else decoded.codes(table)

@@ -10,7 +10,8 @@ from ._health import advice_on_fit
 from ._inputs import history_of, labels_of, snapshot
 
 if TYPE_CHECKING:
-    from ._fitted import Fitted, History
+    from ._fitted import Fitted
+    from ._history import History
 
 DOCS = "https://skvae.readthedocs.io/en/latest"  # where the pages of the public names are
 MOST_NAMES = 12  # of columns

@@ -126,7 +126,7 @@ def test_a_start_that_was_kept_is_marked_as_such():
         ({"free_bits": 0.1}, "training objective"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:max_iter=")
+@pytest.mark.filterwarnings("ignore:Training reached max_iter")
 def test_the_axis_says_what_was_climbed(changes, label):
     vae = VAETransformer(1, max_iter=1, random_state=0, **changes).fit(IRIS)
     display = TrainingCurveDisplay.from_estimator(vae)

@@ -28,7 +28,7 @@ def _summary(estimator):
     return found
 
 
-@pytest.mark.filterwarnings("ignore:max_iter=")
+@pytest.mark.filterwarnings("ignore:Training reached max_iter")
 def test_a_trained_model_says_how_far_above_the_linear_start_it_is():
     vae = VAETransformer(2, random_state=0, max_iter=8).fit(load_digits().data[:600])
     start, best = vae.validation_scores_[0], vae.validation_scores_[vae.best_iter_]
@@ -43,7 +43,7 @@ def test_a_trained_model_says_how_far_above_the_linear_start_it_is():
     assert shown["gaussian"] == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 52 more"
 
 
-@pytest.mark.filterwarnings("ignore:max_iter=")
+@pytest.mark.filterwarnings("ignore:Training reached max_iter")
 def test_it_says_what_kind_of_training_there_was():
     linear = VAETransformer(1, max_iter=0).fit(WINE)
     assert _summary(linear)["training"] == "none: this is the linear model"

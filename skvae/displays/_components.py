@@ -10,7 +10,7 @@ from .._inputs import labels_of
 from .._table.column import Array
 from ._axes import grid_shape, hide_rest, number_text, panels_for, shown
 from ._images import check_image_shape, draw_tiles
-from ._models import component_label, components_of, model_of, rows_of
+from ._models import check_count, component_label, components_of, model_of, rows_of
 
 MOST_COMPONENTS = 4
 TAILS = (0.1, 0.9)  # of the rows: how much their own effects differ
@@ -171,8 +171,7 @@ class ComponentDisplay:
         display : ComponentDisplay
             This object.
         """
-        if isinstance(n_columns, bool) or not isinstance(n_columns, int) or n_columns < 1:
-            raise ValueError(f"n_columns must be an integer >= 1. Got {n_columns!r}.")
+        check_count("n_columns", n_columns, 1)
         n_bars, n_panels = min(n_columns, len(self.names)), len(self.effects)
         shape = grid_shape(n_panels, 4 if self.image_shape else 2)
         height = 2.8 if self.image_shape else 0.8 + 0.3 * n_bars

@@ -8,7 +8,15 @@ import numpy as np
 from .._table.column import Array
 from .._table.frames import take_rows
 from ._axes import GREY, axes_for, colours_of
-from ._models import Colouring, colouring_of, component_label, components_of, model_of, rows_of
+from ._models import (
+    Colouring,
+    check_count,
+    colouring_of,
+    component_label,
+    components_of,
+    model_of,
+    rows_of,
+)
 
 MOST_POINTS = 30_000  # that are drawn one by one; more would hide each other
 N_BINS = (240, 160, 110)  # along the longer side of a map of more rows: the first that shows
@@ -162,8 +170,7 @@ class LatentDisplay:
                 "A map needs two components, but the model has 1. Fit with n_components=2."
             )
         two = components_of(vae, components, 2)
-        if isinstance(n_ellipses, bool) or not isinstance(n_ellipses, int) or n_ellipses < 0:
-            raise ValueError(f"n_ellipses must be an integer >= 0. Got {n_ellipses!r}.")
+        check_count("n_ellipses", n_ellipses, 0)
         X = rows_of(estimator, vae, X)
         colouring = colouring_of(vae, X, y=y, column=column, score=score)
         display = cls(

@@ -11,6 +11,7 @@ from .._table.column import Array
 from ._axes import GREY, axes_for, colours_of, grid_shape, hide_rest, panels_for, shown
 from ._images import check_image_shape, draw_tiles
 from ._models import (
+    check_count,
     column_number,
     component_label,
     components_of,
@@ -155,8 +156,7 @@ class ManifoldDisplay:
         asked = components_of(vae, default if components is None else components)
         if len(asked) > 2 or len(set(asked)) < len(asked):
             raise ValueError(f"components must be one or two numbers. Got {components!r}.")
-        if isinstance(n_tiles, bool) or not isinstance(n_tiles, int) or n_tiles < 2:
-            raise ValueError(f"n_tiles must be an integer >= 2. Got {n_tiles!r}.")
+        check_count("n_tiles", n_tiles, 2)
         decoded = Decoded(vae.model_, vae.device)
         if image_shape is not None:
             check_image_shape(image_shape, vae)

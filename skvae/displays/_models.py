@@ -1,6 +1,7 @@
 """What a picture is of: the fitted model of an estimator, its rows, and what colours them."""
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 from .._imputer import VAEImputer
 from .._inputs import fitted_now, labels_of, validated
 from .._outlier import VAEOutlierDetector
+from .._parameters import Rule
 from .._table.column import Array
 from .._table.frames import columns_of, raw_column, where_missing, with_missing
 from .._table.times import DATES, ZONED
@@ -38,6 +40,13 @@ def rows_of(estimator: Any, vae: VAETransformer, X: Any) -> Any:
         hidden = where_missing(X, estimator.missing_values) & ~where_missing(X)
         X = with_missing(X, hidden) if hidden.any() else X
     return X
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raise a ValueError unless a parameter is a whole number that is large enough."""
+    rule = Rule((), Integral, least)
+    if not rule.admits(value):
+        raise ValueError(f"{name} must be {rule}. Got {value!r}.")
 
 
 def components_of(vae: Any, components: Any, number: int | None = None) -> list[int]:

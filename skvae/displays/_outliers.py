@@ -11,7 +11,7 @@ from .._outlier import VAEOutlierDetector
 from .._table.column import Array
 from .._table.frames import library_of, take_rows
 from ._axes import panels_for, shown
-from ._models import Colouring
+from ._models import Colouring, check_count
 
 N_BINS = 50
 LOWEST = 4.0  # times as far from the best score as the threshold: all that is below shares a bin
@@ -141,9 +141,8 @@ class OutlierDisplay:
             raise TypeError(
                 f"{cls.__name__} shows a VAEOutlierDetector. Got a {type(estimator).__name__}."
             )
-        for name, value in (("n_rows", n_rows), ("n_columns", n_columns)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(f"{name} must be an integer >= 0. Got {value!r}.")
+        check_count("n_rows", n_rows, 0)
+        check_count("n_columns", n_columns, 0)
         now: Any = fitted_now(estimator)
         X = validated(now, X, reset=False)
         scores, is_outlier = now.score_samples(X), now.predict(X) == -1

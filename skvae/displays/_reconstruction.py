@@ -9,7 +9,7 @@ from .._inputs import labels_of
 from .._table.column import Array
 from ._axes import axes_for, grid_shape, hide_rest, panels_for, shown
 from ._images import check_image_shape, draw_tiles
-from ._models import column_number, has_dates, model_of, rows_of
+from ._models import check_count, column_number, has_dates, model_of, rows_of
 
 MOST_PANELS = 6
 MOST_POINTS = 2000  # of a panel, evenly taken
@@ -150,8 +150,7 @@ class ReconstructionDisplay:
         vae: Any = model_of(estimator, cls.__name__)
         if image_shape is not None:
             check_image_shape(image_shape, vae)
-        if isinstance(n_images, bool) or not isinstance(n_images, int) or n_images < 1:
-            raise ValueError(f"n_images must be an integer >= 1. Got {n_images!r}.")
+        check_count("n_images", n_images, 1)
         table = vae.model_.read(rows_of(estimator, vae, X), vae.handle_unknown)
         if image_shape is not None:
             rows = np.unique(np.linspace(0, table.shape[0] - 1, n_images).astype(int))
