@@ -175,6 +175,21 @@ def test_what_was_watched_is_one_bound_and_one_kl_for_each_epoch(n_rows):
         assert_allclose(history.bounds[1:], -np.array(vae.loss_curve_), rtol=1e-12)
 
 
+def test_curves_go_on_where_a_fit_goes_on():
+    vae = _vae(max_iter=3, warm_start=True).fit(DIGITS[:600])
+    first = history_of(vae)
+    vae.set_params(max_iter=2).fit(DIGITS[:600])
+    vae.partial_fit(DIGITS[:600])
+    history = history_of(vae)
+    assert len(history.bounds) == len(history.kl) == len(history.held_out_kl) == 1 + 3 + 2 + 1
+    assert (
+        len(history.held_out) == 7
+        and np.isnan([history.held_out[-1], history.held_out_kl[-1]]).all()
+    )
+    assert_allclose(history.kl[:4], first.kl)
+    assert_allclose(history.bounds[1:], -np.array(vae.loss_curve_), rtol=1e-12)
+
+
 def test_the_watched_kl_of_a_linear_start_is_that_of_its_codes():
     vae = _vae(max_iter=1, hidden_layer_sizes=(), early_stopping=True).fit(DIGITS[:1000])
     start = _vae(max_iter=0, hidden_layer_sizes=()).fit(DIGITS[:1000])
