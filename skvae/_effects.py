@@ -121,9 +121,8 @@ class Decoded:
 
     def codes(self, table: Any) -> Array:  # (N, K)
         """Return the codes of a table's rows: of many, of some, evenly."""
-        most = min(MOST_ROWS, max(MOST_NUMBERS // max(len(self._places), 1), 1))
-        step = -(-table.shape[0] // most)
-        return self.model.encode(table[::step], whiten=True, device=self.device)
+        some = some_rows(table, len(self._places))
+        return self.model.encode(some, whiten=True, device=self.device)
 
     def prior_codes(self) -> Array:  # (S, K)
         """Return points that stand for the prior."""
@@ -150,6 +149,12 @@ class Decoded:
 
         readout = Readout(self.model.columns, self.model.schema.n_levels)
         return self.model.module(self.device), readout
+
+
+def some_rows(table: Any, width: int) -> Any:
+    """Return some rows of many, evenly: of each there will be ``width`` numbers."""
+    most = min(MOST_ROWS, max(MOST_NUMBERS // max(width, 1), 1))
+    return table[:: -(-table.shape[0] // most)]
 
 
 def effects_of(model: Fitted, table: Any, device: str) -> Effects:

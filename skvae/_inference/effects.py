@@ -54,14 +54,15 @@ class Readout(NamedTuple):
     def _parts(self, vae: VAE, raw: Tensor) -> list[Array]:
         likelihood = vae.likelihood
         means = self.columns.decode(likelihood.mean(raw).cpu().numpy())
+        if not any(self.n_levels):
+            return [means]
         shares, of_features = likelihood.feature_mean(raw), likelihood.column
         parts = []
         for column, n_levels in enumerate(self.n_levels):
-            own = shares[:, of_features == column]
             if not n_levels:
                 parts.append(means[:, [column]])
             elif likelihood.kind_of(column) is Categorical:  # whose features are the levels
-                parts.append(own.cpu().numpy())
+                parts.append(shares[:, of_features == column].cpu().numpy())
             else:
                 parts.append(_probabilities(vae, raw, column, n_levels))
         return parts

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.sparse import issparse
 
 from .._effects import Decoded, Reading
 from .._inputs import labels_of
@@ -144,10 +145,10 @@ class ComponentDisplay:
                 raise ValueError("Effects have no colours: image_shape must be height and width.")
         table = vae.model_.read(rows_of(estimator, vae, X), vae.handle_unknown)
         decoded = Decoded(vae.model_, vae.device)
-        z = decoded.codes(table)
+        z, by_columns = decoded.codes(table), table.tocsc() if issparse(table) else table
         display = cls(
             effects=[_effect(decoded.moved(z, component)) for component in asked],
-            spread=np.array([_spread(reading, table) for reading in decoded.readings]),
+            spread=np.array([_spread(reading, by_columns) for reading in decoded.readings]),
             readings=decoded.readings,
             names=[_name(reading, labels_of(vae)) for reading in decoded.readings],
             is_date=[_in_days(reading, vae) for reading in decoded.readings],

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._effects import some_rows
 from .._inputs import labels_of
 from .._table.column import Array
 from ._axes import axes_for, grid_shape, hide_rest, panels_for, shown
@@ -130,7 +131,8 @@ class ReconstructionDisplay:
         estimator : VAETransformer, VAEOutlierDetector or VAEImputer
             A fitted estimator; of the last two it is their ``vae_``.
         X : array-like of shape (n_samples, n_features)
-            Rows, in the units of the training rows; best such that were not in ``fit``.
+            Rows, in the units of the training rows; best such that were not in ``fit``. Of more
+            than 10,000 so many are taken, evenly.
         image_shape : tuple of int, default=None
             Height and width of the image that a row is, and 3 or 4 if it has colours.
         n_images : int, default=10
@@ -155,6 +157,7 @@ class ReconstructionDisplay:
         if image_shape is not None:
             rows = np.unique(np.linspace(0, table.shape[0] - 1, n_images).astype(int))
             table = table[rows]
+        table = some_rows(table, table.shape[1])
         codes = vae.model_.encode(table, whiten=True, device=vae.device)
         decoded = vae.model_.decode(codes, whiten=True, device=vae.device)
         cells = table.toarray() if hasattr(table, "toarray") else np.asarray(table, np.float64)
