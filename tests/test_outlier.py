@@ -23,6 +23,7 @@ from skvae import VAEOutlierDetector, VAETransformer
 from skvae._calibration import Calibration
 from skvae._detection import RowScore, expected_of_missing
 from skvae._inference.aggregate import NU, Aggregate, C
+from skvae._inference.residuals import Residuals
 from skvae._table.duplicates import kinds_of_rows
 
 pandas = pytest.importorskip("pandas")
@@ -460,6 +461,21 @@ def _by_hand(detector, rows):
     log_jacobian = np.where(seen, np.log(columns.scale * unit), 0.0).sum(1)
     of_missing = ~seen @ detector._score.expected
     return logsumexp(_log_t(detector, x, seen), axis=1) - log_jacobian + of_missing
+
+
+def test_residuals_of_rows_with_holes_have_their_digits_where_some_noise_is_tiny():
+    # ||r||^2 = ||y||^2 - ||B^T y||^2 for the residuals r of ridge regression on what is observed.
+    rng = np.random.default_rng(0)
+    noise = np.where(np.arange(30) < 6, 1e-3, 0.5)
+    V = rng.normal(size=(30, 12)) / noise[:, None]
+    model = Residuals(*map(torch.from_numpy, (0 * noise, 0 * noise + 1, noise, V, np.arange(30))))
+    seen = (rng.random((20, 30)) < 0.8).astype(float)
+    y = seen * rng.normal(size=(20, 30)) / noise
+    explained = np.einsum("np,npk->nk", y, model.directions(torch.from_numpy(seen)))
+    augmented = np.concatenate([seen[:, :, None] * V, np.tile(np.eye(12), (20, 1, 1))], 1)
+    for row, design, got in zip(y, augmented, explained, strict=True):
+        z = np.linalg.lstsq(design, np.append(row, np.zeros(12)), rcond=None)[0]
+        assert_allclose(row @ row - got @ got, ((row - design[:30] @ z) ** 2).sum(), rtol=1e-8)
 
 
 def test_kernels_are_t_densities_at_the_rows_as_wide_and_heavy_as_the_docstring_says():

@@ -63,9 +63,13 @@ class Residuals(NamedTuple):
 
     def directions(self, seen: Tensor) -> Tensor:  # (N, P) -> (N, P, K)
         """Return B for which ||r||^2 = ||y||^2 - ||B^T y||^2, over what is observed."""
-        inverse = torch.linalg.inv(self.precision(seen))
-        root = torch.linalg.cholesky(inverse + inverse @ inverse)
-        return (seen[:, :, None] * self.loadings) @ root
+        root = torch.linalg.cholesky(self.precision(seen))
+        whitened = torch.linalg.solve_triangular(
+            root, (seen[:, :, None] * self.loadings).mT, upper=False
+        )
+        identity = torch.eye(root.shape[-1]).to(root)
+        inverse = torch.linalg.solve_triangular(root, identity.expand_as(root), upper=False)
+        return whitened.mT @ torch.linalg.cholesky(identity + inverse @ inverse.mT)
 
     def precision(self, seen: Tensor | None) -> Tensor:  # (N or 1, K, K)
         """Return M, the posterior precision of the components."""
