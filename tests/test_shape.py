@@ -9,7 +9,10 @@ from skvae._table.shape import fit_shape, grid_of
 
 RNG = np.random.default_rng(0)
 WET = RNG.normal(size=1500) > 0.3
+TENTHS = RNG.integers(1, 9, 1500) / 10  # which float32 does not hold
 COLUMNS = {
+    "tenths": TENTHS,
+    "price list": np.where(WET, 12.3, RNG.gamma(2.0, 8.0, 1500)),
     "exponential": RNG.exponential(size=1500),
     "negative": -RNG.exponential(size=1500),
     "two modes": np.append(RNG.normal(-3, 1, 750), RNG.normal(3, 0.5, 750)),
@@ -41,6 +44,13 @@ def test_values_go_to_scores_and_back(column):
     scores = shape.scores(values)
     assert np.isfinite(scores).all()
     np.testing.assert_allclose(shape.values(scores), values, rtol=1e-9, atol=1e-12)
+
+
+def test_values_in_float32_are_the_same_values(column):
+    values, shape = column
+    short = values.astype(np.float32).astype(np.float64)
+    assert not shape.outside(short).any()
+    np.testing.assert_allclose(shape.scores(short), shape.scores(values), rtol=1e-4, atol=1e-4)
 
 
 def test_the_map_rises(column):

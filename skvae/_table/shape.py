@@ -231,12 +231,21 @@ class Shape:
         return result
 
     def _atom_at(self, values: Array) -> NDArray[np.intp]:
-        """Return which atom each value is; -1: none."""
+        """Return which atom each value is, but for the rounding of float32; -1: none."""
         if not len(self.atoms):
             return np.full(values.shape, -1)
-        place = np.searchsorted(self.atoms, values - 0.5 * self.step).clip(0, len(self.atoms) - 1)
-        is_atom = np.abs(self.atoms[place] - values) <= SAME * self.step
+        place = np.searchsorted(self.middles, values)
+        is_atom = np.abs(self.atoms[place] - values) <= self.rounding(np.abs(values))
         return np.where(is_atom, place, -1)
+
+    @property
+    def middles(self) -> Array:
+        """What lies between two atoms each: (n_atoms - 1,)."""
+        return 0.5 * self.atoms[:-1] + 0.5 * self.atoms[1:]
+
+    def rounding(self, size: Array) -> Array:
+        """Return how far values of some size may be from an atom that they are."""
+        return np.minimum(SAME * size, CLOSEST * self.step) if self.step else SAME * size
 
     def _atom_around(self, scores: Array) -> NDArray[np.intp]:
         """Return whose interval each score is in; -1: no atom's."""
