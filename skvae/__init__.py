@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ._files.container import FileError as FileError
     from ._files.trusted import SKOPS_TRUSTED_TYPES as SKOPS_TRUSTED_TYPES
     from ._imputer import VAEImputer as VAEImputer
+    from ._onnx.export import register_onnx_converters as register_onnx_converters
+    from ._onnx.export import to_onnx as to_onnx
     from ._outlier import VAEOutlierDetector as VAEOutlierDetector
     from ._persistence import load as load
     from ._persistence import save as save
@@ -29,7 +31,9 @@ __all__ = [
     "likelihoods",
     "load",
     "priors",
+    "register_onnx_converters",
     "save",
+    "to_onnx",
 ]
 
 _HOME = {
@@ -39,7 +43,9 @@ _HOME = {
     "VAEOutlierDetector": "._outlier",
     "VAETransformer": "._transformer",
     "load": "._persistence",
+    "register_onnx_converters": "._onnx.export",
     "save": "._persistence",
+    "to_onnx": "._onnx.export",
 }
 
 

@@ -27,6 +27,7 @@ class RowScore(NamedTuple):
     known: tuple[NDArray, Array] | None = None  # rows of fit, by rising keys, and their scores
     repeats: bool = False  # rows are equal by chance: copies of a row are others
     ambiguous: bool = False  # there are so many copies that a row like one of fit may be another
+    kernel_keys: NDArray | None = None  # (M,)  of the rows that kernels stand at
 
     def with_kernels(self, vae: VAETransformer, X: Any, weight: Array) -> "RowScore":
         """Place kernels at rows X, each of which counts so often: at a part of very many."""
@@ -37,12 +38,14 @@ class RowScore(NamedTuple):
         model = vae.model_
         module, columns = model.module(vae.device), model.columns
         chosen = np.arange(n_kernels(X.shape[0], module.n_features))  # rows are in a random order
-        x, observed = columns.encode(model.read(take_rows(X, chosen)))
+        table = model.read(take_rows(X, chosen))
+        x, observed = columns.encode(table)
         seen = None if observed is None else torch.from_numpy(observed).to(module.device)
         arrays = (x, columns.varies, weight[chosen].astype(np.float64))
         cells, varies, count = (torch.from_numpy(v).to(module.device) for v in arrays)
         aggregate = aggregate_of(module, cells, seen, varies, count, repeats=self.repeats)
-        return self._replace(kernels=tuple(part.numpy(force=True) for part in aggregate))
+        parts = tuple(part.numpy(force=True) for part in aggregate)
+        return self._replace(kernels=parts, kernel_keys=row_keys(table))
 
     def with_expectations(self, vae: VAETransformer, X: Any, weight: Array) -> "RowScore":
         """Find out what a cell adds to the score of typical rows X, given the others of its row.
@@ -95,6 +98,14 @@ class RowScore(NamedTuple):
         """Keep the scores of rows of fit by models that were fitted without them."""
         keys, first = np.unique(row_keys(table), return_index=True)
         return self._replace(known=(keys, scores[first]))
+
+    @property
+    def known_at_kernels(self) -> Array | None:  # (M,)
+        """Scores of the rows that kernels stand at, as of rows of fit; None: as of any rows."""
+        if self.known is None or self.ambiguous or self.kernel_keys is None:
+            return None
+        nowhere = np.full(len(self.kernel_keys), np.nan)
+        return _with_known(nowhere, self.kernel_keys, *self.known)
 
     def of(
         self, vae: VAETransformer, X: Any, unknown: Unknown = "ignore", *, of_fit: bool = False

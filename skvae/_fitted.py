@@ -272,7 +272,7 @@ class Fitted:
         """
         from ._inference.scores import in_original_units, score_function
 
-        vae, n_samples = self.module(device), self._n_samples(n_samples, method)
+        vae, n_samples = self.module(device), self.samples_for(method, n_samples)
         searched = method == "log_likelihood" and refine
         codebook = self.codebook(vae) if searched else None
         with own_gradients():
@@ -283,7 +283,8 @@ class Fitted:
         scores, *of_estimate = self.by_chunks(function, table, vae, per_row)
         return scores, dict(zip(DIAGNOSTICS, of_estimate, strict=False))
 
-    def _n_samples(self, asked: int | str, method: str) -> int:
+    def samples_for(self, method: str, asked: int | str) -> int:
+        """Return how many samples of z a score takes for each row."""
         if not isinstance(asked, str):
             return asked
         if method in ("log_likelihood", "conditional"):
@@ -296,7 +297,7 @@ class Fitted:
         """Return each column's share of the reconstruction term, (N, D), in original units."""
         from ._inference.scores import shares_of_columns
 
-        vae, n_samples = self.module(device), self._n_samples(n_samples, "reconstruction")
+        vae, n_samples = self.module(device), self.samples_for("reconstruction", n_samples)
         bank = _noise_bank(n_samples, vae)
         function = partial(shares_of_columns, vae, bank=bank, columns=self.columns)
         return folded(self.by_chunks(function, table, vae, n_samples)[0], self.schema.holes)
@@ -322,7 +323,7 @@ class Fitted:
 
         from ._inference.conditional import conditional_draws, conditional_means
 
-        vae, n_samples = self.module(device), self._n_samples(n_samples, "conditional")
+        vae, n_samples = self.module(device), self.samples_for("conditional", n_samples)
         codebook = self.codebook(vae)
         if seed is None:
             bank = _noise_bank(n_samples, vae)

@@ -443,6 +443,11 @@ def _scored(detector: VAEOutlierDetector, X: Any) -> tuple[VAEOutlierDetector, A
     return now, X, now._score.of(now.vae_, X, now.vae_.handle_unknown)
 
 
+def scoring_of(now: VAEOutlierDetector) -> Any:
+    """Return the ``RowScore`` of a fitted detector, as it is now."""
+    return now._score
+
+
 def _explanation(now: VAEOutlierDetector, X: Any, scores: Array) -> Explanation:
     table, unseen = now.vae_.model_.read_all(X, now.vae_.handle_unknown)
     cells = explained(now.vae_, table, now._usual)

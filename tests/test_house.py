@@ -47,6 +47,7 @@ FLOORS = [
     ["_files/"],
     ["_persistence"],
     ["displays/"],
+    ["_onnx/"],
     ["__init__"],
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -60,12 +61,15 @@ BEFORE_TORCH += ["_inference/codes", "_inference/few_rows", "_files/", "_persist
 TORCHLESS = ["_table/", "_advice", "_parameters", "_callbacks", "_versions", "_health", "_inputs"]
 TORCHLESS += ["_effects", "_html", "displays/"]
 FRAMES = {"_table/of_pandas": {"pandas", "pyarrow"}, "_table/of_polars": {"polars"}}
+OF_EXTRAS = {"_onnx/": {"onnx", "skl2onnx"}}  # wings that only who has an extra comes to
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
 ROUTINES = {
     "_table/statistics": {"sklearn.preprocessing"},
     "_health": {"sklearn.exceptions"},
     "_callbacks": {"sklearn.callback"},
     "_versions": {"sklearn.exceptions"},
+    "_onnx/export": {"sklearn.pipeline"},
+    "_onnx/converters": {"sklearn.base", "sklearn.pipeline"},
 }
 WITH_CONVENTIONS = {"_inputs", "_html", "_transformer", "_composed", "_imputer", "_outlier"}
 WITH_CONVENTIONS |= {"_files/estimators", "_files/composites", "_persistence"}
@@ -206,7 +210,8 @@ def test_nothing_is_imported_that_is_not_a_dependency(file):
     modules = {name.partition(".")[0].partition("/")[0] for name in _imports(file)}
     outside = modules - {"skvae"} - sys.stdlib_module_names
     dependencies = {"numpy", "scipy", "sklearn", "torch", "safetensors", "threadpoolctl"}
-    assert outside <= dependencies | EXTRAS.get(file, set())
+    extras = EXTRAS.get(file, set()) | OF_EXTRAS.get(_room(file), set())
+    assert outside <= dependencies | extras
 
 
 @pytest.mark.parametrize("file", EXTRAS)

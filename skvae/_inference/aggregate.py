@@ -230,6 +230,9 @@ def _pattern(x: Tensor, observed: Tensor | None) -> Tensor:  # (N, D) -> (N,)
     """Return a number for what a row observes: 0 if that is everything."""
     if observed is None:
         return x.new_zeros(len(x), dtype=torch.int64)
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(2**62, (x.shape[1],), generator=generator).to(x.device)
-    return (~observed * factors).sum(1)
+    return (~observed * hole_keys(x.shape[1]).to(x.device)).sum(1)
+
+
+def hole_keys(n_columns: int) -> Tensor:  # (D,)
+    """Return a number for a hole in each column; those of a row add up, modulo 2^64."""
+    return torch.randint(2**62, (n_columns,), generator=torch.Generator().manual_seed(0))

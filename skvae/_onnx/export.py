@@ -1,0 +1,134 @@
+"""``to_onnx``: a fitted estimator, or a pipeline that has one, as an ONNX model."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sklearn.pipeline import Pipeline
+
+from .._inputs import fitted_now
+from .methods import check_exportable, check_method, need, precision_of
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def to_onnx(
+    estimator: Any, X: Any = None, *, method: str | None = None, dtype: Any = np.float32
+) -> "ModelProto":
+    """Convert a fitted estimator to an ONNX model, which runs without skvae and without torch.
+
+    The model has the encoder, the decoder, the likelihoods, the noise bank of the scores and the
+    kernels of a detector, and it reads rows as ``transform`` does: levels that fit has not seen and
+    missing values, too. With ``dtype=np.float32`` its results are within 1e-5 of the estimator's,
+    relative to their size and their standard deviation; with ``np.float64`` all digits agree.
+
+    Parameters
+    ----------
+    estimator : VAETransformer, VAEOutlierDetector or Pipeline
+        What was fitted. Other steps of a pipeline are converted by skl2onnx, whose converters
+        :func:`register_onnx_converters` adds to.
+    X : array-like or frame, default=None
+        Some rows, of which only the names and dtypes of the columns are read: a pipeline whose
+        first step was fitted to a frame needs them.
+    method : str, default=None
+        What the model computes. Of a transformer "transform" (the default), "inverse_transform",
+        or a score: "elbo", "reconstruction" or "kl", as ``score_samples`` names them. Of a detector
+        "predict" (the default: the output "label", and "scores" from "decision_function"),
+        "decision_function" or "score_samples". Of a pipeline, that of its last step.
+    dtype : {numpy.float32, numpy.float64}, default=numpy.float32
+        Precision of what goes in and comes out. Differences, densities and distances are computed
+        in float64 in any case, and hidden layers in this one.
+
+    Returns
+    -------
+    model : onnx.ModelProto
+        Its bytes, ``model.SerializeToString()``, depend on the fitted estimator alone. The version
+        of skvae, the estimator and the method are in its ``metadata_props``.
+
+    Raises
+    ------
+    ImportError
+        If onnx is not installed, or skl2onnx, for a pipeline.
+    ValueError
+        If there is no such method, or it cannot be a graph: those that search the modes of a
+        posterior, an imputer's, and ``predict`` with ``fdr``, which depends on the other rows.
+
+    Notes
+    -----
+    The model's inputs are as skl2onnx makes them: for an array of numbers one matrix "X", for a
+    frame one column of shape (n, 1) for each of its columns, by name. Text and categories of text
+    are ``tensor(string)``, all other columns numbers. A missing number is nan. A missing text is
+    the empty string; so are "nan", "None", "<NA>", "NaN" and "NaT", which onnxruntime makes of
+    missing values in arrays of objects, unless fit had a level of that name. Truth values are 0 and
+    1, and dates, times and durations are days as float64: since 1970, in UTC, or since midnight.
+    Scores and labels have the shape (n, 1).
+
+    An estimator raises an error where a cell is infinite, has no density, or is an unknown level
+    and ``handle_unknown="error"``. The model gives nan in such a row, and the label -1.
+
+    Rows of fit are scored as new rows that are equal to them. Where a detector knows them by scores
+    of models that were fitted without them, in small tables, its own scores of these rows differ.
+
+    The model uses opset 18 of ai.onnx and 3 of ai.onnx.ml.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> import skvae
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> vae = skvae.VAETransformer(2, max_iter=0, random_state=0).fit(X)
+    >>> model = skvae.to_onnx(vae)
+    >>> [value.name for value in [*model.graph.input, *model.graph.output]]
+    ['X', 'Z']
+    """
+    precision = precision_of(dtype)
+    if isinstance(estimator, Pipeline):
+        return _of_pipeline(estimator, X, method, precision)
+    check_exportable(estimator)
+    now = fitted_now(estimator)
+    method = check_method(now, method)
+    need("onnx")
+    from .build import model_of
+
+    return model_of(now, method, precision)
+
+
+def register_onnx_converters() -> None:
+    """Let skl2onnx convert pipelines and other estimators that have one of skvae's inside.
+
+    The converters are for ``VAETransformer`` (``transform``) and ``VAEOutlierDetector`` (outputs
+    "label" and "scores", as of scikit-learn's detectors). The option ``method`` of skl2onnx chooses
+    another method of the last step: ``options={id(step): {"method": "elbo"}}``.
+
+    Raises
+    ------
+    ImportError
+        If skl2onnx is not installed.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skvae import VAETransformer, register_onnx_converters
+    >>> X, _ = load_iris(return_X_y=True)
+    >>> vae = VAETransformer(2, max_iter=0, random_state=0)
+    >>> pipeline = make_pipeline(StandardScaler(), vae).fit(X)
+    >>> register_onnx_converters()
+    >>> from skl2onnx import to_onnx
+    >>> model = to_onnx(pipeline, X[:1].astype("float32"))
+    >>> [value.name for value in [*model.graph.input, *model.graph.output]]
+    ['X', 'variable']
+    """
+    need("onnx", "skl2onnx")
+    from .converters import register
+
+    register()
+
+
+def _of_pipeline(pipeline: Pipeline, X: Any, method: str | None, precision: str) -> "ModelProto":
+    need("onnx", "skl2onnx")
+    from .converters import model_of_pipeline
+
+    return model_of_pipeline(fitted_now(pipeline), X, method, precision)
