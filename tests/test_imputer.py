@@ -769,7 +769,7 @@ def test_texts_among_numbers_are_filled_as_what_is_missing(add_indicator):
     filled = []
     for frame in (texts, holes):
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*no numbers")
+            warnings.filterwarnings("ignore", ".*are not numbers")
             imputer = VAEImputer(random_state=0, add_indicator=add_indicator)
             filled.append(imputer.fit_transform(frame).astype(float))
     assert_allclose(filled[0], filled[1])

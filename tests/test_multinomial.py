@@ -249,5 +249,5 @@ def test_counts_must_be_whole_and_not_negative():
 
 def test_cells_alone_have_no_distribution():
     imputer = VAEImputer(_vae(), random_state=0).fit(X)
-    with pytest.raises(ValueError, match="so a cell has no distribution of its own"):
+    with pytest.raises(ValueError, match="so a cell alone has no distribution"):
         imputer.predict_cells(NEW[:3])

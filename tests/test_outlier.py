@@ -989,7 +989,7 @@ def test_the_smallest_p_value_of_few_rows_is_told():
         p = _detector().fit(X[:13]).p_values(_far())
     assert_allclose(p, 1.0 / 14.0)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="No p-value")
+        warnings.filterwarnings("error", message="The smallest possible p-value")
         _detector().fit(X[:20]).p_values(_far())
 
 
