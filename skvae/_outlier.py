@@ -32,8 +32,7 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
     rows beside the distance between what the model cannot reproduce of them [1]_. So two kinds of
     row are odd: those far from all others, and those whose columns do not go together. A kernel is
     as wide as its neighbourhood, and weighs the less the further it is from most rows: outliers
-    among the rows of fit hardly hide each other. The other scores of the autoencoder are there as
-    ``score_method``.
+    among the rows of fit hardly hide each other. ``score_method`` has the other scores.
 
     Labels and p-values hold for new rows: each row of fit is scored by the others, and in tables of
     less than 20 rows for each feature, by a model that was fitted without it [2]_. The other scores
@@ -43,10 +42,9 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
     ----------
     vae : VAETransformer, dict or None, default=None
         The model of the table; a clone of it is fitted. None is the linear model with noise per
-        column (up to 1,500 columns) and up to 50 components, two for three columns: training on
-        from there did not change how well rows are ranked. For the other scores it is one that is
-        trained for about 150 steps, from 500 rows on. A dict says in which parameters of
-        VAETransformer the model differs from that; ``set_params(vae__n_components=3)`` writes it.
+        column (up to 1,500 columns) and up to 50 components, two for three columns. For the other
+        scores it trains for about 150 steps, from 500 rows on. A dict says in which parameters
+        the model differs from that; ``set_params(vae__n_components=3)`` writes it.
     score_method : {"auto", "aggregate", "log_likelihood", "elbo", "reconstruction", "kl"}, \
             default="auto"
         What ``score_samples`` returns. ``"auto"`` is ``"aggregate"``, the density among the rows of
@@ -61,8 +59,7 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
         ``"auto"`` fits all rows, and lets the weights of the kernels say which are outliers: from
         the scores alone it cannot be read how many there are. A number fits the model, and places
         kernels, at the most typical rows only, by concentration steps [4]_ as in
-        :class:`sklearn.covariance.MinCovDet`: better where there are many outliers, worse where
-        there are none.
+        :class:`sklearn.covariance.MinCovDet`: better where many are outliers, worse where none is.
     fdr : float, default=None
         If given, ``predict`` calls rows outliers by the Benjamini-Hochberg procedure on their
         p-values: of these, at most this share is expected to be inliers. ``contamination`` has to
@@ -101,10 +98,9 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
     Copies are rows of their own where no column tells the rows apart, as in tables of few levels;
     else it is one row that was entered more often. Kernels stand at up to 4,000 rows.
 
-    Of columns of numbers the score is log p(x) in nats and original
-    units, and integrates to one; of counts and log-normal columns that is the density of their
-    logarithms. Levels of categories are indicators in the metric: scores then rank rows, but are
-    no log-probabilities.
+    Of columns of numbers the score is log p(x) in nats and original units, and integrates to one;
+    of counts and log-normal columns that is the density of their logarithms. Levels of categories
+    are indicators in the metric: scores then rank rows, but are no log-probabilities.
 
     A missing cell is marginalised, and adds to the score what a cell of its column adds, given the
     others, in the mean of typical rows: it makes a row neither odd nor typical, in any unit.

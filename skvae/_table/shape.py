@@ -1,10 +1,9 @@
 """The shape of a column: a monotone map of its values to normal scores. NumPy and SciPy only.
 
-A value that many rows hold is an *atom*: it has an interval of the scores, of the probability that
-it has. Between atoms a smooth quantile function leads from scores to values. So a column is what a
-normal variable becomes on its way through the map: the marginals of a Gaussian copula (Hoff 2007,
-Extending the rank likelihood; Zhao & Udell 2020, Missing value imputation for mixed data via
-Gaussian copula).
+A value of many rows is an *atom*: an interval of the scores has its probability. Between atoms a
+smooth quantile function leads from scores to values. Columns are what normal variables become on
+their way through the map: the marginals of a Gaussian copula (Hoff 2007, Extending the rank
+likelihood; Zhao & Udell 2020, Missing value imputation for mixed data via Gaussian copula).
 """
 
 import math
@@ -235,8 +234,8 @@ class Shape:
         if not len(self.atoms):
             return np.full(values.shape, -1)
         place = np.searchsorted(self.middles, values)
-        is_atom = np.abs(self.atoms[place] - values) <= self.rounding(np.abs(values))
-        return np.where(is_atom, place, -1)
+        near = np.abs(self.atoms[place] - values) <= self.rounding(np.abs(values))
+        return np.where(near, place, -1)
 
     @property
     def middles(self) -> Array:
@@ -421,10 +420,7 @@ def _piece(score: Array, value: Array, is_first: bool, is_last: bool) -> Piece:
 
 
 def _tail(end: float, near: float, bound: float, way: float) -> float:
-    """Return the slope beyond an end, by how far it is to a point ``way`` inside.
-
-    Towards a bound that is the slope of the logarithm of what is left of the way to it.
-    """
+    """Return the slope beyond an end, by a point ``way`` inside; of the log of the way to a bound."""
     if np.isfinite(bound):
         return float(abs(end - bound) * np.log((near - bound) / (end - bound)) / way)
     return float(abs(near - end) / way)
