@@ -21,7 +21,8 @@ PAGES = [
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_the_readmes_python_runs(number, monkeypatch):
+def test_the_readmes_python_runs(number, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     # A few epochs show it as well as the hundreds of the default.
     monkeypatch.setitem(VAETransformer.__init__.__kwdefaults__, "max_iter", 5)
     exec(compile(BLOCKS[number], f"README.md, block {number}", "exec"), {})
