@@ -5,7 +5,6 @@
 
 The times are of fresh interpreters in which numpy, scikit-learn and skvae are imported: to read a
 model and encode one row. The floor is on the processor's time, which a busy machine changes less.
-scikit-learn's callbacks import ``rich`` where it is installed, which takes half of that time.
 """
 
 import hashlib
@@ -36,8 +35,6 @@ RUNS = 9
 FIRST_ANSWER = """
 import pickle, sys, time
 import numpy, sklearn, skvae
-if sys.argv[3] == "without rich":
-    sys.modules["rich"] = None
 with open(sys.argv[2], "rb") as file:
     row = pickle.load(file)
 start, of_processor = time.perf_counter(), time.process_time()
@@ -59,11 +56,11 @@ def mixed(n_rows=1000):
     return frame.mask(rng.random(frame.shape) < 0.05)
 
 
-def first_answer(model, row, folder, how):
+def first_answer(model, row, folder):
     """Milliseconds by the clock and of the processor, the least; and whether torch was loaded."""
     skvae.save(model, folder / "model")
     (folder / "row").write_bytes(pickle.dumps(row))
-    command = [sys.executable, "-c", FIRST_ANSWER, folder / "model", folder / "row", how]
+    command = [sys.executable, "-c", FIRST_ANSWER, folder / "model", folder / "row"]
     # Compiled files are kept, as everywhere where a model is served.
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     parts = []
@@ -89,27 +86,23 @@ def run_times(folder, seed):
     for name, X in sets.items():
         vae = VAETransformer(random_state=seed, max_iter=5).fit(X)
         n_bytes = sum(array.nbytes for array in vae.weights_.values())
-        for how in ("as it is", "without rich"):
-            clock, processor, torch = first_answer(vae, X[:1], folder, how)
-            rows.append(
-                {
-                    "model": name,
-                    "first answer": how,
-                    "ms": clock,
-                    "of the processor": processor,
-                    "torch": torch,
-                    "save ms": min(timed(skvae.save, vae, folder / "m") for _ in range(5)),
-                    "load ms": min(timed(skvae.load, folder / "m") for _ in range(5)),
-                    "file / weights": (folder / "m").stat().st_size / n_bytes,
-                    "pickle / weights": len(pickle.dumps(vae)) / n_bytes,
-                }
-            )
-            what = f"{name}, {how}: {MOST_MS:.0f} ms / first answer"
-            floors.append((what, MOST_MS / processor, 1.0))
-            floors.append((f"{name}, {how}: no torch", float(not torch), 1.0))
-        floors.append(
-            (f"{name}: {MOST_PICKLE} / pickle", MOST_PICKLE / rows[-1]["pickle / weights"], 1.0)
-        )
+        clock, processor, torch = first_answer(vae, X[:1], folder)
+        row = {
+            "model": name,
+            "first answer, ms": clock,
+            "of the processor": processor,
+            "torch": torch,
+            "save ms": min(timed(skvae.save, vae, folder / "m") for _ in range(5)),
+            "load ms": min(timed(skvae.load, folder / "m") for _ in range(5)),
+            "file / weights": (folder / "m").stat().st_size / n_bytes,
+            "pickle / weights": len(pickle.dumps(vae)) / n_bytes,
+        }
+        rows.append(row)
+        floors += [
+            (f"{name}: {MOST_MS:.0f} ms / first answer", MOST_MS / processor, 1.0),
+            (f"{name}: no torch", float(not torch), 1.0),
+            (f"{name}: {MOST_PICKLE} / pickle", MOST_PICKLE / row["pickle / weights"], 1.0),
+        ]
     print_table(rows)
     return rows, floors
 

@@ -2,23 +2,61 @@
 
 import time
 from collections.abc import Callable
+from functools import wraps
+from importlib.util import find_spec
 from math import isnan
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
-try:
-    from sklearn.callback import CallbackSupportMixin, with_callbacks
-except ImportError:
+M = TypeVar("M", bound=Callable[..., Any])
 
-    class CallbackSupportMixin:  # type: ignore[no-redef]
-        """Nothing to support."""
+SECONDS = 5.0  # between two lines of verbose=1
+SUPPORTED = find_spec("sklearn.callback") is not None
 
-    def with_callbacks(method):  # type: ignore[no-untyped-def]
-        """Return the method as it is."""
+
+class CallbackSupportMixin:
+    """scikit-learn's support of callbacks, which is loaded when a fit or a callback asks for it.
+
+    It imports ``rich`` where that is installed: as much work as all else that a model needs to be
+    read and used.
+    """
+
+    if SUPPORTED:
+
+        def set_callbacks(self, *callbacks: Any) -> Any:
+            """Set the callbacks that are told of the epochs of a fit.
+
+            Parameters
+            ----------
+            *callbacks : callback instances
+                As of :mod:`sklearn.callback`. None takes away those that were set.
+
+            Returns
+            -------
+            self : estimator instance
+                The estimator.
+            """
+            from sklearn.callback import CallbackSupportMixin
+
+            return CallbackSupportMixin.set_callbacks(self, *callbacks)
+
+        def _init_callback_context(self, **settings: Any) -> Any:
+            from sklearn.callback import CallbackSupportMixin
+
+            return CallbackSupportMixin._init_callback_context(self, **settings)
+
+
+def with_callbacks(method: M) -> M:
+    """Let callbacks be torn down after a fit, whatever became of it."""
+    if not SUPPORTED:
         return method
 
+    @wraps(method)
+    def managed(estimator: Any, *arguments: Any, **settings: Any) -> Any:
+        from sklearn.callback import with_callbacks
 
-__all__ = ["Audience", "CallbackSupportMixin", "Listeners", "Nobody", "with_callbacks"]
-SECONDS = 5.0  # between two lines of verbose=1
+        return with_callbacks(method)(estimator, *arguments, **settings)
+
+    return cast(M, managed)
 
 
 class Audience(Protocol):

@@ -327,6 +327,7 @@ for path, X, Z in asked:
     model = skvae.load(path)
     assert "torch" not in sys.modules, ("load", path)
     if Z is not None:
+        assert "rich" not in sys.modules  # which scikit-learn's callbacks import
         found = model.transform(X)
         assert "torch" not in sys.modules, ("transform", path)
         assert found.tobytes() == Z.tobytes(), path
