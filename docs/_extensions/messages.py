@@ -23,7 +23,14 @@ MADE_ELSEWHERE = {
     "column.remark": ["look_among", "_numbers_among", "ROUNDED", "TINY", "EMPTY"],
     "' '.join(wrong)": ["refused"],
 }
-PASSED_ON = {"_advice"}  # says what others tell it
+# Errors that another one quotes: where a file is read, they say what somebody has changed in it.
+# {class: where it is quoted}
+QUOTED_IN = {
+    "ValueError": ("_files/", "_table/plain", "_table/stored"),
+    "NotPlainError": ("_files/", "_table/plain", "_table/stored"),
+    "UntranslatedError": ("_onnx/",),
+}
+WRAPPED = {"FileError": ("{target} cannot be loaded: ", ".")}  # by skvae.load
 
 OTHERS = "Other messages"
 # The headings of the list, and the files and wings whose messages stand under each.
@@ -41,6 +48,9 @@ SECTIONS = {
     "Outliers": ["_outlier"],
     "Imputation": ["_imputer"],
     "Likelihoods and priors of your own": ["likelihoods/", "priors"],
+    "Effects and pictures": ["_effects", "displays/"],
+    "Files": ["_files/", "_persistence"],
+    "ONNX": ["_onnx/"],
     "Names and versions": ["_versions", "__init__"],
     OTHERS: [],
 }
@@ -52,6 +62,9 @@ MEANINGS = {
     "Outliers": "What is asked of a detector cannot be had.",
     "Imputation": "What is asked of an imputer cannot be had.",
     "Likelihoods and priors of your own": "A class that you wrote breaks the interface.",
+    "Effects and pictures": "What is asked of effects or of a display cannot be had.",
+    "Files": "An estimator cannot be stored, or a file not be loaded: it was damaged or changed.",
+    "ONNX": "A fitted estimator, or this method of it, cannot be an ONNX graph.",
     "Names and versions": "A name does not exist, or a file comes from another version.",
     OTHERS: "What else there is to say.",
 }
@@ -150,6 +163,8 @@ class House:
         made_by = MADE_ELSEWHERE.get(ast.unparse(node), [])
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             made_by = [node.func.id]
+        if isinstance(node, ast.Name) and node.id.isupper():
+            made_by = [node.id]
         if made_by or not isinstance(node, ast.Name):
             return [text for name in made_by for text in self.made.get(name, [])]
         assigned = [one for one in ast.walk(scope) if node.id in _targets(one)]
@@ -183,20 +198,34 @@ class File:
 
     def messages(self) -> Iterator[Message]:
         """Yield what is raised or warned of, with a message for each of its variants."""
-        for call, scope in self._calls():
-            kind, texts = self._said(call, scope)
-            for text in texts if self.name not in PASSED_ON and not self.is_internal(call) else []:
-                for parts in self.house.spelt(text):
-                    shown = "".join(f"{{{p}}}" if isinstance(p, Hole) else p for p in parts)
-                    yield Message(self.name, call.lineno, kind, shown, merged(parts))
-
-    def _calls(self) -> Iterator[tuple[ast.Call, ast.AST]]:
-        """Yield calls in order, each with the innermost function that it stands in."""
         scopes: dict[int, ast.AST] = {}
         for function in self.nodes(ast.FunctionDef):  # outer ones come first
             scopes |= {id(node): function for node in ast.walk(function)}
-        for call in sorted(self.nodes(ast.Call), key=lambda node: node.lineno):
-            yield call, scopes.get(id(call), self.tree)
+        for node in self._speakers():
+            scope = scopes.get(id(node), self.tree)
+            said = self._said if isinstance(node, ast.Call) else self._advised
+            kind, texts = said(node, scope)
+            quoted = self.name.startswith(QUOTED_IN.get(kind, ()))
+            for text in [] if quoted or self.is_internal(node) else texts:
+                for parts in self.house.spelt(text):
+                    shown = "".join(f"{{{p}}}" if isinstance(p, Hole) else p for p in parts)
+                    before, after = WRAPPED.get(kind, ("", ""))
+                    if not before or not shown.startswith(before):
+                        whole = before + shown + after
+                        yield Message(self.name, node.lineno, kind, whole, merged(parts))
+
+    def _speakers(self) -> list[Any]:
+        """Return what may make a message: calls, and pairs of a text and a class of warnings."""
+        lists = [one for one in self.nodes(ast.ListComp) if _is_advice(one.elt)]
+        listed = {id(one.elt) for one in lists}
+        pairs = [one for one in self.nodes(ast.Tuple) if _is_advice(one) and id(one) not in listed]
+        return sorted([*self.nodes(ast.Call), *lists, *pairs], key=lambda node: node.lineno)
+
+    def _advised(self, node: Any, scope: ast.AST) -> tuple[str, list[Text]]:
+        """Return the class and the text of a pair, or of a list of pairs of one class."""
+        if isinstance(node, ast.ListComp):
+            return node.elt.elts[1].id, [Text(node.generators[0].iter, scope)]
+        return node.elts[1].id, [Text(node.elts[0], scope)]
 
     def _said(self, call: ast.Call, scope: ast.AST) -> tuple[str, list[Text]]:
         """Return the class of an error or a warning and its text; none if the call makes none."""
@@ -208,7 +237,14 @@ class File:
         if isinstance(first, ast.Call):  # an instance of a warning that makes its own text
             return ast.unparse(first.func), self.house.made[ast.unparse(first.func)]
         kind = ast.unparse(call.args[1]) if len(call.args) > 1 else "UserWarning"
-        return kind, [Text(first, scope)]
+        # A class that the code looks up belongs to a text that is found where the two are paired.
+        return kind, [Text(first, scope)] if kind.endswith("Warning") else []
+
+
+def _is_advice(node: ast.AST) -> bool:
+    """Whether it is a pair of a text and a class of warnings."""
+    is_pair = isinstance(node, ast.Tuple) and len(node.elts) == 2
+    return is_pair and isinstance(node.elts[1], ast.Name) and node.elts[1].id.endswith("Warning")
 
 
 def _targets(node: ast.AST) -> list[str]:
@@ -253,6 +289,8 @@ def parts_of(node: ast.expr) -> Iterator[tuple[str, ast.expr]]:
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         yield from parts_of(node.left)
         yield from parts_of(node.right)
+    elif isinstance(node, ast.Call) and isinstance(getattr(node.func, "value", 0), ast.JoinedStr):
+        yield from parts_of(node.func.value)  # a text that is cleaned up
     else:
         named = node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "...")
         yield Hole(named), node

@@ -69,7 +69,7 @@ class Traced:
     def __getattr__(self, name: str) -> Any:
         """Return the method of that name."""
         if name.startswith("__"):
-            raise AttributeError(name)
+            raise AttributeError(name)  # internal: Python asks for what is not there
 
         def of_meta(meta: Tensor, *args: Any, **kwargs: Any) -> Any:
             return getattr(meta, name)(*args, **kwargs)

@@ -271,7 +271,7 @@ def scalar_of_parts(kind: str, parts: Any, whole: Plain) -> Any:
         return pd.Period(ordinal=parts[0], freq=parts[1])
     if kind == "Interval":
         return pd.Interval(whole(parts[0]), whole(parts[1]), closed=parts[2])
-    raise ValueError(f"cells of the kind {kind!r} are not known")
+    raise ValueError(f"cells of the kind {kind!r} are not known")  # internal: a FileError quotes it
 
 
 def frame_parts(frame: Any, plain: Plain) -> Any:
@@ -330,7 +330,7 @@ def _index_of(parts: Any, whole: Plain) -> Any:
     if "range" in parts:
         found = pd.RangeIndex(*parts["range"], name=names[0])
         if len(found) > MOST_LABELS:
-            raise ValueError(f"{len(found)} labels are more than a frame of columns has")
+            raise ValueError(f"{len(found)} labels are more than a frame has")  # internal: as below
         return found
     values = [whole(value) for value in parts["values"]]
     dtype = _dtype_of(parts["dtype"], whole)
@@ -382,7 +382,7 @@ def _dtype_of(parts: Any, whole: Plain) -> Any:
         return pd.ArrowDtype(_arrow_type(*rest))
     if kind == "named" and rest[0] in NULLABLE:
         return pd.api.types.pandas_dtype(rest[0])
-    raise ValueError(f"columns of the dtype {parts!r} are not known")
+    raise ValueError(f"columns of the dtype {parts!r} are not known")  # internal: as above
 
 
 def _text_dtype(storage: str, missing: Any) -> Any:

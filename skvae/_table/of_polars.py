@@ -239,4 +239,4 @@ def _dtype_of(kind: str, *parts: Any) -> Any:
         return pl.Categorical(pl.Categories(name, namespace, _dtype_of(physical)))
     if kind in ("Enum", "Categorical", "Datetime", "Duration", "Decimal") or kind in NAMED:
         return getattr(pl, kind)(*parts)
-    raise ValueError(f"columns of the dtype {kind!r} are not known")
+    raise ValueError(f"columns of the dtype {kind!r} are not known")  # internal: for FileError
