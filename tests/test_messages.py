@@ -13,9 +13,18 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_matrix
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from skvae import VAEImputer, VAEOutlierDetector, VAETransformer, displays, load, save
+from skvae import (
+    VAEImputer,
+    VAEOutlierDetector,
+    VAETransformer,
+    displays,
+    load,
+    register_onnx_converters,
+    save,
+    to_onnx,
+)
 from skvae._files import container
 from skvae.likelihoods import Gaussian
 from skvae.priors import StandardNormal
@@ -162,6 +171,25 @@ def _without(extra, call):
         call()
 
 
+def _graph(estimator, *args, **params):
+    pytest.importorskip("skl2onnx")
+    return to_onnx(estimator, *args, **params)
+
+
+def _converted(kind, n_columns=4):
+    """Convert a model of four numbers by skl2onnx, for inputs of another kind or number."""
+    skl2onnx = pytest.importorskip("skl2onnx")
+    register_onnx_converters()
+    inputs = [("X", getattr(skl2onnx.common.data_types, kind)([None, n_columns]))]
+    skl2onnx.convert_sklearn(_fit(), initial_types=inputs, target_opset=18)
+
+
+def _two_names_of_one_text():
+    pandas = pytest.importorskip("pandas")
+    names = pandas.Index([np.float32(0.1), 0.1], dtype=object)
+    _graph(_fit(pandas.DataFrame(X[:, :2]).set_axis(names, axis=1)))
+
+
 # {message as the source has it: what triggers it}. A message whose words are found in other tests
 # needs no place here.
 TRIGGERS = {
@@ -251,6 +279,29 @@ TRIGGERS = {
     "skvae.save stores VAETransformer, VAEOutlierDetector, VAEImputer, and estimators of "
     "scikit-learn's that have one of these within them. Got {estimator}, a {name}: use skops.io or "
     "pickle.": lambda: _save(X),
+    # Graphs
+    'ONNX models need {package}, which is not installed: pip install "skvae[onnx]".': lambda: (
+        _without("onnx", lambda: to_onnx(_fit()))
+    ),
+    "{method} cannot be an ONNX model. {why} Of a {name}, {...} and {...} can be.": lambda: _graph(
+        _fit(), method="log_likelihood"
+    ),
+    "{method} cannot be an ONNX model. Of a {name}, {...} and {...} can be.": lambda: _graph(
+        _fit(), method="predict"
+    ),
+    "X must be a frame, or an array of numbers.": lambda: _graph(
+        make_pipeline(StandardScaler(), VAETransformer(1, max_iter=0)).fit(X), X.astype("O")
+    ),
+    "The input {raw_name} of a skvae estimator has the type {type}, but it reads numbers, truth "
+    "values and texts.": lambda: _converted("Complex64TensorType"),
+    "The graph is fed {n_fed} columns, but the model was fitted to {...}.": lambda: _converted(
+        "FloatTensorType", 3
+    ),
+    "Column {name} is one of numbers, but the graph is fed texts.": lambda: _converted(
+        "StringTensorType"
+    ),
+    "Two columns of the fitted table would both be the input {twice}. Give them names that differ "
+    "as text.": _two_names_of_one_text,
     # Detectors
     "predict follows one rule, contamination or fdr. Got contamination={contamination} and "
     "fdr={fdr}: leave one of them at its default.": lambda: VAEOutlierDetector(
@@ -266,6 +317,7 @@ def _pattern(text):
 
 
 @pytest.mark.filterwarnings("ignore:1 of 1 components", "ignore:X does not have valid feature")
+@pytest.mark.filterwarnings("ignore:Column .level. holds another level")
 @pytest.mark.parametrize("text", TRIGGERS)
 def test_the_message_is_what_a_user_sees(text):
     (kind,) = {one.kind for one in FOUND if one.text == text}
