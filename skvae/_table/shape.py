@@ -420,7 +420,7 @@ def _piece(score: Array, value: Array, is_first: bool, is_last: bool) -> Piece:
 
 
 def _tail(end: float, near: float, bound: float, way: float) -> float:
-    """Return the slope beyond an end by a point ``way`` inside; of the log of the way to a bound."""
+    """Return the slope beyond an end by a point ``way`` inside; of a log where there is a bound."""
     if np.isfinite(bound):
         return float(abs(end - bound) * np.log((near - bound) / (end - bound)) / way)
     return float(abs(near - end) / way)
