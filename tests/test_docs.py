@@ -149,6 +149,7 @@ def test_the_page_of_an_estimator_has_its_methods_and_names_those_of_scikit_lear
     assert own == [
         *("fit", "partial_fit", "transform", "inverse_transform", "sample"),
         *("score_samples", "score_features", "score", "component_effects"),
+        *(("set_callbacks",) if hasattr(VAETransformer, "set_callbacks") else ()),
     ]
     assert "``set_output``" in page and "``get_params``" in page and "set_fit_request" in page
 
