@@ -295,6 +295,13 @@ def test_a_file_keeps_its_mode_and_a_link_stays_one(tmp_path):
     assert_array_equal(skvae.load(path).transform(numbers()), expected("linear")["transform"])
 
 
+def test_names_that_no_file_can_hold_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(container, "LONGEST_HEADER", 5000)
+    with pytest.raises(ValueError, match=r"more than 100 MB.*max_categories"):
+        skvae.save(fitted("pandas"), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_any_reader_of_safetensors_finds_the_weights(tmp_path):
     from safetensors.numpy import load_file
 

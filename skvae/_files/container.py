@@ -47,6 +47,11 @@ def pack(manifest: Mapping[str, Any], arrays: Mapping[str, NDArray]) -> bytes:
     kept = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     text = json.dumps(whole, allow_nan=False, separators=(",", ":"))
     data = save(kept, metadata={KEY: text})
+    if int.from_bytes(data[:LENGTH], "little") > LONGEST_HEADER:
+        raise ValueError(
+            "The levels and names of this model take more than 100 MB, which a file of safetensors "
+            "does not hold beside its arrays. Use a smaller max_categories, or drop ids."
+        )
     place = _digest_in(data)
     return data[: place.start(1)] + _digest_of(data, place) + data[place.end(1) :]
 
@@ -149,7 +154,7 @@ def read_bytes(path: Path) -> bytes:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: under another name first, which then becomes its own."""
     target = Path(os.path.realpath(path))  # a link stays one
-    other = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    other = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with other.open("xb") as file:
             file.write(data)
