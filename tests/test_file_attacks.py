@@ -389,6 +389,7 @@ def _schema(**parts):
 
 
 BOMB = bytes(2**26)
+GENERATOR = {"__class__": "Generator", "__module__": "numpy.random._generator", "content": {}}
 TYPE = {"__class__": "system", "__module__": "os", "__loader__": "FunctionNode"}
 ARRAY = {"__class__": "ndarray", "__module__": "numpy", "__loader__": "NdArrayNode"}
 ARRAY |= {"type": "numpy", "file": "a.npy"}
@@ -407,6 +408,12 @@ ARCHIVES = {
         {"schema.json": _schema(**ARRAY | {"file": "b.bin"}), "b.bin": _npy((10**12,), bytes(8))}
     ),
     "a function": lambda: _zip({"schema.json": _schema(**TYPE)}),
+    "a function of numpy.random": lambda: _zip(
+        {"schema.json": _schema(**GENERATOR, __loader__="RandomGeneratorNode")}
+    ),
+    "a loader that stands twice": lambda: _zip(
+        {"schema.json": b'{"__loader__":"RandomGeneratorNode","__loader__":"ListNode"}'}
+    ),
     "nested JSON": lambda: _zip({"schema.json": DEEP.encode()}),
     "no estimator": lambda: _zip({"schema.json": _schema(**ARRAY), "a.npy": _npy((1,), bytes(8))}),
     "no schema": lambda: _zip({"../../../boom": b"boom"}),

@@ -13,7 +13,7 @@ from scipy.sparse import issparse
 from sklearn.base import BaseEstimator
 
 from .._advice import warn
-from .archives import check_archive, stored
+from .archives import check_skops, stored
 from .container import FileError
 from .estimators import CALLBACKS
 from .estimators import FORMS as FORMS_OF_OURS
@@ -108,7 +108,7 @@ def _taken(writer: Writer, composite: Composite, where: str) -> dict[str, Any]:
             f"This {where} holds {', '.join(strange)}, which skvae.save does not store by itself. "
             f"If you trust that, use trusted={strange} in save and in load."
         )
-    check_archive(blob)
+    check_skops(blob)
     return {
         "skops": writer.node(np.frombuffer(blob, np.uint8), f"{where}.skops"),
         "parts": [writer.node(part, f"{where}.{n}") for n, part in enumerate(ours)],
@@ -139,7 +139,7 @@ def _built(reader: Reader, parts: Mapping[str, Any], owner: type) -> Any:
     skops = _skops()
     ours = [reader.value(part) for part in parts["parts"]]
     blob = reader.value(parts["skops"]).tobytes()
-    check_archive(blob)
+    check_skops(blob)
     if strange := sorted(set(skops.get_untrusted_types(data=blob)) - {*TRUSTED, *reader.trusted}):
         raise FileError(
             f"it holds {', '.join(strange)}. If you trust that, use skvae.load(path, "
