@@ -5,8 +5,11 @@ there from their HTML representation. A module, such as ``skvae.priors``, has on
 classes. What cannot be imported here, for want of an extra, is left out.
 """
 
+import ast
 import inspect
+import itertools
 import re
+import sys
 import types
 from pathlib import Path
 
@@ -17,6 +20,7 @@ HEADINGS = {
     "Pictures": lambda one: inspect.isclass(one) and one.__name__.endswith("Display"),
     "Functions": inspect.isroutine,
     "Modules": inspect.ismodule,
+    "Errors": lambda one: inspect.isclass(one) and issubclass(one, Exception),
     "Others": lambda one: True,
 }
 
@@ -93,12 +97,36 @@ def classes_of(module):
     return sorted(own, key=lambda one: not inspect.isabstract(one))
 
 
+def data_page(name, value):
+    """Write the page of a constant: the text below it in the source, and its values."""
+    lines = [*_head(f"skvae.{name}"), "", f".. py:data:: skvae.{name}", ""]
+    lines += [f"   {line}".rstrip() for line in text_below(name).splitlines()]
+    if isinstance(value, list | tuple):
+        lines += ["", *(f"   - ``{one!r}``" for one in value)]
+    return lines
+
+
+def text_below(name):
+    """Return the string that follows the assignment of a constant, where its home has one."""
+    home = sys.modules[f"skvae{skvae._HOME[name]}"]
+    for one, after in itertools.pairwise(ast.parse(inspect.getsource(home)).body):
+        is_it = isinstance(one, ast.Assign) and getattr(one.targets[0], "id", "") == name
+        if is_it and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+            return inspect.cleandoc(after.value.value)
+    return ""
+
+
 def index_page(objects):
     """Write the list of all pages."""
     lines = [*_head("API"), "", ".. currentmodule:: skvae"]
     for heading, names in by_heading(objects).items():
-        lines += ["", *_head(heading, "-"), "", ".. autosummary::", ""]
-        lines += [f"   {name}" for name in names]
+        lines += ["", *_head(heading, "-")]
+        constants = [name for name in names if not hasattr(objects[name], "__name__")]
+        described = [name for name in names if name not in constants]
+        lines += (
+            ["", ".. autosummary::", "", *(f"   {name}" for name in described)] if described else []
+        )
+        lines += ["", *(f"- :py:data:`skvae.{name}`" for name in constants)]
     pages = [f"   skvae.{name}" for name in objects]
     return [*lines, "", ".. toctree::", "   :hidden:", "", *pages]
 
@@ -112,9 +140,14 @@ def write_pages(app):
             pages[f"skvae.{name}"] = module_page(name, one)
         elif inspect.isclass(one):
             pages[f"skvae.{name}"] = class_page(name, one)
+        elif inspect.isroutine(one):
+            pages[f"skvae.{name}"] = [
+                *_head(f"skvae.{name}"),
+                "",
+                f".. autofunction:: skvae.{name}",
+            ]
         else:
-            kind = "autofunction" if inspect.isroutine(one) else "autodata"
-            pages[f"skvae.{name}"] = [*_head(f"skvae.{name}"), "", f".. {kind}:: skvae.{name}"]
+            pages[f"skvae.{name}"] = data_page(name, one)
     folder.mkdir(exist_ok=True)
     for old in folder.glob("*.rst"):
         if old.stem not in pages:
