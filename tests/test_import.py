@@ -128,6 +128,26 @@ def test_the_public_names_are_listed_and_there():
     assert skvae.VAETransformer.__module__.partition(".")[0] == "skvae"
 
 
+@pytest.mark.parametrize(
+    ("call", "package"),
+    [
+        ("to_onnx(vae)", "onnx"),
+        ("to_onnx(make_pipeline(vae))", "skl2onnx"),
+        ("register_onnx_converters()", "skl2onnx"),
+    ],
+)
+def test_what_needs_onnx_says_how_to_install_it(call, package):
+    code = (
+        "import numpy as np\n"
+        "from sklearn.pipeline import make_pipeline\n"
+        "from skvae import VAETransformer, register_onnx_converters, to_onnx\n"
+        "vae = VAETransformer(1, max_iter=0).fit(np.random.default_rng(0).normal(size=(30, 3)))\n"
+        f"try:\n    {call}\nexcept ImportError as error:\n    print(error)"
+    )
+    expected = f'ONNX models need {package}, which is not installed: pip install "skvae[onnx]".'
+    assert _run(code, without=EXTRAS | {package}) == expected
+
+
 def test_a_star_import_brings_the_public_names():
     code = "from skvae import *; print(*sorted(set(dir()) & {'VAETransformer', 'priors'}))"
     assert _run(code, without=EXTRAS) == "VAETransformer priors"

@@ -22,7 +22,7 @@ from .loops import described
 from .model import codes_of, mean_of, module_of, score_of
 from .outputs import Output, decoded, numbers, table_of
 from .shapes import Shapes
-from .traced import ELEMENTS, given
+from .traced import ELEMENTS, UntranslatedError, given
 
 IR_VERSION = 8  # the first that has the opset
 SCORES = ("elbo", "reconstruction", "kl")
@@ -35,13 +35,11 @@ def model_of(estimator: Any, method: str, precision: str) -> ModelProto:
     vae = estimator if isinstance(estimator, VAETransformer) else estimator.vae_
     labels, dtype = labels_of(vae.model_.schema), getattr(torch, precision)
     graph = Graph(_prefix(labels))
-    with own_gradients():
-        if method == "inverse_transform":
-            feeds = [Feed(_unlike(labels, "Z"), dtype, vae.model_.n_components)]
-            outputs = inverse_of(graph, feeds[0], vae, dtype)
-        else:
-            feeds = feeds_of(vae.model_, dtype)
-            outputs = outputs_of(graph, feeds, estimator, method, dtype)
+    if method == "inverse_transform":
+        feeds = [Feed(_unlike(labels, "Z"), dtype, vae.model_.n_components)]
+    else:
+        feeds = feeds_of(vae.model_, dtype)
+    outputs = outputs_of(graph, feeds, estimator, method, dtype)
     properties = {"estimator": type(estimator).__name__, "method": method}
     return _assembled(graph, feeds, outputs, properties)
 
@@ -49,10 +47,16 @@ def model_of(estimator: Any, method: str, precision: str) -> ModelProto:
 def outputs_of(
     graph: Graph, feeds: Sequence[Feed], estimator: Any, method: str, dtype: torch.dtype
 ) -> Outputs:
-    """Write the graph of a method of rows."""
-    if isinstance(estimator, VAETransformer):
-        return _of_transformer(graph, feeds, estimator, method, dtype)
-    return _of_detector(graph, feeds, estimator, method, dtype)
+    """Write the graph of a method; raise a ValueError if a formula cannot be written."""
+    write = _of_transformer if isinstance(estimator, VAETransformer) else _of_detector
+    try:
+        with own_gradients():
+            return write(graph, feeds, estimator, method, dtype)
+    except UntranslatedError as error:
+        raise ValueError(
+            f"{method!r} of this {type(estimator).__name__} cannot be an ONNX model: one of its "
+            f"likelihoods, or its prior, is written in a way that a graph is not. {error}"
+        ) from error
 
 
 # -- the transformer ------------------------------------------------------------------------------
@@ -61,6 +65,8 @@ def outputs_of(
 def _of_transformer(
     graph: Graph, feeds: Sequence[Feed], vae: VAETransformer, method: str, dtype: torch.dtype
 ) -> Outputs:
+    if method == "inverse_transform":
+        return _inverse(graph, feeds[0], vae, dtype)
     model, name = vae.model_, _unlike([feed.name for feed in feeds], _name_of(method))
     rows, module = read(graph, feeds, model, vae.handle_unknown), module_of(model, dtype)
     if method == "transform":
@@ -91,7 +97,7 @@ def _column(score: Any, rows: Encoded) -> Any:  # (N, 1)
     return torch.where(rows.cells.wrong, math.nan, score)[:, None]
 
 
-def inverse_of(graph: Graph, feed: Feed, vae: VAETransformer, dtype: torch.dtype) -> Outputs:
+def _inverse(graph: Graph, feed: Feed, vae: VAETransformer, dtype: torch.dtype) -> Outputs:
     """Write the graph of ``inverse_transform``."""
     model, module = vae.model_, module_of(vae.model_, dtype)
     graph.give(feed.name)

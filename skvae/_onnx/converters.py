@@ -14,12 +14,11 @@ from .._imputer import VAEImputer
 from .._inputs import fitted_now
 from .._outlier import VAEOutlierDetector
 from .._parameters import VERSION
-from .._resources import own_gradients
 from .._table.frames import columns_of, is_numbers, library_of, raw_column
 from .._transformer import VAETransformer
 from .build import outputs_of
 from .graph import ML_OPSET, OPSET, Graph
-from .inputs import TEXT, Feed
+from .inputs import TEXT, Feed, feeds_of
 from .methods import METHODS, check_exportable, check_method
 
 ELEMENTS: dict[type, Any] = {
@@ -94,17 +93,14 @@ def _set_types(operator: Any) -> None:
 
 def _convert(scope: Any, operator: Any, container: Any) -> None:
     """Write an estimator's nodes."""
-    if container.target_opset_any_domain("") < OPSET:
-        raise ValueError(
-            f"skvae's converters need target_opset={OPSET} or more. Got "
-            f"{container.target_opset_any_domain('')}."
-        )
+    if (opset := container.target_opset_any_domain("")) < OPSET:
+        raise ValueError(f"skvae's converters need target_opset={OPSET} or more. Got {opset}.")
     estimator = fitted_now(operator.raw_operator)
     graph = Graph(scope.get_unique_variable_name("skvae") + "_", ordered=True)
     dtype = ELEMENTS[_float_type(operator)]
-    with own_gradients():
-        feeds = _feeds(operator.inputs, estimator.n_features_in_)
-        outputs = outputs_of(graph, feeds, estimator, _method(container, estimator), dtype)
+    feeds = _feeds(operator.inputs, estimator.n_features_in_)
+    method = _method(container, operator.raw_operator)
+    outputs = outputs_of(graph, feeds, estimator, method, dtype)
     nodes, constants = graph.needed([output.value for output in outputs])
     container.initializers.extend(constants)
     for node in nodes:
@@ -174,6 +170,13 @@ def model_of_pipeline(pipeline: Pipeline, X: Any, method: str | None, precision:
 
 
 def _types_known(pipeline: Pipeline, precision: str) -> list[tuple[str, Any]]:
+    """Return names and types of the inputs, where the first step of a pipeline knows them."""
+    first = pipeline.steps[0][1]
+    if type(first) in METHODS:
+        vae = first if isinstance(first, VAETransformer) else first.vae_
+        feeds = feeds_of(vae.model_, getattr(torch, precision))
+        kinds = {element: kind for kind, element in ELEMENTS.items()}
+        return [(feed.name, kinds[feed.element]([None, feed.n_columns])) for feed in feeds]
     if hasattr(pipeline, "feature_names_in_"):
         raise ValueError(
             "The pipeline was fitted to a frame, whose dtypes it does not know any more. Give some "

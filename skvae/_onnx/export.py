@@ -28,16 +28,16 @@ def to_onnx(
         What was fitted. Other steps of a pipeline are converted by skl2onnx, whose converters
         :func:`register_onnx_converters` adds to.
     X : array-like or frame, default=None
-        Some rows, of which only the names and dtypes of the columns are read: a pipeline whose
-        first step was fitted to a frame needs them.
+        Some rows, of which only the names and dtypes of the columns are read: only for a pipeline,
+        whose first step may not know what it was fitted to.
     method : str, default=None
         What the model computes. Of a transformer "transform" (the default), "inverse_transform",
         or a score: "elbo", "reconstruction" or "kl", as ``score_samples`` names them. Of a detector
         "predict" (the default: the output "label", and "scores" from "decision_function"),
         "decision_function" or "score_samples". Of a pipeline, that of its last step.
     dtype : {numpy.float32, numpy.float64}, default=numpy.float32
-        Precision of what goes in and comes out. Differences, densities and distances are computed
-        in float64 in any case, and hidden layers in this one.
+        Precision of what goes in and comes out, and of the activations of hidden layers. All else
+        is computed in float64.
 
     Returns
     -------
@@ -50,24 +50,28 @@ def to_onnx(
     ImportError
         If onnx is not installed, or skl2onnx, for a pipeline.
     ValueError
-        If there is no such method, or it cannot be a graph: those that search the modes of a
-        posterior, an imputer's, and ``predict`` with ``fdr``, which depends on the other rows.
+        If there is no such method, or it cannot be a graph: one that searches the modes of a
+        posterior, or ``predict`` with ``fdr``, which depends on the other rows.
+    TypeError
+        If the estimator is none of these, such as a VAEImputer, whose values are found by a search.
 
     Notes
     -----
     The model's inputs are as skl2onnx makes them: for an array of numbers one matrix "X", for a
     frame one column of shape (n, 1) for each of its columns, by name. Text and categories of text
-    are ``tensor(string)``, all other columns numbers. A missing number is nan. A missing text is
-    the empty string; so are "nan", "None", "<NA>", "NaN" and "NaT", which onnxruntime makes of
-    missing values in arrays of objects, unless fit had a level of that name. Truth values are 0 and
-    1, and dates, times and durations are days as float64: since 1970, in UTC, or since midnight.
-    Scores and labels have the shape (n, 1).
+    are ``tensor(string)``, all other columns numbers. A missing number is nan, and so is a text
+    that stands among numbers. A missing text is the empty string; so are "nan", "None", "<NA>",
+    "NaN" and "NaT", which onnxruntime makes of missing values in arrays of objects, unless fit had
+    a level of that name. Truth values are 0 and 1, and dates, times and durations are days as
+    float64: since 1970, in UTC, or since midnight. Codes are "Z", and go into the model of
+    ``inverse_transform`` by that name. Scores and labels have the shape (n, 1).
 
     An estimator raises an error where a cell is infinite, has no density, or is an unknown level
     and ``handle_unknown="error"``. The model gives nan in such a row, and the label -1.
 
-    Rows of fit are scored as new rows that are equal to them. Where a detector knows them by scores
-    of models that were fitted without them, in small tables, its own scores of these rows differ.
+    In small tables, a detector scores rows of fit by a model that was fitted without them. So does
+    the ONNX model, of rows that have a kernel: not of those that ``support_fraction`` leaves out,
+    and not with another ``score_method`` than "aggregate".
 
     The model uses opset 18 of ai.onnx and 3 of ai.onnx.ml.
 

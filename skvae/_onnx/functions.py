@@ -187,6 +187,13 @@ def logit(x: Any) -> Any:
     return torch.log(x) - torch.log(1.0 - x)
 
 
+@composed("mod", "remainder")
+def remainder(a: Any, b: Any) -> Any:
+    if a.dtype.is_floating_point:
+        return a - b * torch.floor(a / b)
+    return call("mod_of_integers", torch.remainder, (a, b), {})
+
+
 @composed("ne")
 def differs(a: Any, b: Any) -> Any:
     return ~(a == b)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .graph import Graph
-from .traced import Traced, UntranslatedError, named, primitive
+from .traced import METAS, Traced, UntranslatedError, meta_of, named, primitive
 
 UNARY = {
     "exp": "Exp",
@@ -36,13 +36,11 @@ BINARY = {
     "pow": "Pow",
     "maximum": "Max",
     "minimum": "Min",
-    "mod": "Mod",
-    "remainder": "Mod",
+    "mod_of_integers": "Mod",
     "and": "And",
     "logical_and": "And",
     "or": "Or",
     "logical_or": "Or",
-    "matmul": "MatMul",
 }
 COMPARISONS = {
     "lt": "Less",
@@ -61,11 +59,16 @@ def _write_unary(name: str, op: str) -> None:
     def write(graph: Graph, meta: Tensor, x: Traced, **_: Any) -> str:
         return graph.node(op, [x.name])[0]
 
+    is_truth = op in ("IsNaN", "IsInf", "Not")
+    METAS[name] = lambda x, **_: meta_of(torch.bool if is_truth else x.dtype, x)
+
 
 def _write_binary(name: str, op: str) -> None:
     @primitive(name)
     def write(graph: Graph, meta: Tensor, a: Any, b: Any, **_: Any) -> str:
         return graph.node(op, [named(graph, a, meta.dtype), named(graph, b, meta.dtype)])[0]
+
+    METAS[name] = lambda a, b, **_: meta_of(torch.result_type(a, b), a, b)
 
 
 def _write_comparison(name: str, op: str) -> None:
@@ -73,6 +76,12 @@ def _write_comparison(name: str, op: str) -> None:
     def write(graph: Graph, meta: Tensor, a: Any, b: Any) -> str:
         dtype = torch.result_type(_sample(a), _sample(b))
         return graph.node(op, [named(graph, a, dtype), named(graph, b, dtype)])[0]
+
+    METAS[name] = lambda a, b: meta_of(torch.bool, a, b)
+
+
+def _float_type(a: Any, b: Any) -> torch.dtype:
+    return torch.promote_types(torch.result_type(a, b), torch.float32)
 
 
 def _sample(value: Any) -> Any:
@@ -99,6 +108,15 @@ for _name, _op in COMPARISONS.items():
     _write_comparison(_name, _op)
 for _name, _op in REDUCTIONS.items():
     _write_reduction(_name, _op)
+for _name in ("div", "truediv"):  # it makes floats of integers
+    METAS[_name] = lambda a, b: meta_of(_float_type(a, b), a, b)
+METAS["clamp"] = lambda x, *_, **__: x
+METAS["where"] = lambda which, a, b: meta_of(torch.result_type(a, b), which, a, b)
+
+
+@primitive("matmul")
+def _write_matmul(graph: Graph, meta: Tensor, a: Any, b: Any) -> str:
+    return graph.node("MatMul", [named(graph, a, meta.dtype), named(graph, b, meta.dtype)])[0]
 
 
 @primitive("argmax")
@@ -310,9 +328,8 @@ def _write_scatter(graph: Graph, meta: Tensor, x: Any, *how: Any) -> str:
 
 
 @primitive("index_copy")
-def _write_index_copy(
-    graph: Graph, meta: Tensor, x: Traced, dim: int, index: Traced, rows: Any
-) -> str:
+def _write_index_copy(graph: Graph, meta: Tensor, x: Traced, *how: Any) -> str:
+    dim, index, rows = how
     if dim != 0:
         raise UntranslatedError("It replaces cells along another axis than the first.")
     places = _reshaped(graph, index.name, (*index.shape, 1))
