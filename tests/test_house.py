@@ -446,7 +446,7 @@ def _public_objects():
         yield f"skvae.{estimator.__name__}", CHECKED
         for name in _introduced_by(estimator):
             yield f"skvae.{estimator.__name__}.{name}", CHECKED
-    for function in ("save", "load"):
+    for function in ("save", "load", "to_onnx", "register_onnx_converters"):
         yield f"skvae.{function}", CHECKED
     yield "skvae.VAETransformer.component_effects", CHECKED
     for display in DISPLAYS:

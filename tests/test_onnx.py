@@ -543,6 +543,14 @@ def test_a_first_step_of_frames_knows_its_columns():
     assert_close(found["probabilities"], pipeline.predict_proba(strange(frame)))
 
 
+def test_skl2onnx_converts_estimators_of_frames_once_it_knows_of_them():
+    register_onnx_converters()
+    frame = mixed_frame()[["age", "city"]].dropna().astype({"age": np.float32})
+    vae = transformer(n_components=1).fit(frame)
+    model = skl2onnx.to_onnx(vae, frame[:1])  # at its own opset
+    assert_close(run(model, frame)["variable"], vae.transform(frame))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_method_of_the_last_step_is_a_choice(dtype):
     pipeline = make_pipeline(StandardScaler(), transformer()).fit(NORMAL)
@@ -568,12 +576,13 @@ def test_converters_need_the_opset_that_the_graphs_are_written_in():
 
 
 def test_a_pipeline_of_a_frame_asks_for_rows_of_it():
-    frame = pandas.DataFrame(NORMAL[:, :3], columns=list("abc"))
+    frame = pandas.DataFrame(NORMAL[:, :3], columns=["net income", "debt/equity", "variable"])
     pipeline = make_pipeline(StandardScaler(), transformer(max_iter=0)).fit(frame)
     with pytest.raises(ValueError, match="Give some rows of it as X"):
         to_onnx(pipeline)
     feed = {name: frame[[name]].to_numpy(np.float32) for name in frame}
-    assert_close(run(to_onnx(pipeline, frame), feed)["variable"], pipeline.transform(frame))
+    (found,) = run(to_onnx(pipeline, frame), feed).values()
+    assert_close(found, pipeline.transform(frame))
 
 
 # -- what is refused ------------------------------------------------------------------------------
@@ -608,7 +617,7 @@ def test_labels_that_depend_on_the_other_rows_are_refused():
 
 @pytest.mark.parametrize("dtype", ["float16", np.int64, None, torch.float32, "nothing"])
 def test_other_precisions_are_refused(dtype):
-    with pytest.raises(ValueError, match=r"dtype must be numpy.float32 or numpy.float64. Got"):
+    with pytest.raises(ValueError, match=r"dtype must be 'float32' or 'float64'. Got"):
         to_onnx(transformer(max_iter=0).fit(NORMAL), dtype=dtype)
 
 

@@ -1,6 +1,7 @@
 """Converters for skl2onnx: skvae's estimators inside of pipelines."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,7 +31,9 @@ ELEMENTS: dict[type, Any] = {
     data_types.StringTensorType: TEXT,
 }
 FLOATS = {"float32": data_types.FloatTensorType, "float64": data_types.DoubleTensorType}
+NOTHING = "passthrough"
 LABEL, SCORES = "label", "scores"
+LABEL_ENCODER = 2  # the version of this operator, the only one of ai.onnx.ml
 
 
 def register() -> None:
@@ -132,6 +135,7 @@ def _add(container: Any, node: NodeProto) -> None:
         list(node.input),
         list(node.output),
         op_domain=node.domain,
+        op_version=LABEL_ENCODER if node.domain else None,  # None: the last one of the opset
         name=node.name,
         **attributes,
     )
@@ -143,6 +147,8 @@ def _add(container: Any, node: NodeProto) -> None:
 def model_of_pipeline(pipeline: Pipeline, X: Any, method: str | None, precision: str) -> ModelProto:
     """Return a pipeline as one model."""
     register()
+    # skl2onnx does not know steps that do nothing.
+    pipeline = Pipeline([(n, step) for n, step in pipeline.steps if step not in (None, NOTHING)])
     last = pipeline.steps[-1][1]
     options: dict[int, dict[str, Any]] = {}
     if type(last) in METHODS:
@@ -154,19 +160,37 @@ def model_of_pipeline(pipeline: Pipeline, X: Any, method: str | None, precision:
         )
     elif is_classifier(last):
         options[id(last)] = {"zipmap": False}  # probabilities as one matrix
-    model = convert_sklearn(
-        pipeline,
-        "skvae",
-        _types_of(X, precision) if X is not None else _types_known(pipeline, precision),
-        target_opset={"": OPSET, "ai.onnx.ml": ML_OPSET},
-        options=options,
-    )
-    opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
+    types = _types_known(pipeline, precision) if X is None else _types_of(X, precision)
+    opsets = {"": OPSET, "ai.onnx.ml": ML_OPSET}
+    model = convert_sklearn(pipeline, "skvae", types, target_opset=opsets, options=options)
+    _rename_inputs(model, [name for name, _ in types])
+    by_domain = sorted(model.opset_import, key=lambda opset: opset.domain)
     del model.opset_import[:]
-    model.opset_import.extend(opsets)
+    model.opset_import.extend(by_domain)
     properties = {"skvae_version": VERSION, "estimator": "Pipeline", "method": method or "default"}
     helper.set_model_props(model, properties)
     return model
+
+
+def _rename_inputs(model: ModelProto, names: Sequence[str]) -> None:
+    """Give the inputs back the names of the columns: skl2onnx makes identifiers of them."""
+    graph = model.graph
+    new = {one.name: name for one, name in zip(graph.input, names, strict=True)}
+    taken = {name for node in graph.node for name in node.output}
+    for name in taken & set(names):
+        new[name] = next(f"{name}_{n}" for n in itertools.count() if f"{name}_{n}" not in taken)
+    for one in (*graph.input, *graph.output):
+        one.name = new.get(one.name, one.name)
+    _rename(graph.node, new)
+
+
+def _rename(nodes: Iterable[NodeProto], new: Mapping[str, str]) -> None:
+    for node in nodes:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _rename(attribute.g.node, new)
 
 
 def _types_known(pipeline: Pipeline, precision: str) -> list[tuple[str, Any]]:

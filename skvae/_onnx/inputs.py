@@ -175,7 +175,7 @@ class _Fed:
         if len(near.unique()) < len(near):
             raise ValueError(
                 f"Column {self.columns[column].name} has levels that are equal in float32. Use "
-                "dtype=np.float64."
+                "dtype='float64'."
             )
         same = cells == near
         missing = torch.where(cells.isnan(), len(levels) + 1, len(levels))

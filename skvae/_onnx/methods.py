@@ -77,4 +77,4 @@ def precision_of(dtype: Any) -> str:
     for known in ("float32", "float64"):
         if dtype is not None and dtype in (known, getattr(np, known), np.dtype(known)):
             return known
-    raise ValueError(f"dtype must be numpy.float32 or numpy.float64. Got {dtype!r} instead.")
+    raise ValueError(f"dtype must be 'float32' or 'float64'. Got {dtype!r} instead.")
