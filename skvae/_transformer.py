@@ -145,7 +145,7 @@ class VAETransformer(
         Samples of z for each row in the scores. ``"auto"`` is 64 for missing values and for the
         log-likelihood, which takes up to 32 times as many where a row needs them; else 16 to 64.
     warm_start : bool, default=False
-        Let ``fit`` go on from the previous fit's weights and scaling; epochs are counted on.
+        Let ``fit`` go on from what the previous fit kept, and its scaling; epochs are counted on.
     precision : {"auto", "float32", "float64"}, default="auto"
         Precision of training. ``"auto"`` is float32, with bfloat16 factors in large products where
         the processor multiplies those. Scores are float64, and so are codes but of float32 rows.
