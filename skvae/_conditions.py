@@ -77,12 +77,12 @@ def moved_model(model: "Fitted", moves: Sequence[Array], number: int) -> "Fitted
     """Return the model with parameters of one draw."""
     import torch
 
-    from ._fitted import to_arrays
+    from ._fitted import shared, to_arrays
     from ._resources import own_gradients
 
     with own_gradients():
         vae = model.fresh_module(torch.device("cpu"))
-        weight, bias, log_scale = (torch.from_numpy(each[number % MOVES]) for each in moves)
+        weight, bias, log_scale = (shared(each[number % MOVES]) for each in moves)
         vae.move_decoder(weight, bias, log_scale)
         return replace(model, weights=to_arrays(vae.state_dict()))
 

@@ -133,13 +133,12 @@ def _density(
     left_out: float,
 ) -> Array:  # (N,)
     """Return rows' density under kernels, nats, original units, of all but a hidden column."""
-    import torch
-
+    from ._fitted import shared
     from ._inference.aggregate import Aggregate, aggregate_log_density
     from ._inference.scores import in_original_units
 
     model, module = vae.model_, vae.model_.module(vae.device)
-    aggregate = Aggregate(*(torch.from_numpy(part).to(module.device) for part in kernels))
+    aggregate = Aggregate(*(shared(part).to(module.device) for part in kernels))
     density = partial(
         aggregate_log_density, module, aggregate=aggregate, hidden=hidden, left_out=left_out
     )

@@ -113,7 +113,7 @@ class Fitted:
         if known is not None and place.type == "cpu":
             return known
         with own_gradients():
-            state = {name: _shared(array) for name, array in self.weights.items()}
+            state = {name: shared(array) for name, array in self.weights.items()}
             vae = self._built(state).without_idle_layers().to(place).requires_grad_(False)
         if place.type == "cpu":  # elsewhere the weights are copies
             object.__setattr__(self, MODULE, vae)
@@ -128,7 +128,7 @@ class Fitted:
             return known
         codes = np.empty((0, self.n_components)) if self.codes is None else self.codes
         with own_gradients():
-            codebook = codebook_of(vae, _shared(codes))
+            codebook = codebook_of(vae, shared(codes))
         if vae.device.type == "cpu":
             object.__setattr__(self, CODEBOOK, codebook)
         return codebook
@@ -430,7 +430,8 @@ def to_tensors(arrays: Weights) -> "State":
     return {name: torch.tensor(value) for name, value in arrays.items()}
 
 
-def _shared(array: NDArray) -> "torch.Tensor":
+def shared(array: NDArray) -> "torch.Tensor":
+    """Return a tensor on the memory of an array, or on a copy's: a file's may be read-only."""
     import torch
 
     return torch.from_numpy(array) if array.flags.writeable else torch.tensor(array)

@@ -672,6 +672,26 @@ def test_the_bytes_of_a_model_depend_on_the_estimator_alone():
     assert done.stdout.strip() == str(here["found"])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # in what Where leaves out
+def test_onnxs_own_reference_gives_the_same():
+    from onnx.reference import ReferenceEvaluator
+
+    X = TABLES["normal_scores"]
+    vae = transformer(likelihood="normal_scores", prior="mixture").fit(X)
+    rows = with_holes(X)[-4:]
+    for method in ("transform", "elbo"):
+        expected = (
+            vae.transform(rows) if method == "transform" else vae.score_samples(rows, method=method)
+        )
+        model = ReferenceEvaluator(to_onnx(vae, method=method))
+        assert_close(model.run(None, {"X": rows.astype(np.float32)})[0], expected)
+    detector = VAEOutlierDetector(random_state=0).fit(MANY[:60])
+    rows = with_holes(MANY[60:64])
+    label, scores = ReferenceEvaluator(to_onnx(detector)).run(None, {"X": rows.astype(np.float32)})
+    assert_close(scores, detector.decision_function(rows))
+    assert_array_equal(label[:, 0], detector.predict(rows))
+
+
 def test_exporting_leaves_the_estimator_as_it_was():
     vae = transformer().fit(NORMAL)
     before = {name: value.copy() for name, value in vae.weights_.items()}

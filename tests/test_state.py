@@ -19,7 +19,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from skvae import VAEImputer, VAEOutlierDetector, VAETransformer, _resources
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer, _resources, to_onnx
 from skvae._inference import codes
 from skvae._model.networks import Encoder
 from skvae._model.vae import VAE
@@ -486,6 +486,34 @@ def test_a_copy_computes_the_same_bits(fitted, kind, method, tmp_path):
     expected = METHODS[method](copy.deepcopy(fitted), X)
     other = COPIES[kind](copy.deepcopy(fitted), tmp_path)
     assert_array_equal(METHODS[method](other, X), expected)
+
+
+MEMORY_MAPPED = {
+    "predict": (VAEOutlierDetector, lambda model: model.predict(X)),
+    "explain": (VAEOutlierDetector, lambda model: model.score_features(X)),
+    "impute": (VAEImputer, lambda model: model.transform(np.where(X > 1.0, np.nan, X))),
+    "draw tables": (VAEImputer, lambda model: model.sample_imputations(X, 2, random_state=0)[0]),
+    "export": (VAEOutlierDetector, lambda model: _exported(model)),
+}
+
+
+def _exported(model):
+    pytest.importorskip("onnx")
+    return np.frombuffer(to_onnx(model).SerializeToString(), np.uint8)
+
+
+@no_warning_of_torch
+@pytest.mark.parametrize("name", MEMORY_MAPPED)
+def test_estimators_that_have_a_model_compute_the_same_from_mapped_memory(name, tmp_path):
+    kind, method = MEMORY_MAPPED[name]
+    model = kind(_vae(max_iter=0)).fit(X)
+    other = _through_joblib(model, tmp_path, "r")
+    always = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)  # else it warns once in a process
+    try:
+        assert_array_equal(method(other), method(model))
+    finally:
+        torch.set_warn_always(always)
 
 
 def test_a_deep_copy_shares_no_memory(fitted):

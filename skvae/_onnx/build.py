@@ -70,7 +70,7 @@ def _of_transformer(
     model, name = vae.model_, _unlike([feed.name for feed in feeds], _name_of(method))
     rows, module = read(graph, feeds, model, vae.handle_unknown), module_of(model, dtype)
     if method == "transform":
-        z = codes_of(module, rows, torch.from_numpy(model.code_scale(vae.whiten)))
+        z = codes_of(module, rows, torch.tensor(model.code_scale(vae.whiten)))
         return [numbers(name, torch.where(rows.cells.wrong[:, None], math.nan, z), dtype)]
     score = score_of(module, rows, method, model.samples_for(method, vae.n_importance_samples))
     score = in_units(score, rows, model) if method != "kl" else score
@@ -84,7 +84,7 @@ def in_units(score: Any, rows: Encoded, model: Fitted) -> Any:  # (N,)
 
 def _log_jacobian(columns: Columns, rows: Encoded) -> Any:
     observed = rows.observed.double()
-    shaped, log_jacobian = list(columns.shapes), torch.from_numpy(columns.log_jacobian.copy())
+    shaped, log_jacobian = list(columns.shapes), torch.tensor(columns.log_jacobian.copy())
     log_jacobian[shaped] = 0.0
     total = (observed * log_jacobian).sum(1)
     if not shaped:
@@ -103,7 +103,7 @@ def _inverse(graph: Graph, feed: Feed, vae: VAETransformer, dtype: torch.dtype) 
     graph.give(feed.name)
     shape = (graph.new_size(feed.name, 0), feed.n_columns)
     codes = given(graph, feed.name, dtype, shape).double()
-    scale = torch.from_numpy(model.code_scale(vae.whiten))
+    scale = torch.tensor(model.code_scale(vae.whiten))
     z = codes * torch.where(scale > 0.0, 1.0 / scale, 0.0)
     cells = decoded(model.columns, mean_of(module, z))
     return table_of(model, labels_of(model.schema), cells, dtype)
@@ -158,7 +158,7 @@ def _with_expected(score: Any, rows: Encoded, how: RowScore) -> Any:  # (N,)
     if how.expected is None:
         return score
     missing = rows.cells.table.isnan() & ~rows.cells.unseen
-    return score + (missing * torch.from_numpy(how.expected)).sum(1)
+    return score + (missing * torch.tensor(how.expected)).sum(1)
 
 
 # -- the model ------------------------------------------------------------------------------------

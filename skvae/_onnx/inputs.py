@@ -227,7 +227,7 @@ class _Levels:
             costs.append([*[0.0] * n, *np.log(column.shares), mass[number], 0.0])
             unseen.append([*[False] * (n + n_rare), True, False])
         sizes = np.array([len(one) for one in places])
-        self.offset = torch.from_numpy(np.cumsum(sizes) - sizes)
+        self.offset = torch.tensor(np.cumsum(sizes) - sizes)
         self.place = torch.tensor(np.concatenate(places), dtype=torch.float64)
         self.cost = torch.tensor(np.concatenate(costs), dtype=torch.float64)
         self.unseen = torch.tensor(np.concatenate(unseen), dtype=torch.bool)
@@ -255,16 +255,16 @@ def _supported(fitted: Fitted, table: _Table, unknown: str) -> Cells:
     if scores is not None:
         homeless = scores.isnan() & ~cells[:, shaped].isnan()
         outside = outside | _spread(homeless, shaped, len(columns))
-    lenient = torch.from_numpy(columns.kinds.automatic & (unknown == "ignore"))
+    lenient = torch.tensor(columns.kinds.automatic & (unknown == "ignore"))
     wrong = wrong | (outside & ~lenient).any(1)
     outside = outside & lenient
     if columns.log_unseen is not None:
-        cost = cost + (outside * torch.from_numpy(columns.log_unseen)).sum(1)
+        cost = cost + (outside * torch.tensor(columns.log_unseen)).sum(1)
     return Cells(torch.where(outside, math.nan, cells), unseen | outside, cost, wrong, scores)
 
 
 def _outside(limits: Any, table: Any) -> Any:  # (N, D)
-    lower, upper, whole = map(torch.from_numpy, (limits.lower, limits.upper, limits.whole))
+    lower, upper, whole = map(torch.tensor, (limits.lower, limits.upper, limits.whole))
     outside = (table < lower) | (table > upper)
     if bool(whole.any()):
         outside = outside | (whole & ~table.isnan() & (table.round() != table))
@@ -285,13 +285,13 @@ def _spread(values: Any, places: Sequence[int], n_columns: int) -> Any:  # (N, S
 
 def _encoded(fitted: Fitted, cells: Cells) -> Encoded:
     columns = fitted.columns
-    x = (cells.table - torch.from_numpy(columns.shift)) / torch.from_numpy(columns.scale)
+    x = (cells.table - torch.tensor(columns.shift)) / torch.tensor(columns.scale)
     if cells.scores is not None:
         shaped = list(columns.shapes)
         others = [n for n in range(len(columns)) if n not in shaped]
         x = in_order([x[:, others], cells.scores], [*others, *shaped])
     missing = cells.table.isnan()
     if columns.empty is not None:
-        missing = missing | torch.from_numpy(columns.empty)
-    x = torch.where(missing, torch.from_numpy(columns.fill), x)
+        missing = missing | torch.tensor(columns.empty)
+    x = torch.where(missing, torch.tensor(columns.fill), x)
     return Encoded(x.clamp(-FARTHEST, FARTHEST), ~missing, cells)

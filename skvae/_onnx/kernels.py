@@ -42,7 +42,7 @@ def log_density_of(vae: VAE, rows: Encoded, how: RowScore) -> tuple[Any, Any]:  
     And what a row of fit is known to score in the end; minus infinity for others.
     """
     assert how.kernels is not None
-    kernels = _Kernels(vae, Aggregate(*map(torch.from_numpy, how.kernels)), how)
+    kernels = _Kernels(vae, Aggregate(*map(torch.tensor, how.kernels)), how)
     place, observed = kernels.place(rows.x, rows.observed), rows.observed
     complete, others = where_true(observed.all(1)), where_true(~observed.all(1))
     found = place.n_dimensions.new_zeros((len(rows.x), 2))
@@ -61,7 +61,7 @@ class _Kernels:
         self.counts_others = left_out > 0.0 and len(kernels.width) > 1
         self.pattern = _parts(kernels.pattern)
         known = how.known_at_kernels
-        self.known = None if known is None else torch.from_numpy(known).nan_to_num(-math.inf)
+        self.known = None if known is None else torch.tensor(known).nan_to_num(-math.inf)
 
     def place(self, x: Any, observed: Any) -> _Place:
         model = self.model

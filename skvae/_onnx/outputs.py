@@ -37,8 +37,8 @@ def numbers(name: str, value: Any, dtype: torch.dtype) -> Output:
 
 def decoded(columns: Columns, x: Any) -> Any:  # (N, D)
     """Turn x into the user's units, as ``Columns.decode``."""
-    varying = torch.where(torch.from_numpy(columns.constant), 0.0, x)
-    cells = varying * torch.from_numpy(columns.scale) + torch.from_numpy(columns.shift)
+    varying = torch.where(torch.tensor(columns.constant), 0.0, x)
+    cells = varying * torch.tensor(columns.scale) + torch.tensor(columns.shift)
     if not columns.shapes:
         return cells
     shaped = list(columns.shapes)

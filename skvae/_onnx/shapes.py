@@ -45,7 +45,7 @@ class Shapes:
         """Return the normal scores of values; nan where a value has no place."""
         missing = values.isnan()
         values = torch.where(missing, 0.0, values)
-        near = self._atom(values, [torch.from_numpy(shape.middles) for shape in self.shapes])
+        near = self._atom(values, [torch.tensor(shape.middles) for shape in self.shapes])
         is_atom = (near[0] - values).abs() <= self._rounding(values.abs())
         piece = self._piece(values, 0)
         own = _Place(self.knots, piece, self._count(values, "value"))
@@ -197,7 +197,7 @@ class _Place:
 
 
 def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.asarray(array, dtype=np.float64))
+    return torch.tensor(np.asarray(array, dtype=np.float64))
 
 
 def _straight() -> Piece:
@@ -230,9 +230,9 @@ def _knots(pieces: Sequence[Piece], shapes: Sequence[Shape]) -> Knots:
         n_before.extend(np.cumsum([0, *sizes])[: len(sizes)].tolist())
     ends = [np.stack([p.score, p.value, p.slope], 1) for p in pieces]
     return Knots(
-        first=torch.from_numpy(np.cumsum(n_stretches) - n_stretches),
+        first=torch.tensor(np.cumsum(n_stretches) - n_stretches),
         n_before=torch.tensor(n_before),
-        n_stretches=torch.from_numpy(n_stretches),
+        n_stretches=torch.tensor(n_stretches),
         there=torch.arange(len(pieces)) > 0,
         score=_tensor([p.score[[0, -1]] for p in pieces]),
         value=_tensor([p.value[[0, -1]] for p in pieces]),

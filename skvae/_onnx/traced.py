@@ -206,7 +206,7 @@ def named(graph: Graph, value: Any, dtype: torch.dtype | None = None) -> str:
 
 def constant(like: Traced, value: Any) -> Any:
     """Return an array or a tensor as a value of the same graph."""
-    value = torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+    value = torch.tensor(value) if isinstance(value, np.ndarray) else value
     return Traced(like.graph, named(like.graph, value), value.to("meta"))
 
 
