@@ -51,8 +51,9 @@ def _again(value):
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_a_value_comes_back_equal_and_of_the_same_type(value):
     again = _again(value)
-    assert type(again) is type(value) and repr(again) == repr(value)
+    assert type(again) is type(value)
     assert again == value or value != value
+    assert isinstance(value, frozenset) or repr(again) == repr(value)  # a set has no order
     if isinstance(value, dt.datetime):
         assert again.utcoffset() == value.utcoffset()
 
