@@ -123,7 +123,7 @@ class Listeners:
     def _print(self, epoch: Any) -> None:
         """Tell the screen, unless it was told just now and another epoch may come."""
         verbose, now = self.estimator.verbose, time.monotonic()
-        ends = epoch.number in (0, self.max_epochs)
+        ends = epoch.number in (0, 1, self.max_epochs)  # the first says how long one takes
         if not (verbose > 1 or (verbose and (ends or now - self._printed >= SECONDS))):
             return
         self._printed = now
