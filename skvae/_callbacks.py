@@ -141,6 +141,7 @@ class Listeners:
         if self.estimator.verbose and history.n_epochs > 0:
             kept = f"epoch {history.best_epoch}" if history.best_epoch else "the linear start"
             after = f"{history.n_epochs} epochs, {time.monotonic() - self._begun:.0f} s"
-            print(f"[{type(self.estimator).__name__}] kept {kept} after {after}")
+            why = f": {history.why_the_start}" if history.why_the_start else ""
+            print(f"[{type(self.estimator).__name__}] kept {kept} after {after}{why}")
         if self.context is not None:
             self.context.call_on_fit_task_end(estimator=self.estimator, **self.data)

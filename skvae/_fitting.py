@@ -124,7 +124,7 @@ def fit(
     work = plan.work_per_step(prepared.vae, len(prepared.rows))
     with enough_threads(work):
         with training_resources(work, parameters["precision"]):
-            outcome = _climbed(prepared, plan, seed, watch, keeps=keeps)
+            outcome = _climbed(prepared, plan, seed, watch, past=past, keeps=keeps)
         fitted = _checked(describe(prepared, outcome.state), prepared, outcome.best)
         return fitted, _history(outcome, prepared, past, seen)
 
@@ -160,9 +160,17 @@ def fit_one_epoch(
 
 
 def _climbed(
-    prepared: Prepared, plan: Plan, seed: int, watch: Callable[[Epoch], bool], *, keeps: bool
+    prepared: Prepared,
+    plan: Plan,
+    seed: int,
+    watch: Callable[[Epoch], bool],
+    *,
+    past: History | None,
+    keeps: bool,
 ) -> Outcome:
-    parameters, start = prepared.parameters, None
+    parameters, start, noise = prepared.parameters, None, None
+    if past is not None:  # the same rows are held out, but the same epochs would say nothing new
+        noise = generator_for(parameters, seed + past.n_epochs)
     if prepared.launch is not prepared.vae:
         start = Start(trainable(parameters, prepared.vae), prepared.optimism)
     try:
@@ -173,6 +181,7 @@ def _climbed(
             selection_for(parameters, len(prepared.columns)),
             generator=generator_for(parameters, seed),
             watch=watch,
+            noise=noise,
             start=start,
             keeps=keeps,
         )

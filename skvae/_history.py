@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from math import nan
+from math import isnan, nan
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,20 @@ class History:
     bounds: Sequence[float] = ()  # of the training rows; nan at the start
     kl: Sequence[float] = ()  # mean KL divergence of the training rows, nats; nan at the start
     held_out_kl: Sequence[float] = ()  # of the held-out rows
+
+    @property
+    def why_the_start(self) -> str:
+        """Say why no epoch was kept; "" if one was, or if there was no choice."""
+        held_out = [bound for bound in self.held_out if not isnan(bound)]
+        if self.best_epoch or len(held_out) < 2:
+            return ""
+        gain = max(held_out[1:]) - held_out[0]
+        if gain <= 0.0:
+            return f"none of {self.n_epochs} epochs was better on rows that were held out"
+        return (
+            f"the best of {self.n_epochs} epochs gained {gain:.2g} nats a row on rows that were "
+            "held out, less than two standard errors"
+        )
 
     def after(self, past: "History") -> "History":
         """Return the history of both, of a fit that went on from the end of another.

@@ -99,8 +99,8 @@ def _training_line(history: "History | None") -> str:
     start, best = history.held_out[0], history.held_out[history.best_epoch]
     if history.best_epoch == 0:
         return (
-            f"the linear start was kept, with a held-out bound of {start:,.2f} nats a row: none of "
-            f"{history.n_epochs} epochs was better"
+            f"the linear start was kept, with a held-out bound of {start:,.2f} nats a row: "
+            f"{history.why_the_start}"
         )
     return (
         f"held-out bound {best:,.2f} nats a row, {best - start:,.2f} above the linear start; epoch "

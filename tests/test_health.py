@@ -368,7 +368,9 @@ def test_verbose_prints_the_units_of_the_fitted_curves(early_stopping, capsys):
 
 def test_verbose_1_prints_the_first_epoch_the_last_and_one_every_five_seconds(capsys):
     X = np.random.default_rng(0).normal(size=(60, 3))
-    VAETransformer(1, max_iter=6, verbose=1, random_state=0, n_iter_no_change=6).fit(X)
+    vae = VAETransformer(1, max_iter=6, verbose=1, random_state=0, n_iter_no_change=6).fit(X)
     lines = capsys.readouterr().out.splitlines()
     shown = [re.search(r"linear start|epoch \d of|kept", line)[0] for line in lines]
     assert shown == ["linear start", "epoch 1 of", "epoch 6 of", "kept"]
+    assert vae.best_iter_ == 0
+    assert re.search(r"kept the linear start after .* s: (none|the best) of 6 epochs", lines[-1])

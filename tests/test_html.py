@@ -1,6 +1,7 @@
 """What a notebook shows of a fitted estimator, with whatever names its columns have."""
 
 import re
+from dataclasses import replace
 from html import unescape
 
 import numpy as np
@@ -54,6 +55,13 @@ def test_it_says_what_kind_of_training_there_was():
     kept = VAETransformer(1, max_iter=2, random_state=0).fit(noise)
     assert kept.best_iter_ == 0
     assert "the linear start was kept, with a held-out bound of" in _summary(kept)["training"]
+    start = kept.validation_scores_[0]
+    kept._history = replace(kept._history, held_out=[start, start - 1.0, start - 2.0])
+    why = "none of 2 epochs was better on rows that were held out"
+    assert _summary(kept)["training"].endswith(why)
+    kept._history = replace(kept._history, held_out=[start, start + 0.123, np.nan])
+    why = "the best of 2 epochs gained 0.12 nats a row on rows that were held out, less than two"
+    assert why in _summary(kept)["training"]
 
 
 def test_columns_stand_by_their_likelihood_and_many_are_counted():

@@ -24,6 +24,7 @@ from skvae._inference import codes
 from skvae._model.networks import Encoder
 from skvae._model.vae import VAE
 from skvae._resources import products_may_be_short
+from skvae._training import selection
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -644,6 +645,32 @@ def test_a_warm_start_counts_epochs_on(early_stopping):
     vae.partial_fit(X)
     assert (vae.n_iter_, vae.best_iter_, len(vae.loss_curve_)) == (7, 7, 7)
     assert np.isnan(vae.validation_scores_[7:]).all()  # nothing was held out
+
+
+@pytest.mark.parametrize("n_rows", [200, 600])  # folds; rows held out
+@pytest.mark.parametrize("early_stopping", [True, False])
+def test_a_warm_start_after_a_kept_start_does_not_repeat_its_epochs(early_stopping, n_rows):
+    noise = np.random.default_rng(0).normal(size=(n_rows, 3))
+    vae = _vae(n_components=1, max_iter=2, warm_start=True, early_stopping=early_stopping)
+    # With steps this small only what is drawn can make two fits' losses differ.
+    vae.set_params(learning_rate_init=1e-30).fit(noise).fit(noise)
+    assert set(vae.loss_curve_[:2]).isdisjoint(vae.loss_curve_[2:])
+
+
+def test_a_warm_start_holds_out_the_same_rows(monkeypatch):
+    drawn = []
+    hold_out = selection.hold_out
+
+    def told(*args):
+        drawn.append(hold_out(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr(selection, "hold_out", told)
+    rows = np.random.default_rng(0).normal(size=(600, 3))
+    _vae(max_iter=1, warm_start=True, learning_rate_init=1e-30).fit(rows).fit(rows)
+    assert len(drawn) == 4  # of the most of the rows, and of the wildest, in each fit
+    assert_array_equal(drawn[0], drawn[2])
+    assert_array_equal(drawn[1], drawn[3])
 
 
 def test_a_warm_start_without_epochs_changes_nothing(fitted):

@@ -3,7 +3,7 @@
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -68,18 +68,21 @@ def climb(
     *,
     generator: torch.Generator,
     watch: Watch,
+    noise: torch.Generator | None = None,
     start: Start | None = None,
     keeps: bool = False,
 ) -> Outcome:
     """Train, hold out as the number of rows allows, and keep the best epoch, or the start.
 
+    ``generator`` chooses what is held out, and ``noise``, mostly the same, all that steps draw.
     With ``keeps``, what there is when the user interrupts is kept, too.
     """
+    noise = noise or generator
     n_rows, n_copies = len(rows), int(_copies(rows).sum())
     if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
         return Outcome(None, [], [], 0, 0, False)
     if not selection.early_stopping:
-        course = _followed(train(vae, rows, None, plan, generator, start=start), watch, keeps)
+        course = _followed(train(vae, rows, None, plan, noise, start=start), watch, keeps)
         number = course.last.number
         return Outcome(
             course.last.snapshot(), course.bounds, [], number, number, False, *course[2:]
@@ -93,19 +96,20 @@ def climb(
 
     if n_rows < SMALL_TABLE:
         # Too few rows to lose a tenth of: folds choose the number of epochs, all rows train.
-        n_folds = min(N_FOLDS, n_copies)
-        epochs = train_folds(vae, rows, n_folds, plan, generator, start=start)
+        held_out = folds(_copies(rows), min(N_FOLDS, n_copies), generator)
+        parts = [rows.split(one) for one in held_out]
+        epochs = train_folds(vae, parts, plan, noise, start=start)
         course = _followed(epochs, either, keeps)
         if stopper.best > 0:
-            refit = itertools.islice(train(vae, rows, None, plan, generator), stopper.best + 1)
+            refit = itertools.islice(train(vae, rows, None, plan, noise), stopper.best + 1)
             again = _followed(refit, lambda epoch: False)
             state = again.last.snapshot()
             undone = sorted({*course.undone, *again.undone})
             course = course._replace(bounds=again.bounds, undone=undone)
     else:
         fraction = min(selection.validation_fraction, MAX_HELD_OUT / n_copies)
-        kept, held_out = split_with_tail(vae, rows, fraction, generator)
-        epochs = train(vae, kept, held_out, plan, generator, start=start)
+        kept, tested = split_with_tail(vae, rows, fraction, generator)
+        epochs = train(vae, kept, tested, plan, noise, start=start)
         course = _followed(epochs, either, keeps)
         state = stopper.best_state
     n_epochs = len(stopper.curve) - 1
@@ -136,8 +140,7 @@ def _followed(epochs: Iterator[Epoch], stop: Watch, keeps: bool = False) -> Cour
 
 def train_folds(
     vae: VAE,
-    rows: Rows,
-    n_folds: int,
+    parts: Sequence[tuple[Rows, Rows]],
     plan: Plan,
     generator: torch.Generator,
     *,
@@ -145,12 +148,11 @@ def train_folds(
 ) -> Iterator[Epoch]:
     """Train one copy of ``vae`` for each fold in step; epochs are means over the folds.
 
-    For tables too small to hold rows out for good: it says how many epochs to train on all.
+    ``parts`` are each fold's training and held-out rows. For tables too small to hold rows out for
+    good: it says how many epochs to train on all.
     """
-    runs = [
-        train(copy.deepcopy(vae), *rows.split(held_out), plan, generator, start=start)
-        for held_out in folds(_copies(rows), n_folds, generator)
-    ]
+    n_folds = len(parts)
+    runs = [train(copy.deepcopy(vae), *both, plan, generator, start=start) for both in parts]
     for epochs in zip(*runs, strict=True):
         bound = sum(e.bound for e in epochs) / n_folds
         held_out = sum(e.held_out for e in epochs) / n_folds
