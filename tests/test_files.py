@@ -1,11 +1,14 @@
 """Files of ``save`` come back to the last bit, and nothing else of them is silent."""
 
 import copy
+import io
 import os
 import pickle
+import re
 import stat
 import subprocess
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +25,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from zoo import MAKE, assert_same, expected, fitted, numbers, results_of, rows_of, small
 
 import skvae
-from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
+from skvae import FileError, VAEImputer, VAEOutlierDetector, VAETransformer
 from skvae._files import container
 from skvae.likelihoods import Gaussian
 
@@ -255,16 +258,103 @@ def test_paths_may_be_of_any_kind(kind, tmp_path):
     assert_array_equal(skvae.load(path).transform(numbers()), expected("default")["transform"])
 
 
-def test_what_is_no_path_and_what_is_not_there_is_said_by_python(tmp_path):
-    with pytest.raises(TypeError, match="PathLike"):
-        skvae.save(fitted("default"), 3.5)
-    with pytest.raises(FileNotFoundError):
-        skvae.load(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError):
-        skvae.save(fitted("default"), tmp_path / "nowhere" / "model")
-    with pytest.raises(OSError, match="irectory"):
-        skvae.save(fitted("default"), tmp_path)
+@pytest.mark.parametrize("path", [None, 3.5, io.BytesIO()], ids=["None", "float", "file"])
+def test_what_is_no_path_is_refused_with_what_is_accepted(path):
+    said = r"the path of a file: a str, bytes or os.PathLike.*Got .*Of an open file, pass its name"
+    for call in (lambda: skvae.save(fitted("default"), path), lambda: skvae.load(path)):
+        with pytest.raises(TypeError, match=f"{said}"):
+            call()
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "folder/", b""])
+def test_what_can_be_no_files_name_is_refused(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (lambda: skvae.save(fitted("default"), path), lambda: skvae.load(path)):
+        with pytest.raises(ValueError, match=r" is not the path of a file. Pass one that ends in"):
+            call()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_not_there_is_named_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="load finds no file ") as told:
+        skvae.load("nothing")
+    assert str(tmp_path / "nothing") in str(told.value)
+
+
+def test_a_folder_is_neither_written_to_nor_read(tmp_path):
+    # Nothing may be written beside it, either.
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    said = re.escape(f"{inner} is a folder, and skvae.")
+    with pytest.raises(IsADirectoryError, match=f"{said}save writes one file.*model.skvae"):
+        skvae.save(fitted("default"), inner)
+    with pytest.raises(IsADirectoryError, match=f"{said}load reads one file"):
+        skvae.load(inner)
+    assert list(tmp_path.iterdir()) == [inner] and list(inner.iterdir()) == []
+
+
+def test_a_file_in_a_folder_that_is_not_there_says_so_before_any_work(tmp_path):
+    path = tmp_path / "nowhere" / "model"
+    said = re.escape(f"cannot write {path}: there is no folder {path.parent}. Make it first")
+    for estimator in (fitted("default"), None):  # it is not even looked at
+        with pytest.raises(FileNotFoundError, match=said):
+            skvae.save(estimator, path)
+    beside = tmp_path / "text"
+    beside.write_text("")
+    with pytest.raises(NotADirectoryError, match=r"cannot write .*model: .*text is no folder"):
+        skvae.save(fitted("default"), beside / "model")
+    assert list(tmp_path.iterdir()) == [beside]
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="Windows has no such users.")
+def test_a_folder_that_one_may_not_write_to_is_named(tmp_path):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model")
+        Path(folder).chmod(0o555)
+        user = os.geteuid()
+        os.seteuid(user or 65534)  # root may write anywhere
+        try:
+            with pytest.raises(PermissionError, match="you may not write into") as told:
+                skvae.save(fitted("default"), path)
+        finally:
+            os.seteuid(user)
+        assert str(told.value).startswith(f"skvae.save cannot write {path}: ")
+        Path(folder).chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such pipes.")
+def test_a_pipe_is_neither_replaced_nor_waited_for(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(FileError, match="pipe cannot be loaded: it is not a file"):
+        skvae.load(pipe)
+    with pytest.raises(FileExistsError, match=r"pipe is there, and is no file.*another path"):
+        skvae.save(fitted("default"), pipe)
+    assert list(tmp_path.iterdir()) == [pipe] and not pipe.is_file()
+
+
+def test_other_errors_of_the_system_name_the_users_path_and_no_other(tmp_path):
+    path = tmp_path / ("x" * 250 + ".skvae")  # longer than names may be, unlike what is written
+    for call in (lambda: skvae.save(fitted("default"), path), lambda: skvae.load(path)):
+        with pytest.raises(OSError, match="too long") as told:
+            call()
+        assert str(path) in str(told.value) and ".part" not in str(told.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- types to trust -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "trusted", ["__main__.double", b"numpy.dtype", None, 3, [double], ["a", 1]]
+)
+def test_trusted_types_are_a_list_of_names(trusted, tmp_path):
+    path = tmp_path / "model"
+    skvae.save(fitted("default"), path)
+    for call in (skvae.load, lambda path, **k: skvae.save(fitted("linear"), path, **k)):
+        with pytest.raises(TypeError, match=r"trusted must be a list of full names.*Got "):
+            call(path, trusted=trusted)
 
 
 @pytest.mark.parametrize("error", [OSError("full"), KeyboardInterrupt()])

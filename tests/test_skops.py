@@ -172,6 +172,58 @@ def test_types_that_skops_does_not_know_have_to_be_trusted(tmp_path):
     assert_array_equal(two.transform(numbers()), one.transform(numbers()))
 
 
+def _nested():
+    def inner(X):
+        return X
+
+    return inner
+
+
+class Holder:
+    """A function that is found by no name of its module."""
+
+    @staticmethod
+    def held(X):
+        return X
+
+
+@pytest.mark.parametrize(
+    "function", [lambda X: X, _nested(), Holder.held], ids=["lambda", "nested", "static"]
+)
+@pytest.mark.parametrize("trusts", [False, True])
+def test_a_function_that_load_could_not_find_is_refused_before_anything_is_written(
+    function, trusts, tmp_path
+):
+    one = make_pipeline(FunctionTransformer(function), small()).fit(numbers())
+    name = f"{function.__module__}.{function.__name__}"
+    said = f"holds {name}, which skvae.load could not find by that name. Define it by def or class"
+    with pytest.raises(TypeError, match=said):
+        skvae.save(one, tmp_path / "model", trusted=[name] if trusts else [])
+    assert list(tmp_path.iterdir()) == []
+
+
+class Closed:
+    """What can be written, and is not to be made again."""
+
+    def __init__(self):
+        self.value = 1
+
+    def __deepcopy__(self, known):
+        return self
+
+    def __setstate__(self, state):
+        raise RuntimeError("it is closed")
+
+
+def test_what_cannot_be_read_back_is_refused_before_anything_is_written(tmp_path):
+    one = make_pipeline(FunctionTransformer(double, kw_args={}), small()).fit(numbers())
+    one[0].note = Closed()
+    names = [f"{double.__module__}.{name}" for name in ("double", "Closed")]
+    with pytest.raises(TypeError, match=r"This Pipeline could not be read back .*it is closed"):
+        skvae.save(one, tmp_path / "model", trusted=names)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_of_ours_in_several_places_stays_one(tmp_path):
     vae = copy.deepcopy(fitted("default"))
     one = FeatureUnion([("one", vae), ("two", vae)])

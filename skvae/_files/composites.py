@@ -6,6 +6,7 @@ type that skops is told to trust beside scikit-learn's. Ours are nodes like any 
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -102,8 +103,13 @@ def _taken(writer: Writer, composite: Composite, where: str) -> dict[str, Any]:
     ours = list(parts_within(whole, is_ours, set()))
     places: dict[int, Any] = {id(part): Part(number) for number, part in enumerate(ours)}
     blob = stored(skops.dumps(copy.deepcopy(whole, places | _without_callbacks(whole, where))))
-    asked = [*TRUSTED, *composite.trusted]
-    if strange := sorted(set(skops.get_untrusted_types(data=blob)) - set(asked)):
+    strange = sorted(set(skops.get_untrusted_types(data=blob)) - set(TRUSTED))
+    if nameless := [name for name in strange if not _is_found(name)]:
+        raise TypeError(
+            f"This {where} holds {', '.join(nameless)}, which skvae.load could not find by that "
+            "name. Define it by def or class at the top of a module."
+        )
+    if strange := [name for name in strange if name not in composite.trusted]:
         raise TypeError(
             f"This {where} holds {', '.join(strange)}, which skvae.save does not store by itself. "
             f"If you trust that, use trusted={strange} in save and in load."
@@ -113,6 +119,15 @@ def _taken(writer: Writer, composite: Composite, where: str) -> dict[str, Any]:
         "skops": writer.node(np.frombuffer(blob, np.uint8), f"{where}.skops"),
         "parts": [writer.node(part, f"{where}.{n}") for n, part in enumerate(ours)],
     }
+
+
+def _is_found(name: str) -> bool:
+    """Whether a function or a class can be imported by its full name: a lambda cannot."""
+    try:
+        resolve_name(name)
+    except (ValueError, ImportError, AttributeError):
+        return False
+    return True
 
 
 def _without_callbacks(whole: Any, where: str) -> dict[int, Any]:

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -145,10 +144,9 @@ def as_file_errors() -> Iterator[None]:
 
 def read_bytes(path: Path) -> bytes:
     """Read a file; what has no size of its own, such as a pipe, is refused."""
-    with path.open("rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise FileError("it is not a file")
-        return file.read()
+    if not path.is_file():  # to open a pipe would be to wait for who writes to it
+        raise FileError("it is not a file")
+    return path.read_bytes()
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -156,14 +154,32 @@ def write_bytes(path: Path, data: bytes) -> None:
     target = Path(os.path.realpath(path))  # a link stays one
     other = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with other.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with suppress(OSError):  # there is none yet, or its mode cannot be had
-            shutil.copymode(target, other)
-        other.replace(target)
+        with _naming(path):
+            with other.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(OSError):  # there is none yet, or its mode cannot be had
+                shutil.copymode(target, other)
+            other.replace(target)
     except BaseException:
         with suppress(OSError):
             other.unlink()
+        raise
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Let errors of the system name the user's path, and not the other one."""
+    try:
+        yield
+    except PermissionError:
+        raise PermissionError(
+            f"skvae.save cannot write {path}: you may not write into its folder, "
+            f"{os.path.realpath(path.parent)}. Choose another one."
+        ) from None
+    except OSError as error:
+        if error.errno is not None:
+            error.filename = str(path)
+            del error.filename2
         raise
