@@ -176,14 +176,10 @@ def _check_target(target: Path) -> None:
             f"{target} is there, and is no file: it is a pipe or a device. Choose another path."
         )
     folder = real.parent
-    if not folder.exists():
+    if not folder.is_dir():
         raise FileNotFoundError(
             f"skvae.save cannot write {target}: there is no folder {folder}. Make it first, or "
             "correct the path."
-        )
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"skvae.save cannot write {target}: {folder} is no folder. Correct the path."
         )
 
 

@@ -302,7 +302,7 @@ def test_a_file_in_a_folder_that_is_not_there_says_so_before_any_work(tmp_path):
             skvae.save(estimator, path)
     beside = tmp_path / "text"
     beside.write_text("")
-    with pytest.raises(NotADirectoryError, match=r"cannot write .*model: .*text is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*text. Make it first"):
         skvae.save(fitted("default"), beside / "model")
     assert list(tmp_path.iterdir()) == [beside]
 
