@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as nn
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import special
-from sklearn.compose import make_column_transformer
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer, make_column_transformer
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler, TargetEncoder
 
 from skvae import (
     VAEImputer,
@@ -534,6 +535,144 @@ def test_a_column_transformer_in_front_of_a_detector_is_one_model():
         found = run(model, feed)
         assert_array_equal(found["label"][:, 0], pipeline.predict(rows))
         assert_close(found["scores"], pipeline.decision_function(rows))
+
+
+def frame_with_holes():
+    """Texts and whole numbers that go together, and miss in every third row."""
+    place = np.digitize(NORMAL[:, 0], [-0.6, 0.0, 0.6])
+    city = np.array(["x", "y", "None", ""], object)[place]
+    frame = pandas.DataFrame({"age": NORMAL[:, 0], "city": city, "n": place.astype(float)})
+    frame.loc[::3, "city"], frame.loc[::3, "n"] = None, np.nan
+    return frame
+
+
+def fed_holes(frame, hole):
+    """What a session is fed of these rows."""
+    feed = {name: frame[[name]].to_numpy(np.float32) for name in ("age", "n")}
+    return feed | {"city": frame[["city"]].astype(object).fillna(hole).to_numpy()}
+
+
+ENCODERS = {
+    "ignored": OneHotEncoder(handle_unknown="ignore"),
+    "dropped": OneHotEncoder(drop="first", handle_unknown="ignore", sparse_output=False),
+    "rare": OneHotEncoder(handle_unknown="infrequent_if_exist", max_categories=3),
+    "ordinal": OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1),
+    "ordinal hole": OrdinalEncoder(
+        handle_unknown="use_encoded_value", unknown_value=math.nan, encoded_missing_value=-3
+    ),
+    "target": TargetEncoder(),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_hole_is_to_an_encoder_in_a_pipeline_what_it_was_in_fit(kind, dtype):
+    frame, y = frame_with_holes(), NORMAL[:, 0] > 0.5
+    both = ("both", clone(ENCODERS[kind]), ["city", "n"])
+    columns = ColumnTransformer([both, ("scale", StandardScaler(), ["age"])])
+    pipeline = make_pipeline(columns, transformer(max_iter=0)).fit(frame, y)
+    rows = frame[-21:].reset_index(drop=True)
+    rows.loc[1:3, "city"], rows.loc[2:4, "n"] = "new", 9.0
+    model, expected = to_onnx(pipeline, frame, dtype=dtype), pipeline.transform(rows)
+    assert expected[0] != pytest.approx(pipeline.transform(rows.fillna({"city": "new"}))[0])
+    kinds = {one.name: one.type for one in session_of(model).get_inputs()}
+    for hole in ("nan", "NaN", "<NA>"):  # "None" and "" are levels here
+        feed = fed_holes(rows, hole)
+        feed = {n: c if n == "city" else c.astype(_numpy(kinds[n])) for n, c in feed.items()}
+        (found,) = run(model, feed).values()
+        assert_allclose(found, expected, rtol=CLOSE[dtype], atol=CLOSE[dtype])
+
+
+@pytest.mark.parametrize("hole", ["", "nan", "None", "<NA>", None, math.nan])
+@pytest.mark.parametrize("missing", [None, math.nan])
+def test_the_empty_text_is_a_hole_to_encoders_as_to_our_own_inputs(hole, missing):
+    frame = pandas.DataFrame({"a": NORMAL[:, 0], "city": np.array(["x", "y", None] * 40, object)})
+    frame["city"] = frame["city"].astype(object).where(frame["city"].notna(), missing)
+    for encoder in (OneHotEncoder(), OrdinalEncoder()):
+        columns = make_column_transformer((encoder, ["city"]), remainder="passthrough")
+        detector = make_pipeline(columns, VAEOutlierDetector(score_method="elbo", random_state=0))
+        model, rows = to_onnx(detector.fit(frame), frame), frame.assign(a=NORMAL[:, 1])
+        feed = {"a": rows[["a"]].to_numpy(np.float32)}
+        feed["city"] = np.array(["x", "y", hole] * 40, object)[:, None]
+        found = run(model, feed)
+        assert_close(found["scores"], detector.decision_function(rows))
+        assert_array_equal(found["label"][:, 0], detector.predict(rows))
+
+
+@pytest.mark.parametrize("encoder", [OneHotEncoder(), OrdinalEncoder()], ids=str)
+def test_a_level_that_is_an_error_to_an_encoder_is_one_to_the_model(encoder):
+    frame = frame_with_holes()
+    pipeline = make_pipeline(
+        make_column_transformer((encoder, ["city"]), (StandardScaler(), ["age", "n"])),
+        transformer(max_iter=0),
+    ).fit(frame)
+    model, rows = to_onnx(pipeline, frame), frame.fillna({"city": "new"})
+    with pytest.raises(ValueError, match="Found unknown categories"):
+        pipeline.transform(rows)
+    error = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
+    with pytest.raises(error, match="out of data bounds"):
+        run(model, fed_holes(rows, "new"))
+
+
+def test_two_kinds_of_holes_in_one_column_are_refused():
+    frame = frame_with_holes()
+    frame["city"] = frame["city"].astype(object)
+    frame.loc[0, "city"], frame.loc[5, "city"] = None, math.nan
+    columns = make_column_transformer((OneHotEncoder(), ["city"]), remainder="passthrough")
+    pipeline = make_pipeline(columns, transformer(max_iter=0)).fit(frame)
+    with pytest.raises(ValueError, match=r"Column 'city' .* both None and nan.*Make them one"):
+        to_onnx(pipeline, frame)
+
+
+NULLABLE = {
+    "Int64": lambda cells: pandas.array(cells, "Int64"),
+    "UInt8": lambda cells: pandas.array(cells, "UInt8"),
+    "boolean": lambda cells: pandas.array([c if c is None else c > 1 for c in cells], "boolean"),
+    "Float64": lambda cells: pandas.array(cells, "Float64"),
+    "int64[pyarrow]": lambda cells: pandas.array(cells, "int64[pyarrow]"),
+    "category": lambda cells: pandas.Categorical(cells),
+}
+
+
+@pytest.mark.parametrize("encoder", [StandardScaler(), OneHotEncoder(), OrdinalEncoder()], ids=str)
+@pytest.mark.parametrize("kind", NULLABLE)
+def test_an_input_of_a_nullable_column_can_hold_a_hole(kind, encoder):
+    cells = [None if n % 4 == 0 else n % 3 for n in range(N)]
+    frame = pandas.DataFrame({"a": NORMAL[:, 0], "n": NULLABLE[kind](cells)})
+    if kind == "int64[pyarrow]":
+        pytest.importorskip("pyarrow")
+    columns = make_column_transformer((clone(encoder), ["n"]), (StandardScaler(), ["a"]))
+    pipeline = make_pipeline(columns, transformer(max_iter=0)).fit(frame)
+    model = to_onnx(pipeline, frame[:1])
+    kinds = {one.name: one.type for one in session_of(model).get_inputs()}
+    assert kinds == {"a": "tensor(float)", "n": "tensor(float)"}
+    feed = {"a": NORMAL[:, :1].astype(np.float32)}
+    feed["n"] = frame[["n"]].astype("Float64").to_numpy(np.float32, na_value=np.nan)
+    (found,) = run(model, feed).values()
+    assert_close(found, pipeline.transform(frame))
+
+
+def test_inputs_of_polars_can_hold_holes_and_those_of_plain_dtypes_need_not():
+    cells = [n % 3 for n in range(N)]
+    frame = polars.DataFrame({"n": cells, "t": [c > 1 for c in cells], "a": NORMAL[:, 0]})
+    scaled = make_column_transformer((StandardScaler(), ["n", "t", "a"]))
+    pipeline = make_pipeline(scaled, transformer(max_iter=0)).fit(frame)
+    for rows, kinds in ((frame, "fff"), (frame.to_pandas(), "ibf")):
+        found = [one.type for one in session_of(to_onnx(pipeline, rows)).get_inputs()]
+        names = {"f": "tensor(float)", "i": "tensor(int64)", "b": "tensor(bool)"}
+        assert found == [names[kind] for kind in kinds]
+    holes = frame.with_columns(n=polars.when(polars.col("n") > 1).then(None).otherwise("n"))
+    feed = {name: holes[[name]].cast(polars.Float32).to_numpy() for name in holes.columns}
+    (codes,) = run(to_onnx(pipeline, frame), feed).values()
+    assert_close(codes, pipeline.transform(holes))
+
+
+def test_rows_given_for_a_first_step_that_knows_its_columns_change_nothing():
+    # A dtype of X may say less: days would be float32, and numbers written as text texts.
+    frame = mixed_frame().assign(day=pandas.date_range("2020-01-01", periods=N, freq="7h"))
+    pipeline = make_pipeline(transformer(max_iter=0), StandardScaler()).fit(frame)
+    one, two = to_onnx(pipeline), to_onnx(pipeline, frame)
+    assert one.SerializeToString() == two.SerializeToString()
 
 
 def test_a_first_step_of_frames_knows_its_columns():

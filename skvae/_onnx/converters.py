@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from onnx import ModelProto, NodeProto, helper
 from skl2onnx import convert_sklearn, get_model_alias, update_registered_converter
@@ -18,9 +19,11 @@ from .._parameters import VERSION
 from .._table.frames import columns_of, is_numbers, library_of, raw_column
 from .._transformer import VAETransformer
 from .build import outputs_of
+from .encoders import LevelTable, with_tables
 from .graph import ML_OPSET, OPSET, Graph
-from .inputs import TEXT, Feed, feeds_of
+from .inputs import TEXT, Fed, Feed, feeds_of
 from .methods import METHODS, check_exportable, check_method
+from .outputs import Output, numbers
 
 ELEMENTS: dict[type, Any] = {
     data_types.FloatTensorType: torch.float32,
@@ -52,6 +55,8 @@ def register() -> None:
             parser=parse,
             options=None if methods is None else {"method": methods},
         )
+
+    update_registered_converter(LevelTable, "SkvaeLevelTable", _set_table_type, _convert_table)
 
 
 def _refuse(scope: Any, model: Any, inputs: Any, custom_parsers: Any = None) -> Any:
@@ -94,16 +99,37 @@ def _set_types(operator: Any) -> None:
         variable.type = kind([None, width])
 
 
+def _set_table_type(operator: Any) -> None:
+    operator.outputs[0].type = _float_type(operator)([None, operator.raw_operator.width])
+
+
+def _convert_table(scope: Any, operator: Any, container: Any) -> None:
+    """Write the nodes of what stands for an encoder."""
+    table = operator.raw_operator
+    graph = _graph(scope)
+    fed = Fed(graph, _feeds(operator.inputs, len(table.columns)), table.columns)
+    made = numbers("levels", table.encoded(fed), ELEMENTS[_float_type(operator)])
+    _add_all(graph, [made], (scope, operator, container))
+
+
 def _convert(scope: Any, operator: Any, container: Any) -> None:
     """Write an estimator's nodes."""
     if (opset := container.target_opset_any_domain("")) < OPSET:
         raise ValueError(f"skvae's converters need target_opset={OPSET} or more. Got {opset}.")
-    estimator = fitted_now(operator.raw_operator)
-    graph = Graph(scope.get_unique_variable_name("skvae") + "_", ordered=True)
-    dtype = ELEMENTS[_float_type(operator)]
+    estimator, graph = fitted_now(operator.raw_operator), _graph(scope)
     feeds = _feeds(operator.inputs, estimator.n_features_in_)
     method = _method(container, operator.raw_operator)
-    outputs = outputs_of(graph, feeds, estimator, method, dtype)
+    outputs = outputs_of(graph, feeds, estimator, method, ELEMENTS[_float_type(operator)])
+    _add_all(graph, outputs, (scope, operator, container))
+
+
+def _graph(scope: Any) -> Graph:
+    return Graph(scope.get_unique_variable_name("skvae") + "_", ordered=True)
+
+
+def _add_all(graph: Graph, outputs: Sequence[Output], place: tuple[Any, Any, Any]) -> None:
+    """Add a graph's nodes where skl2onnx wants them."""
+    scope, operator, container = place
     nodes, constants = graph.needed([output.value for output in outputs])
     container.initializers.extend(constants)
     for node in nodes:
@@ -148,7 +174,8 @@ def model_of_pipeline(pipeline: Pipeline, X: Any, method: str | None, precision:
     """Return a pipeline as one model."""
     register()
     # skl2onnx does not know steps that do nothing.
-    pipeline = Pipeline([(n, step) for n, step in pipeline.steps if step not in (None, NOTHING)])
+    steps = [(n, step) for n, step in pipeline.steps if step not in (None, NOTHING)]
+    pipeline = with_tables(Pipeline(steps))
     last = pipeline.steps[-1][1]
     options: dict[int, dict[str, Any]] = {}
     if type(last) in METHODS:
@@ -160,7 +187,8 @@ def model_of_pipeline(pipeline: Pipeline, X: Any, method: str | None, precision:
         )
     elif is_classifier(last):
         options[id(last)] = {"zipmap": False}  # probabilities as one matrix
-    types = _types_known(pipeline, precision) if X is None else _types_of(X, precision)
+    known = X is None or type(pipeline.steps[0][1]) in METHODS
+    types = _types_known(pipeline, precision) if known else _types_of(X, precision)
     opsets = {"": OPSET, "ai.onnx.ml": ML_OPSET}
     model = convert_sklearn(pipeline, "skvae", types, target_opset=opsets, options=options)
     _rename_inputs(model, [name for name, _ in types])
@@ -220,11 +248,13 @@ def _types_of(X: Any, precision: str) -> list[tuple[str, Any]]:
 
 
 def _type_of(name: str, values: Any, precision: str) -> Any:
+    """Return the type of an input; only of floats and texts can one hold a hole."""
     raw = raw_column(values, name)
-    if raw.kind == "boolean":
-        return data_types.BooleanTensorType([None, 1])
     if raw.kind == "category" and all(isinstance(level, str) for level in raw.levels):
         return data_types.StringTensorType([None, 1])
-    if "int" in str(values.dtype).lower() and raw.kind == "number":
+    kind = values.dtype.kind if isinstance(values.dtype, np.dtype) else "nullable"
+    if kind == "b":
+        return data_types.BooleanTensorType([None, 1])
+    if kind in "iu":
         return data_types.Int64TensorType([None, 1])
     return FLOATS[precision]([None, 1])

@@ -94,21 +94,20 @@ def is_text(column: Column) -> bool:
 
 def read(graph: Graph, feeds: Sequence[Feed], fitted: Fitted, unknown: str) -> Encoded:
     """Read what the graph is fed, as ``Fitted.read_all`` and ``Columns.encode`` read rows."""
-    table = _table(_Fed(graph, feeds, fitted.schema), fitted, unknown)
+    table = _table(Fed(graph, feeds, fitted.schema.columns), fitted, unknown)
     return _encoded(fitted, _supported(fitted, _widened(fitted, table), unknown))
 
 
-class _Fed:
-    """The inputs of a graph, by column."""
+class Fed:
+    """The inputs of a graph, by column; these have names, for messages."""
 
-    def __init__(self, graph: Graph, feeds: Sequence[Feed], schema: Schema) -> None:
+    def __init__(self, graph: Graph, feeds: Sequence[Feed], columns: Sequence[Any]) -> None:
         n_fed = sum(feed.n_columns for feed in feeds)
-        if n_fed != len(schema.columns):
+        if n_fed != len(columns):
             raise ValueError(
-                f"The graph is fed {n_fed} columns, but the model was fitted to "
-                f"{len(schema.columns)}."
+                f"The graph is fed {n_fed} columns, but the model was fitted to {len(columns)}."
             )
-        self.graph, self.columns = graph, schema.columns
+        self.graph, self.columns = graph, columns
         graph.give(feeds[0].name)
         self.n_rows = graph.new_size(feeds[0].name, 0)
         self._feeds = feeds
@@ -194,7 +193,7 @@ class _Table(NamedTuple):
     wrong: Any  # (N,)
 
 
-def _table(fed: _Fed, fitted: Fitted, unknown: str) -> _Table:
+def _table(fed: Fed, fitted: Fitted, unknown: str) -> _Table:
     columns = fed.columns
     levels = [n for n, column in enumerate(columns) if column.kind == "category"]
     others = [n for n in range(len(columns)) if n not in levels]
