@@ -97,25 +97,22 @@ if found is not None:
 # ----------------------------------------------------
 # Steps of scikit-learn are converted by skl2onnx. A pipeline that begins with one of them does not
 # know the dtypes of the frame any more, so it needs some rows; its model has all their columns. The
-# detector gives a label, -1 for outliers, and the score by which it decides.
+# detector gives a label, -1 for outliers, and the score by which it decides. The empty text is a
+# missing hospital here, too: the encoder was fitted to some.
 
 numbers = list(X.columns.drop(["hospital", "marker"]))
 encoder = make_column_transformer(
     (StandardScaler(), numbers),
     (OneHotEncoder(sparse_output=False, handle_unknown="ignore"), ["hospital"]),
 )
-complete = train.dropna(subset=["hospital"])
-detector = make_pipeline(encoder, VAEOutlierDetector(random_state=0)).fit(
-    complete[y[complete.index] == 1]
-)
+detector = make_pipeline(encoder, VAEOutlierDetector(random_state=0)).fit(train[y[:400] == 1])
 model = to_onnx(detector, train)
-rows = test.fillna({"hospital": ""})
-found = run(model, columns_of(rows))
+found = run(model, columns_of(test))
 if found is not None:
     labels = found["label"][:, 0]
     print(f"Outliers among benign: {(labels[y[400:] == 1] == -1).mean():.0%}, ", end="")
     print(f"among malignant: {(labels[y[400:] == 0] == -1).mean():.0%}")
-    difference = np.abs(found["scores"][:, 0] - detector.decision_function(rows)).max()
+    difference = np.abs(found["scores"][:, 0] - detector.decision_function(test)).max()
     print(f"Largest difference of the scores: {difference:.1e} nats")
 
 # %%

@@ -70,6 +70,7 @@ ROUTINES = {
     "_versions": {"sklearn.exceptions"},
     "_onnx/export": {"sklearn.pipeline"},
     "_onnx/converters": {"sklearn.base", "sklearn.pipeline"},
+    "_onnx/encoders": {"sklearn.pipeline", "sklearn.preprocessing"},
 }
 WITH_CONVENTIONS = {"_inputs", "_html", "_transformer", "_composed", "_imputer", "_outlier"}
 WITH_CONVENTIONS |= {"_files/estimators", "_files/composites", "_persistence"}

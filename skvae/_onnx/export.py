@@ -61,12 +61,18 @@ def to_onnx(
     are ``tensor(string)``, all other columns numbers. A missing number is nan, and so is a text
     that stands among numbers. A missing text is the empty string; so are "nan", "None", "<NA>",
     "NaN" and "NaT", which onnxruntime makes of missing values in arrays of objects, unless fit had
-    a level of that name. Truth values are 0 and 1, and dates, times and durations are days as
-    float64: since 1970, in UTC, or since midnight. Codes are "Z", and go into the model of
-    ``inverse_transform`` by that name. Scores and labels have the shape (n, 1).
+    a level of that name. scikit-learn's encoders in a pipeline that were fitted to missing values
+    read them the same way, and a level that is an error to them ends the run with one. Columns of a
+    pipeline that pandas' nullable dtypes or polars hold are floats, so that they can miss. Truth
+    values are 0 and 1, and dates, times and durations are days as float64: since 1970, in UTC, or
+    since midnight. Codes are "Z", and go into the model of ``inverse_transform`` by that name.
+    Scores and labels have the shape (n, 1).
 
     An estimator raises an error where a cell is infinite, has no density, or is an unknown level
     and ``handle_unknown="error"``. The model gives nan in such a row, and the label -1.
+
+    What no model can have: the values of a ``VAEImputer``, the score "log_likelihood" and a
+    detector's p-values and labels by ``fdr``, which depend on other rows.
 
     In small tables, a detector scores rows of fit by a model that was fitted without them. So does
     the ONNX model, of rows that have a kernel: not of those that ``support_fraction`` leaves out,
