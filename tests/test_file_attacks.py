@@ -197,7 +197,7 @@ def test_what_only_a_later_version_knows_says_what_to_do(what, folder, tmp_path)
     _refused(
         data,
         tmp_path / "newer",
-        "'new_?'( of a Fitted| of a Columns)?, which this skvae does not know. Upgrade skvae",
+        "'new_?', which this skvae does not know. Upgrade skvae",
     )
 
 

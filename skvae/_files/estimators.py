@@ -7,8 +7,7 @@ import numpy as np
 
 from .._advice import warn
 from .._inputs import attributes_of, become, snapshot
-from .container import FileError
-from .nodes import Form, Reader, Writer
+from .nodes import Form, Reader, Writer, check_known
 from .records import FORMS as FORMS_OF_PARTS
 
 # What a fit leaves beside what follows from the model, and of which class that is.
@@ -74,10 +73,10 @@ def _requests(request: Any) -> dict[str, Any]:
 def _built(reader: Reader, parts: Mapping[str, Any], owner: type) -> Any:
     estimator: Any = owner()
     given = {name: reader.value(node) for name, node in parts["parameters"].items()}
-    _check_known(owner, given, estimator.get_params(deep=False))
+    check_known(owner, given, estimator.get_params(deep=False))
     fitted = {name: reader.value(node) for name, node in parts["fitted"].items()}
     own = OWN[owner.__name__]
-    _check_known(owner, fitted, {**own, **dict.fromkeys(CONVENTIONS)})
+    check_known(owner, fitted, {**own, **dict.fromkeys(CONVENTIONS)})
     if fitted:
         for name, expected in own.items():
             if expected and type(fitted[name]).__name__ != expected:
@@ -90,14 +89,6 @@ def _built(reader: Reader, parts: Mapping[str, Any], owner: type) -> Any:
     for method, asked in parts.get("requests", {}).items():
         _ask(estimator, method, asked)
     return estimator
-
-
-def _check_known(owner: type, found: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    if unknown := sorted(set(found) - set(known)):
-        raise FileError(
-            f"its {owner.__name__} has {unknown[0]!r}, which this skvae does not know. "
-            "Upgrade skvae"
-        )
 
 
 def _indicator(fitted: Mapping[str, Any]) -> Any:

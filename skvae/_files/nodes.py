@@ -204,10 +204,14 @@ def record_of(reader: Reader, parts: Mapping[str, Any], owner: type) -> Any:
 
 def fields_of(reader: Reader, parts: Mapping[str, Any], owner: Any) -> dict[str, Any]:
     """Return the values of the fields, none of which may be unknown."""
-    known = getattr(owner, "_fields", None) or list(owner.__dataclass_fields__)
-    if unknown := sorted(set(parts) - set(known)):
+    check_known(owner, parts, getattr(owner, "_fields", None) or owner.__dataclass_fields__)
+    return {name: reader.value(part) for name, part in parts.items()}
+
+
+def check_known(owner: type, found: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a FileError unless a class has all that a file holds of it."""
+    if unknown := sorted(set(found) - set(known)):
         raise FileError(
-            f"it holds {unknown[0]!r} of a {owner.__name__}, which this skvae does not know. "
+            f"its {owner.__name__} has {unknown[0]!r}, which this skvae does not know. "
             "Upgrade skvae"
         )
-    return {name: reader.value(part) for name, part in parts.items()}
