@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ._onnx.export import register_onnx_converters as register_onnx_converters
     from ._onnx.export import to_onnx as to_onnx
     from ._outlier import VAEOutlierDetector as VAEOutlierDetector
+    from ._parquet import to_parquet as to_parquet
     from ._persistence import load as load
     from ._persistence import save as save
     from ._transformer import VAETransformer as VAETransformer
@@ -34,6 +35,7 @@ __all__ = [
     "register_onnx_converters",
     "save",
     "to_onnx",
+    "to_parquet",
 ]
 
 _HOME = {
@@ -46,6 +48,7 @@ _HOME = {
     "register_onnx_converters": "._onnx.export",
     "save": "._persistence",
     "to_onnx": "._onnx.export",
+    "to_parquet": "._parquet",
 }
 
 

@@ -21,6 +21,7 @@ from ._table.checks import Said, check_support
 from ._table.column import Array, Unknown
 from ._table.columns import Columns
 from ._table.frames import library_of
+from ._table.gathered import Gathered
 from ._table.holes import folded, with_holes
 from ._table.schema import Schema
 from ._table.unseen import Unseen, warn_of_numbers
@@ -146,6 +147,8 @@ class Fitted:
 
     def read(self, X: Any, unknown: Unknown = "ignore") -> Any:
         """Read validated rows that came after the fit as a table."""
+        if isinstance(X, Gathered):
+            return X.table(lambda part: self.read(part, unknown))
         return self.read_all(X, unknown)[0]
 
     def read_all(self, X: Any, unknown: Unknown = "ignore") -> tuple[Any, Unseen]:

@@ -31,6 +31,7 @@ from ._table.checks import Said, check_support
 from ._table.column import Array
 from ._table.columns import Columns, fit_columns
 from ._table.duplicates import merged
+from ._table.gathered import Gathered
 from ._table.holes import holes_of, widened
 from ._table.schema import LabelledRows, Schema, fit_schema
 from ._table.statistics import CHUNK_CELLS, CHUNK_ROWS
@@ -229,7 +230,7 @@ def prepare(
     else:
         schema, asked, table = fit_table(parameters, rows)
         table, weight, copies = merged(table, rows.weight)
-        number = np.ones(len(weight)) if copies is None else copies.astype(np.float64)
+        number = np.broadcast_to(1.0 if copies is None else copies.astype(np.float64), weight.shape)
         # Weights that sum to less than the rows are shares, not repetitions.
         count = weight * max(1.0, number.sum() / weight.sum())
         holes = holes_of(table, schema.n_levels, count, parameters["missing"])
@@ -254,12 +255,13 @@ def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[
     for number, one in enumerate(asked):
         if not is_open(one):
             categories[number] = kind_of(one).takes_levels
-    schema, table = fit_schema(
-        rows.X, rows.weight, categories, parameters["max_categories"], rows.names
-    )
+    asked_of_levels = categories, parameters["max_categories"], rows.names
+    if isinstance(rows.X, Gathered):
+        schema, table = rows.X.fitted(*asked_of_levels)
+    else:
+        schema, table = fit_schema(rows.X, rows.weight, *asked_of_levels)
     supports = supports_of(asked)
-    needs = [support.description for support in supports]
-    said = Said(rows.names, [name_of(one) for one in asked], needs)
+    said = Said(rows.names, list(map(name_of, asked)), [one.description for one in supports])
     strict = np.zeros(n_columns, dtype=bool)
     table, _ = check_support(table, limits_of(supports), strict, said)
     return schema, asked, table

@@ -22,6 +22,9 @@ from ._parameters import (
 )
 from ._table.column import Array
 from ._table.frames import library_of, take_rows
+from ._table.gathered import Gathered
+from ._table.sources import Source, located, source_of
+from ._table.spool import check_no_infinity, is_on_disk
 
 if TYPE_CHECKING:
     from ._fitted import Fitted
@@ -32,7 +35,7 @@ E = TypeVar("E")
 NEGLIGIBLE = 1e-30  # share of the heaviest weight that changes no sum, and is a float32
 # Collections of rows that are not in memory, and how they or some of them get there.
 FETCHED = {
-    ("polars", "LazyFrame"): "X.collect(), or X.head(100_000).collect()",
+    ("polars", "LazyFrame"): "X.collect(), or X.head(100_000).collect()",  # to most methods
     ("dask_expr", "DataFrame"): "X.compute(), or X.sample(frac=0.1).compute()",
     ("dask", "DataFrame"): "X.compute(), or X.sample(frac=0.1).compute()",
     ("dask", "Series"): "X.compute()",
@@ -57,19 +60,39 @@ def given(estimator: Any, X: Any, sample_weight: Any = None, reset: bool = True)
     from ._table.schema import LabelledRows  # what only fits need is loaded by the first one
 
     own = snapshot(estimator)  # scikit-learn writes names and number of columns to it
-    X = validated(own, X, reset)
-    weight = training_weight(sample_weight, X)
-    counts = weight > 0.0
-    X, weight = counted(X, weight)
+    if (source := source_of(X)) is not None:
+        head, X, weight, counts = _gathered(own, source, sample_weight, reset)
+    else:
+        head = X = validated(own, X, reset)
+        weight = training_weight(sample_weight, X)
+        counts = weight > 0.0
+        X, weight = counted(X, weight)
     known = ("n_features_in_", "feature_names_in_")
     attributes = {name: vars(own)[name] for name in known if name in vars(own)}
     labels = attributes.get("feature_names_in_")
-    if labels is None and library_of(X) == "pandas":
-        labels = X.columns
+    if labels is None and library_of(head) == "pandas":
+        labels = head.columns
     labels = None if labels is None else list(labels)
     shown = range(X.shape[1]) if labels is None else labels
     names = [repr(str(one)) if isinstance(one, str) else str(one) for one in shown]
     return Given(LabelledRows(X, weight, labels, names), attributes, counts)
+
+
+def _gathered(
+    own: Any, source: Source, sample_weight: Any, reset: bool
+) -> tuple[Any, Gathered, Array, NDArray[np.bool_]]:
+    """Return the first part of a source, its rows that count, how often, and which these are."""
+    with located(source.what, 0):
+        head = validated(own, next(source.parts()), reset)
+    weight = training_weight(sample_weight, np.empty((source.n_rows(), 0)))
+    counts = weight > 0.0
+
+    def check(part: Any) -> Any:
+        return validated(own, part, reset=False)
+
+    shape = (int(counts.sum()), head.shape[1])
+    rows = Gathered(source, check, None if sample_weight is None else weight, shape)
+    return head, rows, weight if rows.row_weight is None else weight[counts], counts
 
 
 def snapshot(estimator: E) -> E:
@@ -125,6 +148,9 @@ def validated(estimator: Any, X: Any, reset: bool) -> Any:
             f"X must hold numbers or levels of categories; its dtype is {found.dtype}. Turn such "
             "columns into numbers first, for example dates into days since the first."
         )
+    if is_on_disk(found):
+        check_no_infinity(found)
+        return found
     with np.errstate(invalid="ignore"):  # its sum of the largest floats of both signs
         return check_array(found, dtype=None, ensure_all_finite="allow-nan", input_name="X")
 
@@ -189,7 +215,7 @@ def _checked_sparse(X: Any) -> Any:
 def training_weight(sample_weight: Any, X: Any) -> Array:
     """Return how often each row counts: at least one does."""
     if sample_weight is None:
-        return np.ones(X.shape[0])
+        return np.broadcast_to(1.0, X.shape[:1])  # of many rows it takes no memory
     sample_weight = _of_common_size(sample_weight)
     sized = np.empty((X.shape[0], 0))  # all that is needed of X is its number of rows
     weight = _check_sample_weight(sample_weight, sized, dtype=np.float64, ensure_non_negative=True)
@@ -220,6 +246,8 @@ def _of_common_size(sample_weight: Any) -> Any:
 
 def counted(X: Any, weight: Array) -> tuple[Any, Array]:
     """Keep the rows that count: a row of weight 0 is as if it were not there."""
+    if is_on_disk(X):  # no copy of it fits
+        return X, weight
     rows = np.flatnonzero(weight > 0.0)
     return (X, weight) if len(rows) == len(weight) else (take_rows(X, rows), weight[rows])
 

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, OutlierMixin
 
 from ._advice import warn
+from ._by_parts import ByParts, at_hand, by_parts
 from ._calibration import Calibration, discoveries
 from ._composed import WithModel, check_model
 from ._detector import Recipe
@@ -24,7 +25,7 @@ from ._versions import Versioned
 FEWEST_CALIBRATION = 19  # rows: with fewer, no p-value is 0.05
 
 
-class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
+class VAEOutlierDetector(WithModel, ByParts, Versioned, OutlierMixin, BaseEstimator):
     """Outlier and novelty detection by a variational autoencoder, in tables of any columns.
 
     A row is scored by its density among the rows of fit: a heavy-tailed kernel at each of them, in
@@ -181,7 +182,7 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
         with own_gradients():
             check_model("VAEOutlierDetector", self.vae)
             self._check_rule()
-            data = given(self, X, sample_weight)
+            data = given(self, *at_hand(X, sample_weight))
             fraction = None if isinstance(self.support_fraction, str) else self.support_fraction
             recipe = Recipe(self.vae, self._method(), fraction, seed_of(self.random_state))
             learned = recipe.fit(data.rows)
@@ -203,10 +204,8 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
         return self
 
     def _calibrated(self, calibration: Calibration) -> dict[str, Any]:
-        if isinstance(self.contamination, str):
-            offset = calibration.fence()
-        else:
-            offset = calibration.quantile(self.contamination)
+        automatic = isinstance(self.contamination, str)
+        offset = calibration.fence() if automatic else calibration.quantile(self.contamination)
         return {
             "offset_": offset,
             "calibration_scores_": calibration.scores,
@@ -296,8 +295,8 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
             -1 for outliers and 1 for inliers. With ``fdr``, whether a row is an outlier depends on
             the rows that are given with it.
         """
-        now, _, scores = _scored(self, X)
-        return now._labels(scores)
+        now = fitted_now(self)
+        return now._labels(now.score_samples(X))
 
     def fit_predict(
         self, X: ArrayLike, y: None = None, sample_weight: ArrayLike | None = None
@@ -319,7 +318,7 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
             -1 for outliers and 1 for inliers, each by its score by the other rows.
         """
         now = fitted_now(self.fit(X, sample_weight=sample_weight))
-        return now._labels(now._score.of(now.vae_, validated(now, X, reset=False), of_fit=True))
+        return now._labels(by_parts(lambda rows: _scored(now, rows, of_fit=True)[2], X))
 
     def _labels(self, scores: Array) -> NDArray[np.int_]:
         self._check_rule()
@@ -432,11 +431,12 @@ class VAEOutlierDetector(WithModel, Versioned, OutlierMixin, BaseEstimator):
         return tags
 
 
-def _scored(detector: VAEOutlierDetector, X: Any) -> tuple[VAEOutlierDetector, Any, Array]:
+def _scored(detector: VAEOutlierDetector, X: Any, of_fit: bool = False) -> tuple[Any, Any, Array]:
     """Return a detector's state as it is now, X as it was validated, and its scores."""
     now = fitted_now(detector)
     X = validated(now, X, reset=False)
-    return now, X, now._score.of(now.vae_, X, now.vae_.handle_unknown)
+    unknown = "ignore" if of_fit else now.vae_.handle_unknown
+    return now, X, now._score.of(now.vae_, X, unknown, of_fit=of_fit)
 
 
 def scoring_of(now: VAEOutlierDetector) -> Any:

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array
 
+from ._by_parts import ByParts
 from ._callbacks import CallbackSupportMixin, Listeners, with_callbacks
 from ._conditions import How, check_drawn, drawn_given, drawn_rows
 from ._effects import WithEffects
@@ -38,6 +39,7 @@ class VAETransformer(
     Versioned,
     Shown,
     WithEffects,
+    ByParts,
     CallbackSupportMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
@@ -68,7 +70,6 @@ class VAETransformer(
         "categorical", "ordinal", "poisson", "negative_binomial", "multinomial" (of all columns
         together), "normal_scores", an instance (see :mod:`skvae.likelihoods`), or
         ``{column: one of these}`` with names or numbers of columns.
-        Columns of equal likelihoods are evaluated together, and share what they share.
         ``"auto"``, also for columns that a dict leaves out, is categorical for categories,
         Bernoulli for booleans and for numbers that are only ever 0 and 1, Student-t for numbers
         with heavy tails (0.5 to 10% of the cells lie more than ten robust standard deviations from
@@ -308,7 +309,7 @@ class VAETransformer(
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Training rows, in any units.
+            Training rows, in any units; or a file or another source of rows (``docs/scale.md``).
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -471,15 +472,14 @@ class VAETransformer(
             If a value that is given has no density, or is a level that fit has not seen.
         """
         now = fitted_now(self)
-        fitted = now.model_
         if not COUNT.admits(n_samples):
             raise ValueError(f"n_samples must be {COUNT}. Got {n_samples!r} instead.")
         seed = seed_of(random_state)
-        check_drawn(fitted, is_given=given is not None, mode=mode, holes=holes)
+        check_drawn(now.model_, is_given=given is not None, mode=mode, holes=holes)
         if given is not None:
             return _sampled_given(now, given, int(n_samples), How("auto", now.device, seed))
-        table = fitted.sample(int(n_samples), seed, mode, holes)
-        return fitted.write(table, None if mode else np.random.default_rng(seed))
+        table = now.model_.sample(int(n_samples), seed, mode, holes)
+        return now.model_.write(table, None if mode else np.random.default_rng(seed))
 
     # -- scores -----------------------------------------------------------------------------------
 

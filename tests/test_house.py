@@ -37,13 +37,14 @@ FLOORS = [
     ["_model/"],
     ["_start/", "_training/", "_inference/"],
     ["_fitted"],
-    ["_fitting", "_health", "_inputs", "_versions", "_conditions"],
+    ["_fitting", "_health", "_inputs", "_versions", "_conditions", "_by_parts"],
     ["_effects", "_html"],
     ["_transformer"],
     ["_composed", "_detection", "_explanation", "_calibration"],
     ["_typical"],
     ["_detector"],
     ["_imputer", "_outlier"],
+    ["_parquet"],
     ["_files/"],
     ["_persistence"],
     ["displays/"],
@@ -61,6 +62,7 @@ BEFORE_TORCH += ["_inference/codes", "_inference/few_rows", "_files/", "_persist
 TORCHLESS = ["_table/", "_advice", "_parameters", "_callbacks", "_versions", "_health", "_inputs"]
 TORCHLESS += ["_effects", "_html", "displays/"]
 FRAMES = {"_table/of_pandas": {"pandas", "pyarrow"}, "_table/of_polars": {"polars"}}
+FRAMES |= {"_table/of_arrow": {"pyarrow"}}
 OF_EXTRAS = {"_onnx/": {"onnx", "skl2onnx"}}  # wings that only who has an extra comes to
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
 ROUTINES = {
@@ -222,7 +224,7 @@ def test_extras_are_imported_inside_functions(file):
     imports = [
         node
         for node in _nodes(file, ast.Import, ast.ImportFrom)
-        if re.match(r"(from|import) (pandas|polars|matplotlib)\b", ast.unparse(node))
+        if re.match(r"(from|import) (pandas|polars|pyarrow|matplotlib)\b", ast.unparse(node))
     ]
     assert imports or file not in FRAMES
     assert all(id(node) in inside for node in imports)

@@ -75,7 +75,8 @@ def _scarce_structure():
 
 def _lazy_frame():
     polars = pytest.importorskip("polars")
-    _fit(polars.LazyFrame({"x": X[:, 0]}))
+    lazy = polars.LazyFrame({"x": X[:, 0], "y": X[:, 1]})
+    _fit(lazy.collect()).sample(given=lazy)
 
 
 def _texts_among(n_texts):

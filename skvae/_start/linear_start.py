@@ -81,7 +81,7 @@ class _Features:
 
     def sample(self) -> tuple[Array, Array]:
         """Return some rows of the table, and their weights."""
-        return self.some_of(self.table), self.some_of(self.weight)
+        return self.some_of(self.table), self.some_of(self.weight).copy()
 
     def some_of(self, rows: Any) -> Array:
         return some_rows(rows, self.vae.n_features)

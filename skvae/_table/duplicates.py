@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from .column import Array
+from .spool import is_on_disk
 from .statistics import CHUNK_ROWS, row_chunks
 
 MOST_COPIES = 2**24  # of all rows: more are no counts
@@ -97,8 +98,11 @@ def merged(X: Any, weight: Array) -> tuple[Any, Array, NDArray[np.int64] | None]
     """Take one row of each kind, in a copy, how often it counts, and how many rows it stands for.
 
     That number is the weight in units of the lightest row's, where these are whole numbers: else
-    weights are no counts, and rows are. None: each row stands for itself.
+    weights are no counts, and rows are. None: each row stands for itself. A large table in a file
+    stays as it is: it is read in its order, and no copy of it fits.
     """
+    if is_on_disk(X):
+        return X, weight, None
     unit = weight[weight > 0.0].min()
     index, total, n_rows = merge_duplicates(X, weight)
     copies = np.rint(total / unit)

@@ -1,7 +1,7 @@
 """Frames and arrays alike: which library they are of, their columns, rows and cells."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, Literal, NamedTuple
@@ -10,8 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .column import Raw, is_missing, raw_objects, within
-from .of_pandas import filled_pandas, indicated_pandas, indicator_of, raw_pandas
-from .of_polars import emptied_polars, filled_polars, indicated_polars, polars_missing, raw_polars
+from .of_pandas import filled_pandas, indicated_pandas, indicator_of, joined_pandas, raw_pandas
+from .of_polars import (
+    emptied_polars,
+    filled_polars,
+    indicated_polars,
+    joined_polars,
+    polars_missing,
+    raw_polars,
+)
 
 Library = Literal["pandas", "polars"]
 
@@ -122,6 +129,18 @@ def has_pandas() -> bool:
 
 def take_rows(X: Any, rows: NDArray[np.intp]) -> Any:
     return X.iloc[rows] if library_of(X) == "pandas" else X[rows]
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Put what was found of parts one below the other: arrays, frames, or several of them each."""
+    first = parts[0]
+    if isinstance(first, tuple):
+        return tuple(joined(each) for each in zip(*parts, strict=True))
+    if isinstance(first, dict):
+        return {name: joined([part[name] for part in parts]) for name in first}
+    if library_of(first) == "pandas":
+        return joined_pandas(parts)
+    return joined_polars(parts) if library_of(first) == "polars" else np.concatenate(parts)
 
 
 class Filling(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .column import Raw, some_of
+from .column import Array, Raw, some_of
 
 MOST_STRAYS = 0.05  # of the cells, up to which a column of numbers may hold something else
 MOSTLY = 0.95  # of the cells
@@ -19,10 +19,15 @@ class Seen(NamedTuple):
     remark: str = ""  # for a warning
 
 
-def look_among(raw: Raw) -> Seen:
-    """Tell numbers with a few stray texts, numbers written as text, and ids, from categories."""
+def look_among(raw: Raw, cells: Array | None = None) -> Seen:
+    """Tell numbers with a few stray texts, numbers written as text, and ids, from categories.
+
+    ``cells`` says how many hold each level, where ``raw`` does not.
+    """
     assert raw.places is not None
-    counts = np.bincount(raw.places[raw.places >= 0], minlength=len(raw.levels))
+    counts: Any = cells
+    if cells is None:
+        counts = np.bincount(raw.places[raw.places >= 0], minlength=len(raw.levels))
     numbers = np.array([_is_number(level) for level in raw.levels])
     n_cells, n_numbers = int(counts.sum()), int(counts[numbers].sum())
     others = [level for level, number in zip(raw.levels, numbers, strict=True) if not number]

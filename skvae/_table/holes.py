@@ -6,6 +6,7 @@ of them are missing (not-MIWAE, Ipsen et al. 2021).
 """
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from scipy.sparse import csr_array, hstack, issparse
 from scipy.special import xlogy
 
 from .column import Array
+from .spool import is_on_disk, spooled
+from .statistics import row_chunks
 from .unseen import Unseen
 
 Holes = tuple[tuple[int, ...], ...]  # sets of columns that always miss together
@@ -38,16 +41,26 @@ def holes_of(X: Any, n_levels: Sequence[int], count: Array, missing: str) -> Hol
         )
     if missing == "ignore" or X.dtype.kind != "f" or issparse(X):
         return ()
-    lost = np.isnan(X)
-    together: dict[bytes, list[int]] = {}
-    for column in np.flatnonzero(lost.any(axis=0) & ~lost.all(axis=0)).tolist():
-        together.setdefault(lost[:, column].tobytes(), []).append(column)
-    groups = tuple(map(tuple, together.values()))
+    groups = _together(X)
     if missing == "model" or not groups or len(groups) * X.shape[1] > MOST_PAIRS:
         return groups if missing == "model" else ()
     step = -(-len(X) // ROWS_FOR_EVIDENCE)
     count = count[::step] * (count.sum() / count[::step].sum())
     return _chosen(X[::step], groups, evidence_of_holes(X[::step], groups, n_levels, count), count)
+
+
+def _together(X: Array) -> Holes:
+    """Return the sets of columns that always miss together, but not in all rows."""
+    n_lost, key = np.zeros(X.shape[1]), [blake2b(digest_size=16) for _ in range(X.shape[1])]
+    for rows in row_chunks(*X.shape):
+        lost = np.isnan(X[rows])
+        n_lost += lost.sum(axis=0)
+        for own, cells in zip(key, np.packbits(lost, axis=0).T, strict=True):
+            own.update(cells.tobytes())
+    together: dict[bytes, list[int]] = {}
+    for column in np.flatnonzero((n_lost > 0) & (n_lost < X.shape[0])).tolist():
+        together.setdefault(key[column].digest(), []).append(column)
+    return tuple(map(tuple, together.values()))
 
 
 class Evidence(NamedTuple):
@@ -137,6 +150,11 @@ def widened(X: Any, holes: Holes, unseen: Unseen | None = None) -> Any:
     """
     if not holes:
         return X
+    if is_on_disk(X):
+        wide = spooled((len(X), X.shape[1] + len(holes)), X.dtype)
+        for rows in row_chunks(*wide.shape):
+            wide[rows] = widened(np.array(X[rows]), holes)
+        return wide
     first = [group[0] for group in holes]
     cells = X[:, first].toarray() if issparse(X) else X[:, first]
     lost = cells != cells

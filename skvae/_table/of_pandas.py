@@ -90,6 +90,27 @@ def raw_pandas(series: Any, name: str) -> Raw:
     return or_empty_category(raw_objects(values.tolist(), name))
 
 
+def joined_pandas(parts: Sequence[Any]) -> Any:
+    """Put frames one below the other."""
+    import pandas as pd
+
+    levels = common_pandas([part.head(0) for part in parts]).select_dtypes("category").dtypes
+    return pd.concat([part.astype(levels.to_dict()) for part in parts], ignore_index=True)
+
+
+def common_pandas(heads: Sequence[Any]) -> Any:
+    """Return a frame without rows, whose dtypes hold what those of all parts do."""
+    import pandas as pd
+    from pandas.api.types import union_categoricals
+
+    whole = pd.concat(heads).head(0)
+    for number, dtype in enumerate(heads[0].dtypes):
+        own = [head.iloc[:, number].astype(head.dtypes.iloc[number]) for head in heads]
+        if whole.dtypes.iloc[number] != dtype and all(one.dtype.name == "category" for one in own):
+            whole.isetitem(number, union_categoricals(own))
+    return whole
+
+
 def to_pandas(columns: list[Any], kinds: Sequence[Column], template: Any) -> Any:
     import pandas as pd
 

@@ -1,6 +1,6 @@
 """What is polars' own: series to raw columns, columns to frames, cells in place."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -240,3 +240,36 @@ def _dtype_of(kind: str, *parts: Any) -> Any:
     if kind in ("Enum", "Categorical", "Datetime", "Duration", "Decimal") or kind in NAMED:
         return getattr(pl, kind)(*parts)
     raise ValueError(f"columns of the dtype {kind!r} are not known")  # internal: for FileError
+
+
+def lazy_parts(frame: Any, n_rows: int) -> Iterator[Any]:
+    """Yield frames of about so many rows of a lazy one, in its order."""
+    for part in frame.collect_batches(chunk_size=n_rows, maintain_order=True):
+        if part.height:
+            yield part
+
+
+def lazy_rows(frame: Any) -> int:
+    """Count the rows of a lazy frame."""
+    import polars as pl
+
+    return int(frame.select(pl.len()).collect().item())
+
+
+def polars_of_arrow(table: Any) -> Any:
+    """Make a frame of a table of Arrow's."""
+    import polars as pl
+
+    return pl.from_arrow(table)
+
+
+def common_polars(heads: Sequence[Any]) -> Any:
+    """Return a frame without rows, whose dtypes hold what those of all parts do."""
+    return joined_polars(heads).head(0)
+
+
+def joined_polars(parts: Sequence[Any]) -> Any:
+    """Put frames one below the other."""
+    import polars as pl
+
+    return pl.concat(parts, how="vertical_relaxed")

@@ -206,11 +206,8 @@ def fit_schema(
     columns, table = [], np.empty(X.shape, dtype=np.float64)
     for number, values in enumerate(columns_of(X)):
         found = raw_column(values, names[number])
-        raw, seen = _asked_for(found, categories[number], names[number])
-        column = _fit_column(names[number], raw, weight, max_categories)
-        written = raw.kind != "category" and any(isinstance(v, str) for v in found.levels)
-        written &= not seen.strays
-        column = replace(column, strays=seen.strays, written=written, remark=seen.remark)
+        asked = Asked(names[number], categories[number], max_categories)
+        column, raw = asked.learned(found, weight)
         table[:, number], *_ = column.encode(raw)
         check_finite(table[:, number], column.name)
         columns.append(column)
@@ -218,16 +215,35 @@ def fit_schema(
     return Schema(tuple(columns), library, template, plain=is_numbers(X)), table
 
 
-def _asked_for(raw: Raw, is_category: bool | None, name: str) -> tuple[Raw, Seen]:
-    """Return the column as numbers or as levels: as the user said, else by what its cells are."""
-    if is_category is False and raw.kind == "category":
-        return raw._replace(kind="number", numbers=as_numbers(raw, name, written=True)), Seen()
-    if is_category:
-        return as_levels(raw), Seen()
-    seen = look_among(raw) if raw.guessed else Seen()
-    if seen.strays:
-        raw = Raw("number", as_numbers(raw, name, seen.strays))
-    return raw, seen
+class Asked(NamedTuple):
+    """What the user says of a column."""
+
+    name: str
+    is_category: bool | None  # None: let its cells or its dtype say
+    max_categories: int | None
+
+    def learned(self, found: Raw, weight: Array, cells: Array | None = None) -> tuple[Column, Raw]:
+        """Learn a column, and return its cells as that takes them.
+
+        ``cells`` says how many hold each level, where ``found`` has one row for each.
+        """
+        raw, seen = self._taken(found, cells)
+        column = _fit_column(self.name, raw, weight, self.max_categories)
+        written = raw.kind != "category" and any(isinstance(v, str) for v in found.levels)
+        written &= not seen.strays
+        return replace(column, strays=seen.strays, written=written, remark=seen.remark), raw
+
+    def _taken(self, raw: Raw, cells: Array | None) -> tuple[Raw, Seen]:
+        """Return the column as numbers or levels: as the user said, else by what its cells are."""
+        if self.is_category is False and raw.kind == "category":
+            numbers = as_numbers(raw, self.name, written=True)
+            return raw._replace(kind="number", numbers=numbers), Seen()
+        if self.is_category:
+            return as_levels(raw), Seen()
+        seen = look_among(raw, cells) if raw.guessed else Seen()
+        if seen.strays:
+            raw = Raw("number", as_numbers(raw, self.name, seen.strays))
+        return raw, seen
 
 
 def without_strays(X: Any, schema: Schema) -> Any:

@@ -4,13 +4,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from scipy.sparse import issparse
 from torch import Tensor
 
 from .._table.columns import Columns
+from .._table.spool import Spool, is_on_disk, spooled
 from .._table.statistics import row_chunks
 
+WINDOW_CELLS = 2**24  # numbers of rows that are shuffled together, where rows stand in a file
+BLOCK_ROWS = 1024  # that stand beside each other in it
 FEW = 100  # distinct rows: those that are equal stand there several times
 MOST_REPEATED = 5000  # rows that they make then, about
 
@@ -32,6 +36,14 @@ class Cells(Protocol):
 
     def take(self, index: Tensor) -> "Cells": ...
 
+    @property
+    def window(self) -> int:
+        """Return how many rows are shuffled together; 0: all."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing in any row, as far as is known without a look at them."""
+
 
 @dataclass(frozen=True)
 class DenseCells:
@@ -49,6 +61,45 @@ class DenseCells:
 
     def take(self, index: Tensor) -> "Cells":
         return TakenCells(self, index.to(self.x.device))
+
+    @property
+    def window(self) -> int:
+        return 0
+
+    @property
+    def complete(self) -> bool:
+        return self.observed is None
+
+
+@dataclass(frozen=True)
+class StoredCells:
+    """Encoded cells in a file, nan where one is missing, and what stands there instead."""
+
+    x: Tensor  # (N, D)
+    fill: Tensor | None  # (D,)  None: nothing is missing
+    device: torch.device
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
+        index = index if isinstance(index, slice) else index.cpu()
+        x = _gathered(self.x, index).to(self.device)
+        if self.fill is None:
+            return x, None
+        missing = torch.isnan(x)
+        return torch.where(missing, self.fill, x), ~missing
+
+    def take(self, index: Tensor) -> "Cells":
+        return TakenCells(self, index)
+
+    @property
+    def window(self) -> int:
+        return max(WINDOW_CELLS // max(self.x.shape[1], 1), 16 * BLOCK_ROWS)
+
+    @property
+    def complete(self) -> bool:
+        return self.fill is None
 
 
 def _gathered(rows: Tensor, index: Tensor | slice) -> Tensor:
@@ -77,6 +128,14 @@ class SparseCells:
     def take(self, index: Tensor) -> "Cells":
         return TakenCells(self, index)
 
+    @property
+    def window(self) -> int:
+        return 0
+
+    @property
+    def complete(self) -> bool:
+        return not self.columns.may_miss.any()
+
 
 @dataclass(frozen=True)
 class TakenCells:
@@ -93,6 +152,14 @@ class TakenCells:
 
     def take(self, index: Tensor) -> "Cells":
         return TakenCells(self.cells, self.index[index])
+
+    @property
+    def window(self) -> int:
+        return self.cells.window
+
+    @property
+    def complete(self) -> bool:
+        return self.cells.complete
 
 
 @dataclass(frozen=True)
@@ -152,10 +219,12 @@ def encode_rows(
 ) -> Cells:
     """Encode the rows chunk by chunk: no float64 copy of all of them. Sparse rows stay sparse.
 
-    With ``overwrite`` their own memory is used where it fits.
+    With ``overwrite`` their own memory is used where it fits. Those of a file go to a file.
     """
     if issparse(X):
         return SparseCells(X, columns, dtype, device)
+    if is_on_disk(X):
+        return _encoded_in_file(X, columns, dtype, device)
     x = torch.empty(0, dtype=dtype)
     fits = X.dtype == x.numpy().dtype and X.flags.c_contiguous and X.flags.writeable
     x = torch.from_numpy(X) if overwrite and fits else x.new_empty(X.shape)
@@ -169,9 +238,23 @@ def encode_rows(
     return DenseCells(x.to(device), None if observed is None else observed.to(device))
 
 
+def _encoded_in_file(
+    X: Any, columns: Columns, dtype: torch.dtype, device: torch.device
+) -> StoredCells:
+    short = torch.empty(0, dtype=dtype).numpy().dtype
+    # What is ours is overwritten, and never a file of the user's.
+    file = X if isinstance(X, Spool) and X.dtype == short else spooled(X.shape, short)
+    complete = True
+    for chunk, values, seen in columns.chunks(X, X.shape[1]):
+        file[chunk] = values if seen is None else np.where(seen, values, np.nan)
+        complete &= seen is None
+    fill = None if complete else torch.from_numpy(columns.fill).to(device, dtype)
+    return StoredCells(torch.from_numpy(file), fill, device)
+
+
 def mean_log_jacobian(columns: Columns, rows: Rows) -> float:
     """Return that of the change to original units, over what is observed; mean of the rows."""
-    cells, total = rows.cells, 0.0
+    total = 0.0
     if columns.shapes:  # it depends on the cell
         for x, present, weight in rows.chunks(len(columns)):
             held = None if present is None else present.numpy(force=True)
@@ -179,10 +262,7 @@ def mean_log_jacobian(columns: Columns, rows: Rows) -> float:
             total += float(weight.cpu().double() @ by_row)
         return total / float(rows.weight.double().sum())
     by_column = torch.from_numpy(columns.log_jacobian)
-    complete = (
-        cells.observed is None if isinstance(cells, DenseCells) else not columns.may_miss.any()
-    )
-    if complete or not by_column.any():
+    if rows.cells.complete or not by_column.any():
         return float(by_column.sum())
     for _, observed, weight in rows.chunks(len(by_column)):
         seen = torch.ones(len(weight), len(by_column)) if observed is None else observed.cpu()
@@ -192,10 +272,13 @@ def mean_log_jacobian(columns: Columns, rows: Rows) -> float:
 
 def hold_out(copies: Tensor, fraction: float, generator: torch.Generator) -> Tensor:  # (N,)
     """Draw how many copies of each row are held out; at least one copy, and not all of them."""
-    number = torch.repeat_interleave(copies)  # of the row that each copy is of
-    order = torch.randperm(len(number), generator=generator, device=generator.device)
-    n_held_out = min(max(round(fraction * len(number)), 1), len(number) - 1)
-    return torch.bincount(number[order[:n_held_out]], minlength=len(copies))
+    total = int(copies.sum())
+    order = torch.randperm(total, generator=generator, device=generator.device, dtype=torch.int32)
+    drawn = order[: min(max(round(fraction * total), 1), total - 1)].long()
+    if total > len(copies):
+        drawn = torch.repeat_interleave(copies)[drawn]  # the row that each copy is of
+    result = torch.zeros_like(copies)
+    return result.index_add_(0, drawn, torch.ones_like(drawn, dtype=copies.dtype))
 
 
 def folds(copies: Tensor, n_folds: int, generator: torch.Generator) -> Iterator[Tensor]:  # (N,)
@@ -212,18 +295,39 @@ def folds(copies: Tensor, n_folds: int, generator: torch.Generator) -> Iterator[
         yield torch.zeros_like(dealt).index_copy(0, order, dealt)
 
 
-def epoch_order(weight: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw the row numbers of one epoch; a row stands there ``weight`` times on average."""
+def epoch_order(weight: Tensor, generator: torch.Generator, window: int = 0) -> Tensor:
+    """Draw the row numbers of one epoch; a row stands there ``weight`` times on average.
+
+    Of rows in a file so many are shuffled together, block by block: see ``shuffled``.
+    """
     n_rows = len(weight)
     if bool((weight == weight[0]).all()):
-        return torch.randperm(n_rows, generator=generator, device=generator.device)
+        return shuffled(n_rows, window, generator)
     # Systematic resampling: floor(w) or ceil(w) times each.
     ends = torch.cumsum(weight.double(), 0)
     device = generator.device
     start = torch.rand((), generator=generator, dtype=torch.float64, device=device)
     points = (torch.arange(n_rows, device=device) + start) * (ends[-1] / n_rows)
     drawn = torch.searchsorted(ends, points, right=True).clamp(max=n_rows - 1)
-    return drawn[torch.randperm(n_rows, generator=generator, device=generator.device)]
+    return drawn[shuffled(n_rows, window, generator)]
+
+
+def shuffled(n_rows: int, window: int, generator: torch.Generator) -> Tensor:  # (N,)
+    """Draw an order of rows; with a window, one of blocks, and then of the rows within it.
+
+    So a pass reads a file from place to place, and not from row to row.
+    """
+
+    def permutation(size: int) -> Tensor:
+        return torch.randperm(size, generator=generator, device=generator.device)
+
+    if not 0 < window < n_rows:
+        return permutation(n_rows)
+    begins = BLOCK_ROWS * permutation(-(-n_rows // BLOCK_ROWS))
+    within = torch.arange(BLOCK_ROWS, device=generator.device)
+    order = (begins[:, None] + within).flatten()
+    order = order[order < n_rows]
+    return torch.cat([some[permutation(len(some))] for some in order.split(window)])
 
 
 def batches(rows: Rows, batch_size: int, generator: torch.Generator) -> Iterator[Batch]:
@@ -231,7 +335,7 @@ def batches(rows: Rows, batch_size: int, generator: torch.Generator) -> Iterator
     if len(rows) <= batch_size:
         yield rows[:]
         return
-    order = epoch_order(rows.weight, generator)
+    order = epoch_order(rows.weight, generator, rows.cells.window)
     once = torch.ones_like(rows.weight[:batch_size])
     for chosen in order.split(batch_size):
         yield Batch(*rows.cells[chosen], once[: chosen.shape[0]])

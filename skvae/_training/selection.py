@@ -207,22 +207,34 @@ def split_with_tail(
     A mean bound can hang on a few rows tens of standard deviations off. A plain tenth of the rows
     would hardly hold one of them, and training, with clipped gradients, takes little notice.
     """
-    surprise, copies = _surprise(vae, rows), _copies(rows)
-    in_tail = surprise > surprise.kthvalue(math.ceil((1.0 - TAIL) * len(surprise))).values
+    copies, in_tail = _copies(rows), _in_tail(_surprise(vae, rows))
     weight, held_out = torch.zeros_like(rows.weight), torch.zeros_like(copies)
     for stratum, share in [(~in_tail, fraction), (in_tail, 0.5)]:
-        members = torch.nonzero(stratum)[:, 0]
-        if int(copies[members].sum()) < 2:
-            continue
-        held_out[members] = hold_out(copies[members], share, generator)
-        own = rows.weight[members] * held_out[members] / copies[members]
-        weight[members] = own * (rows.weight[members].sum() / own.sum())
+        drawn = _drawn(stratum, copies, share, generator)
+        held_out += drawn
+        chosen = torch.nonzero(drawn)[:, 0]
+        own = rows.weight[chosen] * drawn[chosen] / copies[chosen]
+        weight[chosen] = own * (rows.weight[stratum].sum() / own.sum())
     kept, _ = rows.split(held_out)
     return kept, Rows(rows.cells, weight, held_out).take(torch.nonzero(weight)[:, 0])
 
 
+def _drawn(
+    stratum: Tensor, copies: Tensor, share: float, generator: torch.Generator
+) -> Tensor:  # (N,)
+    """Draw how many copies of each row of a stratum are held out."""
+    members, drawn = torch.nonzero(stratum)[:, 0], torch.zeros_like(copies)
+    if int(copies[members].sum()) >= 2:
+        drawn[members] = hold_out(copies[members], share, generator)
+    return drawn
+
+
 def _copies(rows: Rows) -> Tensor:  # (N,)
-    return torch.ones_like(rows.weight, dtype=torch.long) if rows.copies is None else rows.copies
+    return torch.ones_like(rows.weight, dtype=torch.int32) if rows.copies is None else rows.copies
+
+
+def _in_tail(surprise: Tensor) -> Tensor:  # (N,) of bool
+    return surprise > surprise.kthvalue(math.ceil((1.0 - TAIL) * len(surprise))).values
 
 
 @torch.no_grad()

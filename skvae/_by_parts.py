@@ -1,0 +1,63 @@
+"""Methods that take rows part by part, where these are not in memory or not in one piece."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+
+from ._advice import warn
+from ._table.frames import joined
+from ._table.sources import located, source_of
+from ._table.spool import most_rows
+
+# What each row gets depends on the row alone.
+METHODS = ("transform", "score_samples", "score_features", "decision_function", "p_values")
+
+
+class ByParts:
+    """An estimator whose methods for rows take files, data sets and iterables of frames, too."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in METHODS:
+            if name in vars(cls):
+                setattr(cls, name, _by_parts(vars(cls)[name]))
+
+
+def _by_parts(method: Any) -> Any:
+    @wraps(method)
+    def of_any(self: Any, X: Any, *args: Any, **kwargs: Any) -> Any:
+        return by_parts(lambda part: method(self, part, *args, **kwargs), X)
+
+    return of_any
+
+
+def by_parts(function: Callable[[Any], Any], X: Any) -> Any:
+    """Return what a function finds of rows, or, joined, of the parts of a source of rows."""
+    source = source_of(X)
+    if source is None:
+        return function(X)
+    found = []
+    for first, part in source.numbered():
+        with located(source.what, first):
+            found.append(function(part))
+    return joined(found)
+
+
+def at_hand(X: Any, sample_weight: Any) -> tuple[Any, Any]:
+    """Return rows in memory, and their weights: every so many of a source that is too large."""
+    source = source_of(X)
+    if source is None:
+        return X, sample_weight
+    head = next(source.parts())
+    n_rows, most = source.n_rows(), max(most_rows(head.shape[1]), 1)
+    if n_rows > most:
+        step = -(-n_rows // most)
+        warn(
+            f"The detector is fitted to every {step}th of the {n_rows} rows of {source.what}: it "
+            f"keeps rows in memory, at most {most} of {head.shape[1]} columns. All methods for "
+            "rows take all of them."
+        )
+        sample_weight = None if sample_weight is None else np.asarray(sample_weight)[::step]
+    return joined(source.some(most)), sample_weight

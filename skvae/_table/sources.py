@@ -1,0 +1,174 @@
+"""Rows that are not in memory, or not in one piece: files, data sets, lazy frames, parts."""
+
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .frames import has_pandas, library_of
+from .of_arrow import dataset_of, parts_of_dataset, parts_of_table
+from .of_polars import lazy_parts, lazy_rows, polars_of_arrow
+from .statistics import CHUNK_CELLS
+
+PART_CELLS = CHUNK_CELLS  # numbers of a part: 8 MB in float64
+PART_ROWS = (1024, 65_536)  # of a part, at least and at most
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Rows that can be read part by part, from the first to the last, as often as need be.
+
+    Attributes
+    ----------
+    what : str
+        What messages call it.
+    parts : callable
+        Returns an iterator over frames or arrays.
+    n_rows : callable
+        Returns the number of rows.
+    """
+
+    what: str
+    parts: Callable[[], Iterator[Any]]
+    n_rows: Callable[[], int]
+
+    def changed(self, change: Callable[[Any], Any]) -> "Source":
+        """Return a source whose parts are changed, each by itself, in its number of rows not."""
+        return replace(self, parts=lambda: map(change, self.parts()))
+
+    def numbered(self) -> Iterator[tuple[int, Any]]:
+        """Yield the number of each part's first row, and the part."""
+        first = 0
+        for part in self.parts():
+            yield first, part
+            first += len(part)
+
+    def some(self, n_rows: int) -> list[Any]:
+        """Return every so many of the rows, at most ``n_rows`` of them, in pieces."""
+        step = max(-(-self.n_rows() // n_rows), 1)
+        pieces = ((part, -first % step) for first, part in self.numbered())
+        return [part[begin::step] for part, begin in pieces if begin < len(part)]
+
+
+def source_of(X: Any) -> Source | None:
+    """Return what X is a source of; None if it is an array or a frame, or nothing of the kind."""
+    if isinstance(X, Source):
+        return X
+    if isinstance(X, np.ndarray) or library_of(X) is not None:
+        return None
+    if isinstance(X, str | os.PathLike):
+        return _of_path(os.fspath(X))
+    module, name = type(X).__module__.partition(".")[0], type(X).__name__
+    if module == "pyarrow":
+        return _of_arrow(X)
+    if (module, name) == ("polars", "LazyFrame"):
+        n_rows = _part_rows(len(X.collect_schema()))
+        return Source("the LazyFrame", partial(lazy_parts, X, n_rows), cache(partial(lazy_rows, X)))
+    if isinstance(X, Iterator):
+        return _of_iterables("the iterator", _replayed(X))
+    if isinstance(X, list | tuple) and X and all(library_of(part) is not None for part in X):
+        return _of_iterables(f"the {name} of frames", X)
+    if callable(X) and not hasattr(X, "shape") and not isinstance(X, type):
+        return _of_iterables("the function's parts", X)
+    return None
+
+
+@contextmanager
+def located(what: str, first: int) -> Iterator[None]:
+    """Say from which row on an error's rows are counted."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if first == 0:
+            raise
+        where = f"Rows are counted from row {first} of {what} on."
+        raise type(error)(f"{error} {where}") from error  # internal: what was wrong is said before
+
+
+def _part_rows(n_columns: int) -> int:
+    return int(np.clip(PART_CELLS // max(n_columns, 1), *PART_ROWS))
+
+
+def _of_path(path: str) -> Source:
+    found = [Path(path)]
+    if not found[0].exists() and any(sign in path for sign in "*?["):
+        found = sorted(Path(found[0].anchor).glob(path.removeprefix(found[0].anchor)))
+    if not found or not found[0].exists():
+        raise FileNotFoundError(
+            f"X is the path {path!r}, and there is no such file or folder. Pass rows, or the path "
+            "of a Parquet or Arrow file, of a folder of them, or a pattern: 'rows/*.parquet'."
+        )
+    return _of_dataset(dataset_of(found, path), path)
+
+
+def _of_arrow(X: Any) -> Source | None:
+    name = type(X).__name__
+    if hasattr(X, "to_batches") and hasattr(X, "count_rows"):
+        return _of_dataset(X, f"the {name}")
+    if name == "Table":
+        parts = partial(parts_of_table, X, _part_rows(X.num_columns))
+        return Source("the Table", lambda: map(_frame, parts()), lambda: X.num_rows)
+    if name == "RecordBatchReader":
+        return _of_iterables("the RecordBatchReader", _replayed(batch.to_pandas() for batch in X))
+    return None
+
+
+def _of_dataset(data: Any, what: str) -> Source:
+    parts = partial(parts_of_dataset, data, _part_rows(len(data.schema.names)))
+    return Source(what, lambda: map(_frame, parts()), cache(data.count_rows))
+
+
+def _frame(table: Any) -> Any:
+    """Return an Arrow table as pandas has it, as read_parquet does; without pandas as polars."""
+    return table.to_pandas() if has_pandas() else polars_of_arrow(table)
+
+
+def _of_iterables(what: str, parts: Callable[[], Iterable[Any]] | Iterable[Any]) -> Source:
+    """Return a source of frames, or of arrays, that are there or made by a function."""
+    read: Any = parts if callable(parts) else lambda: parts
+
+    def checked() -> Iterator[Any]:
+        number = -1
+        for number, part in enumerate(read()):
+            is_array = isinstance(part, np.ndarray) and part.ndim == 2
+            if not is_array and library_of(part) is None:
+                raise TypeError(
+                    f"The parts of X must be frames, or arrays of two dimensions. Part {number} of "
+                    f"{what} is a {type(part).__name__}."
+                )
+            if len(part):
+                yield part
+        if number < 0:
+            raise ValueError(f"X must have rows, but {what} has no parts.")
+
+    return Source(what, checked, cache(lambda: sum(map(len, checked()))))
+
+
+def _replayed(parts: Iterator[Any]) -> Callable[[], Iterator[Any]]:
+    """Let an iterator's parts be read again: at the first time they are written to a file."""
+    first = next(parts, None)
+    if first is None:
+        return lambda: iter(())
+    file = tempfile.TemporaryFile(prefix="skvae-")  # noqa: SIM115  closed when nobody has it
+    n_parts = 0
+    for part in chain([first], parts):
+        pickle.dump(part, file, protocol=pickle.HIGHEST_PROTOCOL)
+        n_parts += 1
+
+    def again() -> Iterator[Any]:
+        place = 0
+        for _ in range(n_parts):
+            file.seek(place)  # another reader may have moved it
+            part = pickle.load(file)  # our own file, which nobody else can open
+            place = file.tell()
+            yield part
+
+    return again
