@@ -204,8 +204,8 @@ class VAEOutlierDetector(WithModel, ByParts, Versioned, OutlierMixin, BaseEstima
         return self
 
     def _calibrated(self, calibration: Calibration) -> dict[str, Any]:
-        automatic = isinstance(self.contamination, str)
-        offset = calibration.fence() if automatic else calibration.quantile(self.contamination)
+        asked = self.contamination
+        offset = calibration.fence() if isinstance(asked, str) else calibration.quantile(asked)
         return {
             "offset_": offset,
             "calibration_scores_": calibration.scores,

@@ -18,9 +18,14 @@ from skvae._training.rows import (
     encode_rows,
     epoch_order,
     folds,
-    hold_out,
+    some_copies,
 )
 from skvae.likelihoods._names import kinds_of
+
+
+def hold_out(copies, fraction, generator):
+    drawn = some_copies(copies, int(copies.sum()), fraction, generator)
+    return torch.zeros_like(copies).index_add(0, *drawn)
 
 
 def _generator(seed=0):

@@ -151,7 +151,7 @@ class TakenCells:
         return self.cells[_gathered(self.index, index)]
 
     def take(self, index: Tensor) -> "Cells":
-        return TakenCells(self.cells, self.index[index])
+        return TakenCells(self.cells, self.index.index_select(0, index))
 
     @property
     def window(self) -> int:
@@ -174,12 +174,12 @@ class Rows:
         return len(self.cells)
 
     def __getitem__(self, index: Tensor | slice) -> Batch:
-        return Batch(*self.cells[index], self.weight[index])
+        return Batch(*self.cells[index], _gathered(self.weight, index))
 
     def take(self, index: Tensor) -> "Rows":
-        weight = self.weight[index]
+        weight = self.weight.index_select(0, index)
         copies = None if self.copies is None else self.copies[index]
-        return Rows(self.cells.take(index), weight / weight.mean(), copies)
+        return Rows(self.cells.take(index), weight.div_(weight.mean()), copies)
 
     def of_copies(self, copies: Tensor) -> "Rows":  # (N,)
         """Say how many equal rows each stands for; few rows stand there as often as that.
@@ -196,7 +196,11 @@ class Rows:
 
     def split(self, held_out: Tensor) -> tuple["Rows", "Rows"]:  # (N,)
         """Split every row's copies, so many of which are held out: (training, held-out) rows."""
-        copies = torch.ones_like(held_out) if self.copies is None else self.copies
+        copies = self.copies
+        if copies is None:
+            sides = (held_out == 0, held_out > 0)
+            kept, tested = (self.take(torch.nonzero(side)[:, 0].int()) for side in sides)
+            return kept, tested
         parts = []
         for count in (copies - held_out, held_out):
             some = torch.nonzero(count)[:, 0]
@@ -270,15 +274,19 @@ def mean_log_jacobian(columns: Columns, rows: Rows) -> float:
     return total / float(rows.weight.double().sum())
 
 
-def hold_out(copies: Tensor, fraction: float, generator: torch.Generator) -> Tensor:  # (N,)
-    """Draw how many copies of each row are held out; at least one copy, and not all of them."""
-    total = int(copies.sum())
+def some_copies(
+    copies: Tensor | None, total: int, fraction: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:  # (M,), (M,)
+    """Draw a fraction of the copies of rows: numbers of rows, rising, and how many of each.
+
+    At least one, and not all of the ``total``; ``copies`` (N,) None: one of each row.
+    """
     order = torch.randperm(total, generator=generator, device=generator.device, dtype=torch.int32)
     drawn = order[: min(max(round(fraction * total), 1), total - 1)].long()
-    if total > len(copies):
+    if copies is not None:
         drawn = torch.repeat_interleave(copies)[drawn]  # the row that each copy is of
-    result = torch.zeros_like(copies)
-    return result.index_add_(0, drawn, torch.ones_like(drawn, dtype=copies.dtype))
+    chosen, number = drawn.unique(return_counts=True)
+    return chosen, number if copies is None else number.to(copies.dtype)
 
 
 def folds(copies: Tensor, n_folds: int, generator: torch.Generator) -> Iterator[Tensor]:  # (N,)
@@ -323,8 +331,8 @@ def shuffled(n_rows: int, window: int, generator: torch.Generator) -> Tensor:  #
 
     if not 0 < window < n_rows:
         return permutation(n_rows)
-    begins = BLOCK_ROWS * permutation(-(-n_rows // BLOCK_ROWS))
-    within = torch.arange(BLOCK_ROWS, device=generator.device)
+    begins = BLOCK_ROWS * permutation(-(-n_rows // BLOCK_ROWS)).int()  # of 4 bytes: there are many
+    within = torch.arange(BLOCK_ROWS, device=generator.device, dtype=torch.int32)
     order = (begins[:, None] + within).flatten()
     order = order[order < n_rows]
     return torch.cat([some[permutation(len(some))] for some in order.split(window)])

@@ -15,7 +15,7 @@ from .._model.vae import VAE, State
 from .._parameters import Parameters
 from .loop import train
 from .plan import Epoch, Plan, Start
-from .rows import Rows, folds, hold_out
+from .rows import Rows, folds, some_copies
 
 SMALL_TABLE = 500  # distinct rows
 N_FOLDS = 5
@@ -78,7 +78,8 @@ def climb(
     With ``keeps``, what there is when the user interrupts is kept, too.
     """
     noise = noise or generator
-    n_rows, n_copies = len(rows), int(_copies(rows).sum())
+    n_rows = len(rows)
+    n_copies = n_rows if rows.copies is None else int(rows.copies.sum())
     if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
         return Outcome(None, [], [], 0, 0, False)
     if not selection.early_stopping:
@@ -207,30 +208,34 @@ def split_with_tail(
     A mean bound can hang on a few rows tens of standard deviations off. A plain tenth of the rows
     would hardly hold one of them, and training, with clipped gradients, takes little notice.
     """
-    copies, in_tail = _copies(rows), _in_tail(_surprise(vae, rows))
-    weight, held_out = torch.zeros_like(rows.weight), torch.zeros_like(copies)
-    for stratum, share in [(~in_tail, fraction), (in_tail, 0.5)]:
-        drawn = _drawn(stratum, copies, share, generator)
-        held_out += drawn
-        chosen = torch.nonzero(drawn)[:, 0]
-        own = rows.weight[chosen] * drawn[chosen] / copies[chosen]
-        weight[chosen] = own * (rows.weight[stratum].sum() / own.sum())
+    in_tail = _in_tail(_surprise(vae, rows))
+    drawn = [_drawn(rows, ~in_tail, fraction, generator), _drawn(rows, in_tail, 0.5, generator)]
+    chosen, number, weight = (torch.cat(both) for both in zip(*drawn, strict=True))
+    chosen, order = chosen.sort()
+    number, weight = number[order], weight[order]
+    held_out = torch.zeros(len(rows), dtype=torch.int32, device=number.device)
+    held_out[chosen] = number.int()
     kept, _ = rows.split(held_out)
-    return kept, Rows(rows.cells, weight, held_out).take(torch.nonzero(weight)[:, 0])
+    return kept, Rows(rows.cells.take(chosen), weight / weight.mean(), number)
 
 
 def _drawn(
-    stratum: Tensor, copies: Tensor, share: float, generator: torch.Generator
-) -> Tensor:  # (N,)
-    """Draw how many copies of each row of a stratum are held out."""
-    members, drawn = torch.nonzero(stratum)[:, 0], torch.zeros_like(copies)
-    if int(copies[members].sum()) >= 2:
-        drawn[members] = hold_out(copies[members], share, generator)
-    return drawn
+    rows: Rows, stratum: Tensor, share: float, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:  # (M,) each
+    """Draw what is held out of a stratum (N,): its rows, how many of their copies, and weights."""
+    members = torch.nonzero(stratum)[:, 0]
+    copies = None if rows.copies is None else rows.copies[members]
+    total = len(members) if copies is None else int(copies.sum())
+    if total < 2:
+        return members[:0], members[:0], rows.weight[:0]
+    place, number = some_copies(copies, total, share, generator)
+    chosen = members[place]
+    own = rows.weight[chosen] * number / (1 if copies is None else copies[place])
+    return chosen, number, own * (rows.weight[stratum].sum() / own.sum())
 
 
 def _copies(rows: Rows) -> Tensor:  # (N,)
-    return torch.ones_like(rows.weight, dtype=torch.int32) if rows.copies is None else rows.copies
+    return torch.ones_like(rows.weight, dtype=torch.long) if rows.copies is None else rows.copies
 
 
 def _in_tail(surprise: Tensor) -> Tensor:  # (N,) of bool
