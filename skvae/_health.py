@@ -1,6 +1,6 @@
 """Warnings that say what is wrong with a fit or a score, and what to do. No torch."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,17 +23,18 @@ LARGEST_ERROR = 0.06  # nats: standard error
 
 
 def warn_about_fit(
-    n_components_asked: Any, fitted: "Fitted", history: "History", names: Sequence[str]
+    parameters: Mapping[str, Any], fitted: "Fitted", history: "History", names: Sequence[str]
 ) -> None:
     """Warn of training cut short or diverging, inactive components, and noise at its floor."""
-    for text, category in advice_on_fit(n_components_asked, fitted, history, names):
+    for text, category in advice_on_fit(parameters, fitted, history, names):
         warn(text, category)
 
 
 def advice_on_fit(
-    n_components_asked: Any, fitted: "Fitted", history: "History", names: Sequence[str]
+    parameters: Mapping[str, Any], fitted: "Fitted", history: "History", names: Sequence[str]
 ) -> list[Advice]:
-    """Say what is wrong with a fit, and what to do."""
+    """Say what is wrong with a fit, and what to do: "n_components" and "beta" are as asked for."""
+    n_components_asked, beta = parameters["n_components"], parameters["beta"]
     advice: list[Advice] = []
     if history.undone:
         advice.append((history.undone, ConvergenceWarning))
@@ -50,23 +51,26 @@ def advice_on_fit(
             "was still rising. Increase max_iter."
         )
         advice.append((text, ConvergenceWarning))
-    advice += [(text, UserWarning) for text in _on_components(n_components_asked, fitted)]
+    advice += [(text, UserWarning) for text in _on_components(n_components_asked, beta, fitted)]
     advice += [(text, UserWarning) for text in _on_noise(n_components_asked, fitted, names)]
     return advice
 
 
-def _on_components(n_components_asked: Any, fitted: "Fitted") -> Iterator[str]:
+def _on_components(asked: Any, beta: float, fitted: "Fitted") -> Iterator[str]:
     n_active, n_components = fitted.n_active_components, fitted.n_components
-    is_number = not isinstance(n_components_asked, str)
-    if is_number and n_components < n_components_asked:
+    is_number = not isinstance(asked, str)
+    if is_number and n_components < asked:
         yield (
-            f"n_components={n_components_asked} is more than the number of columns (each level of "
+            f"n_components={asked} is more than the number of columns (each level of "
             f"a category counts as one): the model has {n_components} components."
         )
     columns = fitted.columns
     judged = bool(columns.kinds.with_units("none").any() or columns.may_miss.any())
     if n_active < n_components if is_number else judged and n_active == 0:
         use = f"Use n_components={n_active}." if n_active else "The columns share no structure."
+        if beta > 1.0:
+            enough = f" For this one n_components={n_active} is enough." if n_active else ""
+            use = f"A smaller beta than {beta:g} keeps more of them.{enough}"
         yield (
             f"{n_components - n_active} of {n_components} components are inactive: they carry "
             f"less than {INACTIVE_KL} nats, and transform returns 0 for them. {use}"

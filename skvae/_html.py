@@ -56,7 +56,7 @@ class Shown:
             lines.append(("outliers", f"below {now.offset_:,.2f} nats of the {score} score"))
         # Of a model whose parameters the user did not choose, there is nothing to advise.
         chosen = "offset_" not in vars(now) or now.vae is not None
-        lines += [("warning", text) for text in _warnings(model, history, chosen)]
+        lines += [("warning", text) for text in _warnings(vae, history, chosen)]
         rows = "".join(
             f'<tr class="default"><td style="{STYLE}"><b>{escape(name)}</b></td>'
             f'<td style="{STYLE}">{escape(text)}</td></tr>'
@@ -125,10 +125,12 @@ def _columns_line(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + f" and {len(names) - MOST_NAMES} more"
 
 
-def _warnings(model: "Fitted", history: "History | None", chosen: bool) -> list[str]:
+def _warnings(vae: Any, history: "History | None", chosen: bool) -> list[str]:
     """Return what the fit warned of."""
+    model = vae.model_
     remarks = [f"Column {one.name} {one.remark}" for one in model.schema.columns if one.remark]
     if history is None or not chosen:
         return remarks
-    advice = advice_on_fit(model.architecture["n_components"], model, history, model.schema.names)
+    asked = {"n_components": model.architecture["n_components"], "beta": vae.beta}
+    advice = advice_on_fit(asked, model, history, model.schema.names)
     return [text for text, _ in advice] + remarks

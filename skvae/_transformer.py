@@ -339,7 +339,7 @@ class VAETransformer(
             listeners.attributes_of = lambda model: attributes | model_attributes(model)
             with columns_shown(self, attributes, listeners.any):
                 fitted, history = fit(parameters, rows, seed, before, listeners)
-                warn_about_fit(self.n_components, fitted, history, rows.names)
+                warn_about_fit(parameters, fitted, history, rows.names)
                 if not going_on:
                     warn_about_columns(fitted.schema)
         become(self, attributes | attributes_of(fitted, history))

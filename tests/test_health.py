@@ -149,6 +149,20 @@ def test_the_fix_is_never_what_was_done():
     assert "Use n_components=1" not in texts[0]
 
 
+@pytest.mark.filterwarnings("ignore:Training reached max_iter")
+def test_a_large_beta_is_named_where_it_is_what_made_components_inactive():
+    X, train = _table(600), {"max_iter": 60, "early_stopping": False}
+    (text,) = _texts(lambda: _vae(2, beta=3.0, **train).fit(X))
+    assert "1 of 2 components are inactive" in text
+    assert "A smaller beta than 3 keeps more of them. For this one n_comp" in text
+    assert _texts(lambda: _vae(2, beta=1.0, **train).fit(X)) == []
+    none = _vae(2, beta=1e4, **train)
+    (text,) = _texts(lambda: none.fit(X))
+    assert "2 of 2 components are inactive" in text and "share no structure" not in text
+    assert text.endswith("A smaller beta than 10000 keeps more of them.")
+    assert text in none._repr_html_().replace("&#x27;", "'")
+
+
 # -- noise ----------------------------------------------------------------------------------------
 
 EXACT = {
