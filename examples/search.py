@@ -55,6 +55,7 @@ print(f"chosen: {grid.best_params_['n_components']}, in {time.perf_counter() - b
 # -----------------------------------------
 # ``vae`` is None by default, which stands for a model that suits the table. ``vae__n_components``
 # changes this parameter of it and no other. The labels here only judge: the fit does not see them.
+# Without labels, and without ``scoring``, the mean log p(x) of held-out rows by ``vae_`` judges.
 
 
 def found(detector, X, y):

@@ -1,12 +1,15 @@
 """What estimators share that have a VAETransformer."""
 
+from __future__ import annotations  # help() shows ArrayLike by its name
+
 from collections.abc import Mapping
 from typing import Any, Self
 
+from numpy.typing import ArrayLike
 from sklearn.base import clone
 
 from ._html import Shown
-from ._inputs import Given, attributes_of, become
+from ._inputs import Given, attributes_of, become, fitted_now
 from ._parameters import seed_of
 from ._transformer import VAETransformer
 
@@ -46,6 +49,35 @@ class WithModel(Shown):
         if own:
             self.vae = {**(self.vae or {}), **own}
         return self
+
+    def score(self, X: ArrayLike, y: None = None) -> float:
+        """Return the mean log p(x) of the rows by the fitted model, ``vae_.score``.
+
+        It is what ``GridSearchCV`` compares models by if it is given no ``scoring``. It says how
+        well ``vae_`` describes rows that it has not seen: of a row with missing cells, those that
+        are there. It does not say how well cells are filled or outliers told. Of a detector only
+        the parameters of ``vae``, and ``support_fraction``, change it, and outliers among the rows
+        weigh most in it: score rows without them. Where labels are known, 1 for inliers and -1 for
+        outliers, ``scoring="roc_auc"`` compares detectors.
+
+        Parameters
+        ----------
+        X : array-like or frame of shape (n_samples, n_features)
+            Rows, in the units of the training rows.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            In nats a row and original units. Higher is better.
+        """
+        now: Any = fitted_now(self)
+        return now.vae_.score(now._read_by_model(X))
+
+    def _read_by_model(self, X: Any) -> Any:
+        """Return rows as the model reads them."""
+        return X
 
 
 def check_model(owner: str, vae: Any) -> None:

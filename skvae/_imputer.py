@@ -317,6 +317,10 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
         indicators = [f"missingindicator_{name}" for name in names[now._indicated]]
         return np.array([*kept, *indicators], dtype=object)
 
+    def _read_by_model(self, X: Any) -> Any:
+        X = validated(self, _not_sparse(X), reset=False)
+        return _marked(X, where_missing(X, self.missing_values))
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]

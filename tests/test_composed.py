@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy.sparse import csr_array
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -30,6 +33,43 @@ def test_the_default_model_is_searched_by_its_parameters(estimator):
     assert search.best_params_ == {"vae__max_iter": 1, "vae__n_components": 2}
     assert search.best_estimator_.vae_.n_components_ == 2
     assert estimator.vae is None
+
+
+@each
+def test_without_scoring_a_search_takes_the_model_that_describes_unseen_rows_best(estimator):
+    grid = {"vae__n_components": [1, 2, 4], "vae__max_iter": [0]}
+    search = GridSearchCV(estimator, grid, cv=2, error_score="raise").fit(HOLES)
+    assert search.best_params_["vae__n_components"] == 2  # as many as X was made of
+    assert search.score(HOLES) == search.best_estimator_.vae_.score(HOLES)
+
+
+@each
+def test_the_score_is_the_mean_log_likelihood_of_the_observed_cells(estimator):
+    fitted = clone(estimator).set_params(vae__max_iter=0).fit(HOLES)
+    assert fitted.score(HOLES[:20]) == fitted.vae_.score_samples(HOLES[:20]).mean()
+    assert fitted.score(HOLES[:20].tolist()) == fitted.score(HOLES[:20])
+    with pytest.raises(NotFittedError):
+        clone(estimator).score(HOLES)
+
+
+def test_an_imputer_scores_what_is_not_missing_to_it():
+    marked = np.where(np.isnan(HOLES), -99.0, HOLES)
+    fitted = VAEImputer({"max_iter": 0}).fit(HOLES)
+    own = VAEImputer({"max_iter": 0}, missing_values=-99.0).fit(marked)
+    assert own.score(marked) == fitted.score(HOLES)
+    with pytest.raises(TypeError, match="Sparse input is not supported by VAEImputer"):
+        fitted.score(csr_array(X))
+
+
+def test_labels_say_how_well_detectors_tell_outliers():
+    labels = np.where(np.arange(60) % 6, 1, -1)
+    away = np.where(labels[:, None] == 1, X, X + 3.0 * rng.normal(size=X.shape))
+    grid = {"vae__n_components": [1, 2]}
+    search = GridSearchCV(
+        VAEOutlierDetector(random_state=0), grid, scoring="roc_auc", cv=2, error_score="raise"
+    ).fit(away, labels)
+    expected = roc_auc_score(labels == 1, search.best_estimator_.score_samples(away))
+    assert search.score(away, labels) == expected > 0.9
 
 
 @each
