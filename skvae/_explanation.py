@@ -26,9 +26,10 @@ class Explanation(NamedTuple):
     expected : ndarray of shape (n_samples, n_features)
         What the other cells of the row lead one to expect, in original units and categories.
     lower, upper : ndarray of shape (n_samples, n_features)
-        Between what 90% of ordinary rows with these other cells would lie; nan for categories.
+        Between what 90% of ordinary rows with these other cells would lie; nan for categories and
+        truth values.
     likely : ndarray of object of shape (n_samples, n_features)
-        The same for categories: a tuple of levels, the most likely first; None for numbers.
+        The same for these: a tuple of levels, the most likely first; None for numbers.
     """
 
     share: Array
@@ -123,14 +124,27 @@ def explanation(
             for part, days in ((expected, own), (lower, cells.lower), (upper, cells.upper)):
                 part[:, number] = column.as_objects(days[:, number] if days.ndim == 2 else days)
             continue
-        if column.kind != "category":
+        if column.kind == "number":
             expected[:, number] = own
             continue
-        expected[:, number] = column.decode(own, None)
-        for row, places in enumerate(_places(cells, number, column.n_levels)):
-            likely[row, number] = tuple(column.decode(places, None))
+        if column.kind == "boolean":
+            found = _likely_truths(own, cells.lower[:, number], cells.upper[:, number])
+            expected[:, number] = [levels[0] for levels in found]
+        else:
+            places = _places(cells, number, column.n_levels)
+            found = [tuple(column.decode(row, None)) for row in places]
+            expected[:, number] = column.decode(own, None)
+        likely[:, number] = np.fromiter(found, dtype=object, count=len(found))
         lower[:, number] = upper[:, number] = np.nan
     return Explanation(shares_of(surprise, excess), expected, lower, upper, likely)
+
+
+def _likely_truths(mean: Array, lower: Array, upper: Array) -> list[tuple[bool, ...]]:
+    """Return the likely truth values of each row: those of the interval, the nearer one first."""
+    ends = np.clip(np.rint(np.stack([lower, upper])), 0.0, 1.0) > 0.5
+    both = [(one, not one) for one in (mean >= 0.5).tolist()]
+    held = [set(pair) for pair in ends.T.tolist()]
+    return [tuple(v for v in pair if v in own) for pair, own in zip(both, held, strict=True)]
 
 
 def _places(cells: Cells, column: int, n_levels: int) -> list[Array]:

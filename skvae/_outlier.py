@@ -383,8 +383,8 @@ class VAEOutlierDetector(WithModel, ByParts, Versioned, OutlierMixin, BaseEstima
               a typical row (the median of those of fit, each as often as it counts) less its own,
             - ``expected``: what the other cells of the row lead one to expect,
             - ``lower`` and ``upper``: between what 90% of ordinary rows with these other cells
-              would lie (nan for categories),
-            - ``likely``: the same for categories, a tuple of levels (None for numbers).
+              would lie (nan for categories and truth values),
+            - ``likely``: the same for these, a tuple of levels (None for numbers).
 
             Without pandas, the last five as arrays of shape (n_samples, n_features).
 

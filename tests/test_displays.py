@@ -14,10 +14,15 @@ from matplotlib import pyplot
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 from scipy.sparse import csr_array
+from sklearn.base import clone
 from sklearn.datasets import load_digits, load_iris, load_wine
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
 from skvae._inputs import history_of
@@ -215,7 +220,7 @@ def test_labels_are_categories_truth_values_and_few_whole_numbers(mixed):
     for kind in ("points", "density"):
         dated = LatentDisplay.from_estimator(vae, X, column="since", kind=kind)
         dated.figure_.canvas.draw()
-        bar = dated.figure_.axes[1]
+        (bar,) = dated.ax_.child_axes
         assert {text.get_text()[:2] for text in bar.get_yticklabels()} == {"20"}  # years
 
 
@@ -290,18 +295,74 @@ def test_a_map_refuses_what_it_cannot_show(linear):
         draw(y=[1, 2])
     with pytest.raises(ValueError, match="components must be numbers from 0 to 2"):
         draw(components=(0, 3))
-    with pytest.raises(ValueError, match="components must be 2 numbers"):
+    with pytest.raises(ValueError, match="components must be one or two numbers"):
         draw(components=(0, 1, 2))
-    with pytest.raises(ValueError, match="X has no column 'alcohol'; it has"):
+    with pytest.raises(
+        ValueError, match=r"There is no column 'alcohol' in what the model was fitt"
+    ):
         draw(column="alcohol")
     with pytest.raises(ValueError, match="kind must be 'auto', 'points' or 'density'"):
         draw(kind="dots")
     with pytest.raises(ValueError, match="n_ellipses must be an integer >= 0"):
         draw(n_ellipses=-1)
-    with pytest.raises(ValueError, match="method must be one of"):
+    with pytest.raises(ValueError, match=r"score must be one of 'log_.*'kl'\. Got 'best' instead"):
         draw(score="best")
-    with pytest.raises(ValueError, match="A map needs two components"):
-        draw(IRIS, VAETransformer(1, max_iter=0).fit(IRIS))
+    with pytest.raises(
+        ValueError, match=r"Ellipses need two components, .* Got n_ellipses=3: use 0"
+    ):
+        draw(components=1, n_ellipses=3)
+
+
+def test_an_unknown_column_is_answered_by_the_nearest_and_by_those_there_are(mixed, trained):
+    for draw in (
+        lambda: ManifoldDisplay.from_estimator(mixed[0], columns=["jab"]),  # X is not given
+        lambda: ReconstructionDisplay.from_estimator(*mixed, columns=["jab"]),
+        lambda: LatentDisplay.from_estimator(*mixed, column="jab"),
+    ):
+        with pytest.raises(
+            ValueError, match=r"Did you mean 'job'\? Its columns are 'age', 'job', "
+        ):
+            draw()
+    with pytest.raises(ValueError, match=r"no column 64 in .* are 0, .*, 9 and 54 more\.$"):
+        ManifoldDisplay.from_estimator(trained, columns=[64])
+
+
+# -- maps by one component ------------------------------------------------------------------------
+
+
+def test_one_component_is_a_histogram_of_its_codes():
+    vae = VAETransformer(1, max_iter=0).fit(WINE)
+    display = LatentDisplay.from_estimator(vae, WINE)
+    (bars,) = display.bars_
+    edges = [bar.get_x() for bar in bars] + [bars[-1].get_x() + bars[-1].get_width()]
+    count, _ = np.histogram(vae.transform(WINE)[:, 0], edges)
+    assert_array_equal([bar.get_height() for bar in bars], count)
+    assert count.sum() == len(WINE) and display.scatter_ is None
+    assert display.ax_.get_xlabel() == f"component 0 ({vae.kl_per_component_[0]:.2f} nats)"
+    assert display.ax_.get_ylabel() == "rows"
+
+
+def test_the_bars_of_one_component_are_divided_by_labels(linear):
+    display = LatentDisplay.from_estimator(linear, WINE, CULTIVAR, components=1)
+    heights = [sum(bar.get_height() for bar in bars) for bars in display.bars_]
+    assert heights == [*np.bincount(CULTIVAR), 0]
+    legend = [text.get_text() for text in display.ax_.get_legend().get_texts()]
+    assert legend == ["0", "1", "2"]
+    for number, bars in enumerate(display.bars_[:3]):
+        colour = matplotlib.colormaps["tab10"](number)
+        assert {bar.get_facecolor() for bar in bars} == {colour}
+
+
+def test_the_bars_of_one_component_have_the_mean_colour_of_numbers(linear):
+    display = LatentDisplay.from_estimator(linear, WINE, column=4, components=0)
+    (bars,), codes = display.bars_, linear.transform(WINE)[:, 0]
+    norm = matplotlib.colors.Normalize(*np.quantile(WINE[:, 4], [0.01, 0.99]))
+    for bar in bars:
+        own = WINE[(codes >= bar.get_x()) & (codes < bar.get_x() + bar.get_width()), 4]
+        expected = matplotlib.colormaps["viridis"](norm(own.mean())) if len(own) else None
+        if expected is not None:
+            assert_allclose(bar.get_facecolor(), expected, atol=0.01)
+    assert len(display.ax_.child_axes) == 1
 
 
 # -- manifolds ------------------------------------------------------------------------------------
@@ -537,6 +598,20 @@ def test_components_are_the_first_active_ones_unless_they_are_chosen(linear):
     assert ComponentDisplay.from_estimator(vae, constant).relative(np.ones(5))[4] == 0.0
 
 
+def test_a_single_row_is_shown_in_standard_deviations_of_the_models_draws(mixed):
+    vae, X = mixed
+    one = X.dropna()[:1]
+    display = ComponentDisplay.from_estimator(vae, one, components=0)
+    draws = vae.sample(20_000, random_state=1)
+    means = [i for i, reading in enumerate(display.readings) if reading.is_mean]
+    numbers = {display.readings[i].column: i for i in means}
+    assert display.spread[numbers[0]] == pytest.approx(draws["age"].std(), rel=0.1)
+    widths = [bar.get_width() for bar in display.ax_.containers[0]]
+    assert np.abs(widths).max() > 0.1
+    effect = vae.component_effects(one).loc[("since", ""), "vaetransformer0"]
+    assert display.effects[0].mean[numbers[3]] == pytest.approx(effect, rel=1e-9)
+
+
 # -- outliers -------------------------------------------------------------------------------------
 
 
@@ -580,6 +655,52 @@ def test_each_odd_row_has_the_shares_of_its_columns(detector, odd):
     cells = detector.explain(odd.loc[[3]]).loc[(3, "petal width (cm)")]
     expected = f"{cells['value']:.3g} ({cells['lower']:.3g} to {cells['upper']:.3g})"
     assert texts["3"] == expected
+
+
+def test_one_row_lies_beside_the_threshold(detector, odd):
+    display = OutlierDisplay.from_estimator(detector, odd[3:4])
+    score = detector.score_samples(odd[3:4])[0]
+    (bar,) = (patch for patch in display.ax_.patches if patch.get_height())
+    assert (bar.get_x(), bar.get_height()) == (pytest.approx(score), 1.0)
+    low, high = display.ax_.get_xlim()
+    assert low < score < detector.offset_ < high < low + 2.0 * (detector.offset_ - score)
+    assert display.ax_.get_yscale() == "linear"
+    assert display.ax_.get_title() == "1 of 1 row is an outlier"
+    inlier = OutlierDisplay.from_estimator(detector, IRIS[60:61])
+    assert inlier.ax_.get_title() == "0 of 1 row is an outlier"
+    fdr = VAEOutlierDetector(fdr=0.1).fit(IRIS)
+    alone = OutlierDisplay.from_estimator(fdr, IRIS[60:61])  # there is no threshold
+    assert np.ptp(alone.ax_.get_xlim()) == pytest.approx(1.1)
+
+
+def test_what_was_expected_is_said_as_a_person_would():
+    rng = np.random.default_rng(0)
+    t = rng.normal(size=300)
+    X = pd.DataFrame(
+        {
+            "number": 3.7 * t + rng.normal(size=300),
+            "children": np.rint(4.0 + t + 0.3 * rng.normal(size=300)).astype(int),
+            "member": t + 0.1 * rng.normal(size=300) > 0.0,
+            "owner": t + 0.8 * rng.normal(size=300) > 0.0,
+            "flag": (rng.random(300) < 1.0 / (1.0 + np.exp(-9.0 * t))) * 1.0,
+        }
+    )
+    odd = X.iloc[:1].assign(number=-8.0, children=2, member=True, owner=False, flag=0.0)
+    detector = VAEOutlierDetector(random_state=0).fit(X)
+    (row,) = OutlierDisplay.from_estimator(detector, odd).rows
+    texts = dict(zip(row.columns, row.cells, strict=True))
+    cells = detector.explain(odd).loc[0]
+    lower, upper = (cells[end].astype(float) for end in ("lower", "upper"))
+    assert texts["number"] == f"-8 ({lower['number']:.3g} to {upper['number']:.3g})"
+    assert lower["children"] % 1.0 and upper["children"] % 1.0
+    assert texts["children"] == f"2 ({lower['children']:.0f} to {upper['children']:.0f})"
+    assert texts["member"] == "True (False)"
+    assert texts["owner"] == "False (False or True)"
+    assert texts["flag"] == "0 (0)"  # two-valued numbers are whole
+    plain = OutlierDisplay.from_estimator(
+        VAEOutlierDetector(random_state=0).fit(X.to_numpy(object)), odd.to_numpy(object)
+    ).rows[0]
+    assert dict(zip(plain.columns, plain.cells, strict=True))["1"] == texts["children"]
 
 
 def test_a_false_discovery_rate_has_its_own_line(odd):
@@ -668,6 +789,7 @@ def _all(trained, detector):
 NAMES = list(_all(None, None))
 
 
+@pytest.mark.filterwarnings("ignore:There is room for")
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_that_are_given_are_drawn_on_and_nothing_else_is_touched(trained, detector, name):
     draw, n_panels = _all(trained, detector)[name]
@@ -728,11 +850,72 @@ def test_the_models_of_detectors_and_imputers_are_shown(display):
 @pytest.mark.parametrize("display", [LatentDisplay, ManifoldDisplay, TrainingCurveDisplay])
 def test_another_estimator_is_refused_and_so_is_one_without_a_fit(display, linear):
     rows = () if display is TrainingCurveDisplay else (WINE,)
-    with pytest.raises(TypeError, match=r"Got a Pipeline. Of a pipeline pass the step"):
-        display.from_estimator(make_pipeline(linear), *rows)
+    for other in (make_pipeline(StandardScaler()), GridSearchCV(linear, {"beta": [1.0]})):
+        with pytest.raises(
+            TypeError, match=r"has one as a step\. Got a .* Of a search pass its best"
+        ):
+            display.from_estimator(other, *rows)
     for unfitted in (VAETransformer(), VAEOutlierDetector(), VAEImputer()):
         with pytest.raises(NotFittedError):
             display.from_estimator(unfitted, *rows)
+
+
+@pytest.mark.parametrize("where", ["last", "before a classifier", "in a pipeline of its own"])
+def test_a_pipeline_stands_for_its_step_and_the_steps_before_it_make_its_rows(where):
+    step = VAETransformer(2, max_iter=6, random_state=0)
+    pipeline = {
+        "last": make_pipeline(StandardScaler(), PCA(5), step),
+        "before a classifier": make_pipeline(StandardScaler(), PCA(5), step, GaussianNB()),
+        "in a pipeline of its own": make_pipeline(StandardScaler(), make_pipeline(PCA(5), step)),
+    }[where]
+    pipeline.fit(WINE, CULTIVAR)
+    rows = PCA(5).fit_transform(StandardScaler().fit_transform(WINE))
+    vae = clone(step).fit(rows)
+    assert_allclose(LatentDisplay.from_estimator(pipeline, WINE).codes, vae.transform(rows))
+    assert len(TrainingCurveDisplay.from_estimator(pipeline).train) == vae.n_iter_ + 1
+    shown, same = (
+        ReconstructionDisplay.from_estimator(*pair) for pair in [(pipeline, WINE), (vae, rows)]
+    )
+    assert [one.name for one in shown.columns] == [one.name for one in same.columns]
+    held = ManifoldDisplay.from_estimator(pipeline, WINE[:1], components=0)
+    assert_allclose(held.codes[0, 0, 1], vae.transform(rows[:1])[0, 1])
+    found = ComponentDisplay.from_estimator(pipeline, WINE).spread
+    assert_allclose(found, rows.std(axis=0))
+
+
+def test_a_pipeline_stands_for_its_detector_or_imputer():
+    pipeline = make_pipeline(StandardScaler(), VAEOutlierDetector(random_state=0)).fit(WINE)
+    display = OutlierDisplay.from_estimator(pipeline, WINE, n_rows=1)
+    assert_allclose(display.scores, pipeline.score_samples(WINE))
+    holes = np.where(np.random.default_rng(0).random(WINE.shape) < 0.1, np.nan, WINE)
+    model = {"max_iter": 0, "n_components": 2}
+    imputer = make_pipeline(StandardScaler(), VAEImputer(model)).fit(holes)
+    codes = imputer[-1].vae_.transform(imputer[:-1].transform(holes))
+    assert_allclose(LatentDisplay.from_estimator(imputer, holes).codes, codes)
+    with pytest.raises(TypeError, match=r"shows a VAEOutlierDetector\. Got a VAEImputer"):
+        OutlierDisplay.from_estimator(imputer, holes)
+
+
+def test_a_pipeline_of_frames_keeps_the_names_of_columns():
+    pipeline = make_pipeline(StandardScaler(), VAETransformer(2, max_iter=0))
+    pipeline.set_output(transform="pandas").fit(IRIS)
+    display = ManifoldDisplay.from_estimator(pipeline, columns=["petal width (cm)"])
+    assert display.ax_.get_ylabel() == "petal width (cm)"
+
+
+@pytest.mark.parametrize(
+    "display",
+    [LatentDisplay, ManifoldDisplay, ReconstructionDisplay, ComponentDisplay, OutlierDisplay],
+)
+def test_no_rows_are_refused(display, detector):
+    for empty in (IRIS[:0], IRIS[:0].to_numpy()):
+        model = detector
+        if isinstance(empty, np.ndarray):
+            model = VAEOutlierDetector().fit(IRIS.to_numpy())
+        with pytest.raises(
+            ValueError, match=r"Found array with 0 sample\(s\) .*minimum of 1 is req"
+        ):
+            display.from_estimator(model, empty)
 
 
 @pytest.mark.parametrize("form", ["polars", "sparse", "float32"])

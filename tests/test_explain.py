@@ -92,6 +92,26 @@ def test_an_explanation_is_a_frame_of_cells_in_the_order_and_units_of_the_table(
             assert cell["lower"] < cell["expected"] < cell["upper"]
 
 
+@pytest.mark.parametrize("form", ["pandas", "polars", "objects", "booleans"])
+def test_truth_values_are_explained_by_those_that_are_likely(form):
+    truths = _rows(200)[:, :4] > 3.0
+    truths[:, 1] = truths[:, 0] ^ (np.arange(200) == 7)  # one row does not go together
+    frame = pandas.DataFrame(truths, columns=list("abcd"))
+    table = {
+        "pandas": frame,
+        "polars": polars.from_pandas(frame),
+        "objects": frame.astype(object).to_numpy(),
+        "booleans": truths,
+    }[form]
+    found = VAEOutlierDetector(random_state=0).fit(table).explain(table[:10])
+    for _, cell in found.iterrows():
+        assert cell["expected"] == cell["likely"][0]
+        assert set(map(type, cell["likely"])) == {bool} and len(set(cell["likely"])) <= 2
+        assert np.isnan(cell["lower"]) and np.isnan(cell["upper"])
+    (odd,) = found.loc[7].iloc[1:2]["likely"]
+    assert odd[0] == truths[7, 0] != truths[7, 1]
+
+
 def test_what_is_expected_of_a_cell_is_its_conditional_mean(fitted):
     # By the model's own mean and covariance, and nothing clever.
     weights, columns = fitted.vae_.model_.weights, fitted.vae_.model_.columns

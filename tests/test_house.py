@@ -70,6 +70,7 @@ ROUTINES = {
     "_health": {"sklearn.exceptions"},
     "_callbacks": {"sklearn.callback"},
     "_versions": {"sklearn.exceptions"},
+    "displays/_models": {"sklearn.pipeline"},
     "_onnx/export": {"sklearn.pipeline"},
     "_onnx/converters": {"sklearn.base", "sklearn.pipeline"},
     "_onnx/encoders": {"sklearn.pipeline", "sklearn.preprocessing"},

@@ -244,9 +244,6 @@ TRIGGERS = {
     "{name} must be {rule}. Got {value}.": lambda: displays.OutlierDisplay.from_estimator(
         VAEOutlierDetector().fit(X), X, n_rows=-1
     ),
-    "components must be {number} numbers. Got {components}.": lambda: (
-        displays.LatentDisplay.from_estimator(_fit(n_components=3), X, components=[0, 1, 2])
-    ),
     # Files
     "This {where} holds {...}, which skvae.save does not store by itself. If you trust that, use "
     "trusted={strange} in save and in load.": lambda: _save(_in_a_pipeline()),

@@ -1,6 +1,7 @@
 """ComponentDisplay: what moves when one component does."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,9 +10,25 @@ from scipy.sparse import issparse
 from .._effects import Decoded, Reading
 from .._inputs import labels_of
 from .._table.column import Array
-from ._axes import grid_shape, hide_rest, number_text, panels_for, shown
+from ._axes import (
+    Bars,
+    Display,
+    Panel,
+    draw_bars,
+    draw_colour_bar,
+    number_of_bars,
+    number_text,
+    shown,
+)
 from ._images import check_image_shape, draw_tiles
-from ._models import check_count, component_label, components_of, model_of, rows_of
+from ._models import (
+    check_count,
+    component_label,
+    components_of,
+    drawn_rows,
+    model_and_rows,
+    spread_of,
+)
 
 MOST_COMPONENTS = 4
 TAILS = (0.1, 0.9)  # of the rows: how much their own effects differ
@@ -33,7 +50,8 @@ class ComponentEffect(NamedTuple):
     high: Array
 
 
-class ComponentDisplay:
+@dataclass(kw_only=True, eq=False, repr=False)
+class ComponentDisplay(Display):
     """What moves when one component does: the loadings, of a model that need not be linear.
 
     Use :meth:`from_estimator` to make one. Each panel is a component. Bars say how far columns move
@@ -83,24 +101,13 @@ class ComponentDisplay:
     ['petal length (cm)']
     """
 
-    def __init__(
-        self,
-        *,
-        effects: Sequence[ComponentEffect],
-        spread: Array,
-        readings: Sequence[Reading],
-        names: Sequence[str],
-        is_date: Sequence[bool],
-        labels: Sequence[str],
-        image_shape: tuple[int, ...] | None = None,
-    ) -> None:
-        self.effects = effects
-        self.spread = spread
-        self.readings = readings
-        self.names = names
-        self.is_date = is_date
-        self.labels = labels
-        self.image_shape = image_shape
+    effects: Sequence[ComponentEffect]
+    spread: Array
+    readings: Sequence[Reading]
+    names: Sequence[str]
+    is_date: Sequence[bool]
+    labels: Sequence[str]
+    image_shape: tuple[int, ...] | None = None
 
     @classmethod
     def from_estimator(
@@ -117,10 +124,12 @@ class ComponentDisplay:
 
         Parameters
         ----------
-        estimator : VAETransformer, VAEOutlierDetector or VAEImputer
-            A fitted estimator; of the last two it is their ``vae_``.
+        estimator : VAETransformer, VAEOutlierDetector, VAEImputer or Pipeline
+            A fitted estimator; of the second and third it is their ``vae_``, of a pipeline its last
+            step that is one of these.
         X : array-like of shape (n_samples, n_features)
-            Rows at whose codes the effects are looked at; of more than 10,000 so many, evenly.
+            Rows at whose codes the effects are looked at; of more than 10,000 so many, evenly. A
+            single row has no standard deviations: those of draws of the model are taken.
         components : int or list of int, default=None
             Which components, as numbers of the columns of ``transform(X)``. None is the first four
             active ones.
@@ -136,19 +145,23 @@ class ComponentDisplay:
         display : ComponentDisplay
             What was drawn.
         """
-        vae: Any = model_of(estimator, cls.__name__)
+        vae, X = model_and_rows(estimator, X, cls.__name__)
         active = max(min(vae.n_active_components_, MOST_COMPONENTS), 1)
         asked = components_of(vae, list(range(active)) if components is None else components)
         if image_shape is not None:
             check_image_shape(image_shape, vae)
             if len(image_shape) == 3:
                 raise ValueError("Effects have no colours: image_shape must be height and width.")
-        table = vae.model_.read(rows_of(estimator, vae, X), vae.handle_unknown)
+        table = vae.model_.read(X, vae.handle_unknown)
         decoded = Decoded(vae.model_, vae.device)
         z, by_columns = decoded.codes(table), table.tocsc() if issparse(table) else table
+        spread = [spread_of(reading, by_columns) for reading in decoded.readings]
+        if not any(spread):  # of one row, or of rows that are all the same
+            drawn = drawn_rows(vae)
+            spread = [spread_of(reading, drawn) for reading in decoded.readings]
         display = cls(
             effects=[_effect(decoded.moved(z, component)) for component in asked],
-            spread=np.array([_spread(reading, by_columns) for reading in decoded.readings]),
+            spread=np.array(spread),
             readings=decoded.readings,
             names=[_name(reading, labels_of(vae)) for reading in decoded.readings],
             is_date=[_in_days(reading, vae) for reading in decoded.readings],
@@ -173,21 +186,21 @@ class ComponentDisplay:
             This object.
         """
         check_count("n_columns", n_columns, 1)
-        n_bars, n_panels = min(n_columns, len(self.names)), len(self.effects)
-        shape = grid_shape(n_panels, 4 if self.image_shape else 2)
-        height = 2.8 if self.image_shape else 0.8 + 0.3 * n_bars
-        size = ((2.8 if self.image_shape else 5.2) * shape[1], height * shape[0])
-        self.figure_, axes = panels_for(type(self).__name__, ax, shape, size)
-        self.axes_ = axes.ravel()
-        self.ax_ = self.axes_[0]
+        if self.image_shape:
+            panel = Panel((2.8, 2.8), least=(1.9, 1.9), n_columns=4)
+        else:
+            height = 0.8 + 0.3 * min(n_columns, len(self.names))
+            panel = Panel((5.2, height), least=(2.6, 1.1), n_columns=2)
+        panels = self._on(ax, len(self.effects), panel)
         if self.image_shape:
             self._draw_images()
         else:
-            for panel, effect in zip(self.axes_, self.effects, strict=False):
-                self._draw_bars(panel, effect, n_bars)
-        for panel, label in zip(self.axes_, self.labels, strict=False):
-            panel.set_title(label, fontsize="medium")
-        hide_rest(axes, n_panels)
+            n_bars = number_of_bars(panels.room, n_columns) if panels.grids else n_columns
+            for one, effect in zip(self.axes_, self.effects, strict=False):
+                self._draw_bars(one, panels.room, effect, n_bars)
+        for one, label in zip(self.axes_, self.labels, strict=False):
+            one.set_title(label, fontsize="medium")
+        panels.settle()
         return self
 
     def relative(self, effect: Array) -> Array:
@@ -205,32 +218,18 @@ class ComponentDisplay:
         """
         return np.divide(effect, self.spread, out=np.zeros_like(effect), where=self.spread > 0.0)
 
-    def _draw_bars(self, ax: Any, effect: ComponentEffect, n_bars: int) -> None:
+    def _draw_bars(self, ax: Any, room: Any, effect: ComponentEffect, n_bars: int) -> None:
         mean, low, high = (self.relative(part) for part in effect)
         chosen = self._chosen(mean)[:n_bars]
-        place = np.arange(len(chosen))
+        names = [self.names[i] for i in chosen]
+        amounts = [self._amount(i, effect.mean[i]) for i in chosen]
         colours = np.where(mean[chosen] >= 0.0, "C0", "C3")
-        ax.barh(place, mean[chosen], color=colours, height=0.7)
-        ax.hlines(place, low[chosen], high[chosen], color="black", linewidth=1.0)
-        ax.axvline(0.0, color="black", linewidth=0.8)
-        ax.set_yticks(place, [self.names[i] for i in chosen])
-        ax.invert_yaxis()
+        draw_bars(ax, room, Bars(mean[chosen], names, amounts, colours))
+        ax.hlines(np.arange(len(chosen)), low[chosen], high[chosen], color="black", linewidth=1.0)
         ax.set_xlabel("change in standard deviations")
-        ends = np.concatenate([low[chosen], high[chosen], mean[chosen], [0.0]])
-        reach = max(float(np.abs(ends).max()), 1e-9)
-        ax.set_xlim(-1.45 * reach, 1.45 * reach)
-        for row, i in enumerate(chosen):
-            right = mean[i] >= 0.0
-            edge = max(mean[i], high[i], 0.0) if right else min(mean[i], low[i], 0.0)
-            ax.annotate(
-                self._amount(i, effect.mean[i]),
-                (edge, row),
-                xytext=(3 if right else -3, 0),
-                textcoords="offset points",
-                va="center",
-                ha="left" if right else "right",
-                fontsize="x-small",
-            )
+        ends = np.concatenate([low[chosen], high[chosen], mean[chosen]])
+        reach = 1.05 * max(float(np.abs(ends).max(initial=0.0)), 1e-9)
+        ax.set_xlim(-reach, reach)
 
     def _chosen(self, mean: Array) -> list[int]:
         """Return the readings by their size; of two levels the second one alone."""
@@ -262,19 +261,12 @@ class ComponentDisplay:
             image = effect.mean[means].reshape(1, 1, *self.image_shape)
             drawn = draw_tiles(panel, image, dict(settings))
             panel.set(xticks=[], yticks=[])
-        used = self.axes_[: len(self.effects)].tolist()
-        label = "change per standard deviation, original units"
-        self.figure_.colorbar(drawn, ax=used, label=label, shrink=0.8)
+        label = "change per standard deviation,\noriginal units"
+        draw_colour_bar(self.axes_[-1], drawn, label)
 
 
 def _effect(moved: Array) -> ComponentEffect:
     return ComponentEffect(moved.mean(axis=0), *np.quantile(moved, TAILS, axis=0))
-
-
-def _spread(reading: Reading, table: Any) -> float:
-    cells = reading.of_cells(table)
-    known = cells[~np.isnan(cells)]
-    return float(known.std()) if len(known) else 0.0
 
 
 def _name(reading: Reading, labels: Any) -> str:

@@ -1,17 +1,19 @@
 """TrainingCurveDisplay: how a fit went."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .._inputs import history_of
 from .._table.column import Array
-from ._axes import panels_for
-from ._models import model_of
+from ._axes import Display, Panel
+from ._models import model_and_rows
 
 
-class TrainingCurveDisplay:
+@dataclass(kw_only=True, eq=False, repr=False)
+class TrainingCurveDisplay(Display):
     """The bound and the KL divergence, epoch by epoch.
 
     Use :meth:`from_estimator` to make one. The start is the linear model, at epoch 0: training was
@@ -64,22 +66,12 @@ class TrainingCurveDisplay:
     'epoch'
     """
 
-    def __init__(
-        self,
-        *,
-        train: Sequence[float] | Array,
-        validation: Sequence[float] | Array,
-        train_kl: Sequence[float] | Array,
-        validation_kl: Sequence[float] | Array,
-        best_iter: int,
-        objective: str = "evidence lower bound",
-    ) -> None:
-        self.train = train
-        self.validation = validation
-        self.train_kl = train_kl
-        self.validation_kl = validation_kl
-        self.best_iter = best_iter
-        self.objective = objective
+    train: Sequence[float] | Array
+    validation: Sequence[float] | Array
+    train_kl: Sequence[float] | Array
+    validation_kl: Sequence[float] | Array
+    best_iter: int
+    objective: str = "evidence lower bound"
 
     @classmethod
     def from_estimator(
@@ -89,8 +81,9 @@ class TrainingCurveDisplay:
 
         Parameters
         ----------
-        estimator : VAETransformer, VAEOutlierDetector or VAEImputer
-            A fitted estimator; of the last two it is their ``vae_``.
+        estimator : VAETransformer, VAEOutlierDetector, VAEImputer or Pipeline
+            A fitted estimator; of the second and third it is their ``vae_``, of a pipeline its last
+            step that is one of these.
         kl : bool, default=True
             Draw a second panel, with the KL divergence.
         ax : matplotlib Axes or array of them, default=None
@@ -106,7 +99,7 @@ class TrainingCurveDisplay:
         ValueError
             If the model was not trained, but is its linear start.
         """
-        vae: Any = model_of(estimator, cls.__name__)
+        vae, _ = model_and_rows(estimator, None, cls.__name__)
         history = history_of(vae)
         if history is None or history.n_epochs == 0:
             raise ValueError(
@@ -143,20 +136,18 @@ class TrainingCurveDisplay:
         display : TrainingCurveDisplay
             This object.
         """
-        n_panels = 2 if kl else 1
-        name = type(self).__name__
-        self.figure_, axes = panels_for(name, ax, (1, n_panels), (4.8 * n_panels, 3.6))
-        self.axes_ = axes.ravel()
-        self.ax_ = self.axes_[0]
+        panel = Panel((4.8, 3.6), n_columns=2)
+        panels = self._on(ax, 2 if kl else 1, panel)
         self._draw(self.ax_, self.train, self.validation, f"{self.objective}, nats a row")
         start = float(np.asarray(self.validation)[0])
         if np.isfinite(start):
             self.ax_.axhline(start, color="0.4", linestyle="--", label="linear start", zorder=1)
-        self.ax_.legend()
-        if kl:
+        self.ax_.legend(fontsize=panels.room.points())
+        if len(self.axes_) > 1:
             label = "KL divergence, nats a row"
             self._draw(self.axes_[1], self.train_kl, self.validation_kl, label)
             self.axes_[1].set_ylim(bottom=0.0)
+        panels.settle()
         return self
 
     def _draw(self, ax: Any, train: Any, validation: Any, label: str) -> None:

@@ -1,68 +1,53 @@
-"""LatentDisplay: a map of rows by two components."""
+"""LatentDisplay: a map of rows by one or two components."""
 
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .._table.column import Array
 from .._table.frames import take_rows
-from ._axes import GREY, axes_for, colours_of
+from ._axes import (
+    GREY,
+    Display,
+    Panel,
+    colours_of,
+    draw_colour_bar,
+    draw_legend,
+)
+from ._cells import Cells, Limits, by_rank
 from ._models import (
     Colouring,
     check_count,
     colouring_of,
     component_label,
-    components_of,
-    model_of,
-    rows_of,
+    model_and_rows,
+    one_or_two_of,
 )
+from ._room import Room, show_dates
 
 MOST_POINTS = 30_000  # that are drawn one by one; more would hide each other
-N_BINS = (240, 160, 110)  # along the longer side of a map of more rows: the first that shows
-ROWS_A_CELL = 4.0  # so many rows in the mean of the cells that hold any
 INK = 30_000.0  # square points of ink, if no point hid another
 SIZES = (1.0, 36.0)  # of a point, in square points
-TAIL = 0.0005  # of the rows, at either end, that may be left out if they are far away
-FAR = 0.25  # of the width without them: how far out they may lie
-FLATTEST = 0.6  # height of a map, by its width, or the other way round
 COVERED = 0.9  # of a posterior, by its ellipse
 LIGHTEST = 0.35  # of a cell with few rows: how much of its colour it has
 COLOUR_TAIL = 0.01  # of the values, at either end, that have the last colour
 
 
-class Limits(NamedTuple):
-    """The part of a plane that a map shows, and how many rows lie outside."""
-
-    low: Array  # (2,)
-    high: Array  # (2,)
-    n_outside: int
-
-    @classmethod
-    def of(cls, codes: Array) -> "Limits":
-        """Choose the part without rows so far away that all others would be a dot."""
-        tails = np.quantile(codes, [TAIL, 1.0 - TAIL], axis=0)
-        reach = np.maximum(FAR * np.ptp(tails, axis=0), 1e-9)
-        low = np.maximum(codes.min(axis=0), tails[0] - reach)
-        high = np.minimum(codes.max(axis=0), tails[1] + reach)
-        outside = ((codes < low) | (codes > high)).any(axis=1)
-        width = high - low
-        widest = max(float(width.max()), 1e-9)
-        margin = 0.5 * (np.maximum(width, FLATTEST * widest) - width) + 0.04 * widest
-        return cls(low - margin, high + margin, int(outside.sum()))
-
-
-class LatentDisplay:
-    """A map of rows by two components, as UMAP's and PCA's are drawn.
+@dataclass(kw_only=True, eq=False, repr=False)
+class LatentDisplay(Display):
+    """A map of rows by two components, as UMAP's and PCA's are drawn, or by one.
 
     Use :meth:`from_estimator` to make one. Up to 30,000 rows are points. More are counted in the
     cells of a grid, and a cell has the mean colour of its rows and is the darker the more they are,
     by rank, as datashader does [1]_: a map of millions of rows stays readable. Rows so far away
-    that all others would become a dot lie outside, and the map says how many.
+    that all others would become a dot lie outside, and the map says how many. By one component rows
+    are counted in bars: a bar is divided by labels, or has the mean colour of its rows' numbers.
 
     Parameters
     ----------
-    codes : ndarray of shape (n_samples, 2)
+    codes : ndarray of shape (n_samples, 2) or (n_samples, 1)
         Where the rows are.
     colouring : Colouring or None, default=None
         What gives them their colour.
@@ -77,12 +62,16 @@ class LatentDisplay:
     ----------
     ax_ : matplotlib Axes
         The axes that hold the map.
+    axes_ : ndarray of matplotlib Axes
+        The same, alone.
     figure_ : matplotlib Figure
         The figure that holds them.
     scatter_ : matplotlib PathCollection or None
-        The points; None if rows were counted in cells.
+        The points; None if rows were counted.
     image_ : matplotlib AxesImage or None
-        The cells; None if rows are points.
+        The cells; None if rows are points, or counted in bars.
+    bars_ : list of matplotlib BarContainer or None
+        The bars, of each label; None if there are two components.
     ellipses_ : matplotlib EllipseCollection or None
         Of the posteriors.
 
@@ -102,20 +91,11 @@ class LatentDisplay:
     (178, 2)
     """
 
-    def __init__(
-        self,
-        *,
-        codes: Array,
-        colouring: Colouring | None = None,
-        labels: tuple[str, str] = ("component 0", "component 1"),
-        spread: Array | None = None,
-        centre: Array | None = None,
-    ) -> None:
-        self.codes = codes
-        self.colouring = colouring
-        self.labels = labels
-        self.spread = spread
-        self.centre = centre
+    codes: Array
+    colouring: Colouring | None = None
+    labels: tuple[str, ...] = ("component 0", "component 1")
+    spread: Array | None = None
+    centre: Array | None = None
 
     @classmethod
     def from_estimator(
@@ -124,7 +104,7 @@ class LatentDisplay:
         X: Any,
         y: Any = None,
         *,
-        components: Any = (0, 1),
+        components: Any = None,
         column: Any = None,
         score: str | None = None,
         n_ellipses: int = 0,
@@ -136,15 +116,17 @@ class LatentDisplay:
 
         Parameters
         ----------
-        estimator : VAETransformer, VAEOutlierDetector or VAEImputer
-            A fitted estimator; of the last two it is their ``vae_``.
+        estimator : VAETransformer, VAEOutlierDetector, VAEImputer or Pipeline
+            A fitted estimator; of the second and third it is their ``vae_``, of a pipeline its last
+            step that is one of these.
         X : array-like of shape (n_samples, n_features)
-            Rows, in the units of the training rows.
+            Rows, in the units of the training rows; of a pipeline those that it takes.
         y : array-like of shape (n_samples,), default=None
             Labels or numbers that colour the rows: strings, categories, booleans and up to 20
             different whole numbers are labels.
-        components : pair of int, default=(0, 1)
-            Which components are the axes, as numbers of the columns of ``transform(X)``.
+        components : int or pair of int, default=None
+            Which components are the axes, as numbers of the columns of ``transform(X)``. None is
+            the first two, or the only one.
         column : label or int, default=None
             A column of X that colours the rows, instead of y.
         score : str, default=None
@@ -154,33 +136,34 @@ class LatentDisplay:
             Of how many rows, evenly, to draw the ellipse that holds 90% of q(z | x).
         kind : {"auto", "points", "density"}, default="auto"
             Draw each row, or how many there are in each cell of a grid. "auto" draws up to 30,000.
+            By one component rows are always counted.
         ax : matplotlib Axes, default=None
             Where to draw. None makes a figure.
         **kwargs : dict
-            For matplotlib's ``scatter`` or ``imshow``.
+            For matplotlib's ``scatter``, ``imshow`` or, by one component, ``hist``.
 
         Returns
         -------
         display : LatentDisplay
             What was drawn.
         """
-        vae: Any = model_of(estimator, cls.__name__)
-        if vae.n_components_ < 2:
-            raise ValueError(
-                "A map needs two components, but the model has 1. Fit with n_components=2."
-            )
-        two = components_of(vae, components, 2)
+        vae, X = model_and_rows(estimator, X, cls.__name__)
+        asked = one_or_two_of(vae, components)
         check_count("n_ellipses", n_ellipses, 0)
-        X = rows_of(estimator, vae, X)
+        if n_ellipses and len(asked) == 1:
+            raise ValueError(
+                "Ellipses need two components, and the map is of one. Got "
+                f"n_ellipses={n_ellipses}: use 0."
+            )
         colouring = colouring_of(vae, X, y=y, column=column, score=score)
         display = cls(
-            codes=vae.transform(X)[:, two].astype(np.float64),
+            codes=vae.transform(X)[:, asked].astype(np.float64),
             colouring=colouring,
-            labels=(component_label(vae, two[0]), component_label(vae, two[1])),
+            labels=tuple(component_label(vae, component) for component in asked),
         )
         if n_ellipses:
             rows = np.unique(np.linspace(0, X.shape[0] - 1, n_ellipses).astype(int))
-            display.spread = _posterior_spread(vae, X, rows)[:, two]
+            display.spread = _posterior_spread(vae, X, rows)[:, asked]
             display.centre = display.codes[rows]
         return display.plot(kind=kind, ax=ax, **kwargs)
 
@@ -191,10 +174,11 @@ class LatentDisplay:
         ----------
         kind : {"auto", "points", "density"}, default="auto"
             Draw each row, or how many there are in each cell of a grid. "auto" draws up to 30,000.
+            By one component rows are always counted.
         ax : matplotlib Axes, default=None
             Where to draw. None makes a figure.
         **kwargs : dict
-            For matplotlib's ``scatter`` or ``imshow``.
+            For matplotlib's ``scatter``, ``imshow`` or, by one component, ``hist``.
 
         Returns
         -------
@@ -205,22 +189,28 @@ class LatentDisplay:
             raise ValueError(f"kind must be 'auto', 'points' or 'density'. Got {kind!r}.")
         self.scatter_: Any = None
         self.image_: Any = None
+        self.bars_: Any = None
         self.ellipses_: Any = None
         limits = Limits.of(self.codes)
-        width, height = limits.high - limits.low
-        size = (6.4, 0.9 + 4.4 * min(height / width, 1.0))
-        self.figure_, self.ax_ = axes_for(type(self).__name__, ax, size)
+        size, n_components = (6.4, 3.6), self.codes.shape[1]
+        if n_components == 2:
+            width, height = limits.high - limits.low
+            size = (6.4, 0.9 + 4.4 * min(height / width, 1.0))
+        panels = self._on(ax, 1, Panel(size, layout="compressed"))
         many = len(self.codes) > MOST_POINTS
-        if kind == "density" or (kind == "auto" and many):
-            self._draw_density(limits, kwargs)
+        if n_components == 1:
+            self._draw_bars(limits, kwargs, panels.room)
+        elif kind == "density" or (kind == "auto" and many):
+            self._draw_density(limits, kwargs, panels.room)
         else:
-            self._draw_points(kwargs)
+            self._draw_points(kwargs, panels.room)
         if self.spread is not None:
             self._draw_ellipses()
-        self._label(limits)
+        self._label(limits, panels.room)
+        panels.settle()
         return self
 
-    def _draw_points(self, kwargs: dict[str, Any]) -> None:
+    def _draw_points(self, kwargs: dict[str, Any], room: Room) -> None:
         order = np.random.default_rng(0).permutation(len(self.codes))  # no label hides another
         colours, mapped = self._colours(kwargs)
         size = float(np.clip(INK / len(self.codes), *SIZES))
@@ -233,7 +223,7 @@ class LatentDisplay:
             settings = {"c": colours[order]} | settings
         self.scatter_ = self.ax_.scatter(*self.codes[order].T, **settings)
         if mapped is not None:
-            self._colour_bar(self.scatter_)
+            self._colour_bar(self.scatter_, room)
 
     def _colours(self, kwargs: dict[str, Any]) -> tuple[Array, Array | None]:
         """Return a colour for each row, or numbers that a colour map turns into one."""
@@ -250,10 +240,10 @@ class LatentDisplay:
             np.isfinite(colouring.value), colouring.value, np.nan
         )
 
-    def _draw_density(self, limits: Limits, kwargs: dict[str, Any]) -> None:
+    def _draw_density(self, limits: Limits, kwargs: dict[str, Any], room: Room) -> None:
         cells = Cells.that_show(self.codes, limits)
         count, colouring = cells.total(np.ones(len(self.codes))), self.colouring
-        shade = _by_rank(count)
+        shade = by_rank(count)
         mappable = None
         if colouring is None:
             from matplotlib import colormaps
@@ -272,7 +262,7 @@ class LatentDisplay:
         settings = {"origin": "lower", "extent": extent, "interpolation": "nearest"} | kwargs
         self.image_ = self.ax_.imshow(picture, **settings)
         if mappable is not None:
-            self._colour_bar(mappable)
+            self._colour_bar(mappable, room)
 
     def _mean_colours(self, cells: "Cells", kwargs: dict[str, Any]) -> tuple[Array, Any]:
         """Return the colours of the cells' mean numbers, and what they stand for."""
@@ -287,6 +277,26 @@ class LatentDisplay:
         cmap = _with_grey(kwargs.pop("cmap", "viridis"))
         mappable = ScalarMappable(kwargs.pop("norm", None) or _norm(value), cmap)
         return np.asarray(mappable.to_rgba(np.ma.masked_invalid(mean))), mappable
+
+    def _draw_bars(self, limits: Limits, kwargs: dict[str, Any], room: Room) -> None:
+        codes, colouring = self.codes[:, 0], self.colouring
+        n_bars = int(np.clip(2.0 * len(codes) ** (1.0 / 3.0), 10, 80))
+        bins = np.linspace(limits.low[0], limits.high[0], n_bars + 1)
+        groups, colours = [codes], [colours_of(1)[0]]
+        if colouring is not None and colouring.place is not None:
+            places = [*range(len(colouring.labels)), -1]
+            groups = [codes[colouring.place == place] for place in places]
+            colours = [*colours_of(len(colouring.labels)), _grey()]
+        elif colouring is not None:
+            cells = Cells.of(self.codes, limits, n_bars)
+            (by_mean,), mappable = self._mean_colours(cells, kwargs)
+        settings: dict[str, Any] = {"stacked": True, "color": colours} | kwargs
+        bars = self.ax_.hist(groups, bins, **settings)[2]
+        self.bars_ = [bars] if len(groups) == 1 else list(bars)
+        if colouring is not None and colouring.place is None:
+            for bar, colour in zip(self.bars_[0], by_mean, strict=True):
+                bar.set_facecolor(colour)
+            self._colour_bar(mappable, room)
 
     def _draw_ellipses(self) -> None:
         from matplotlib.collections import EllipseCollection
@@ -310,18 +320,19 @@ class LatentDisplay:
         )
         self.ax_.add_collection(self.ellipses_)
 
-    def _label(self, limits: Limits) -> None:
+    def _label(self, limits: Limits, room: Room) -> None:
         ax = self.ax_
-        ax.set(xlabel=self.labels[0], ylabel=self.labels[1])
         ax.set_xlim(limits.low[0], limits.high[0])
-        ax.set_ylim(limits.low[1], limits.high[1])
-        ax.set_aspect("equal")  # distances are those of rows, in both directions
+        ax.set(xlabel=self.labels[0], ylabel=[*self.labels, "rows"][1])
+        if self.codes.shape[1] == 2:
+            ax.set_ylim(limits.low[1], limits.high[1])
+            ax.set_aspect("equal")  # distances are those of rows, in both directions
         if limits.n_outside:
             note = f"{limits.n_outside:,} of {len(self.codes):,} rows lie outside"
             ax.set_title(note, fontsize="small", loc="right", color="0.4")
-        self._legend()
+        self._legend(room)
 
-    def _legend(self) -> None:
+    def _legend(self, room: Room) -> None:
         from matplotlib.lines import Line2D
 
         handles: list[Any] = []
@@ -340,76 +351,15 @@ class LatentDisplay:
         if not handles:
             return
         if self.colouring is not None and self.colouring.value is not None:  # beside a colour bar
-            self.ax_.legend(handles=handles, loc="upper left", fontsize="small")
+            self.ax_.legend(handles=handles, loc="upper left", fontsize=room.points("small"))
         else:
-            self.ax_.legend(
-                handles=handles,
-                title=None if self.colouring is None else self.colouring.name,
-                ncols=1 + (len(handles) - 1) // 20,
-                frameon=False,
-                loc="upper left",
-                bbox_to_anchor=(1.0, 1.0),
-            )
+            draw_legend(self.ax_, room, handles, self.colouring and self.colouring.name)
 
-    def _colour_bar(self, mappable: Any) -> None:
+    def _colour_bar(self, mappable: Any, room: Room) -> None:
         assert self.colouring is not None
-        bar = self.figure_.colorbar(mappable, ax=self.ax_, label=self.colouring.name)
+        bar = draw_colour_bar(self.ax_, mappable, self.colouring.name)
         if self.colouring.is_date:
-            from matplotlib.dates import AutoDateFormatter, AutoDateLocator
-
-            locator = AutoDateLocator()
-            bar.set_ticks(locator)
-            bar.formatter = AutoDateFormatter(locator)
-            bar.update_ticks()
-
-
-class Cells(NamedTuple):
-    """The cells of a grid that rows fall into; -1 for outside."""
-
-    index: Any  # (N,)
-    shape: tuple[int, int]  # rows from below, columns
-
-    @classmethod
-    def that_show(cls, codes: Array, limits: Limits) -> "Cells":
-        """Make cells small enough for detail, and large enough to hold some rows each."""
-        for n_bins in N_BINS:
-            cells = cls.of(codes, limits, n_bins)
-            inside = cells.index[cells.index >= 0]
-            if len(inside) >= ROWS_A_CELL * len(np.unique(inside)):
-                break
-        return cells
-
-    @classmethod
-    def of(cls, codes: Array, limits: Limits, n_bins: int) -> "Cells":
-        """Make square cells, so many along the longer side."""
-        width = limits.high - limits.low
-        number = np.maximum(np.rint(n_bins * width / width.max()), 1.0).astype(int)
-        place = np.floor((codes - limits.low) / width * number)
-        inside = ((place >= 0) & (place < number)).all(axis=1)
-        x, y = np.where(inside[:, None], place, 0.0).astype(int).T
-        return cls(np.where(inside, y * number[0] + x, -1), (int(number[1]), int(number[0])))
-
-    def total(self, weight: Array) -> Array:
-        """Sum over the rows of each cell."""
-        inside = self.index >= 0
-        size = self.shape[0] * self.shape[1]
-        total: Any = np.bincount(self.index[inside], weight[inside], size)
-        return total.reshape(self.shape)
-
-    def mean_of(self, colours: Array, count: Array) -> Array:  # (N, 4) -> (H, W, 4)
-        """Return the mean colour of each cell's rows."""
-        mixed = np.stack([self.total(part) for part in colours.T], axis=-1)
-        return mixed / np.maximum(count, 1.0)[..., None]
-
-
-def _by_rank(count: Array) -> Array:
-    """Return 0 to 1 by the rank of a count among those of the cells that hold rows."""
-    values, index = np.unique(count[count > 0.0], return_inverse=True)
-    shade = np.zeros_like(count)
-    if len(values):
-        cumulated = np.cumsum(np.bincount(index))
-        shade[count > 0.0] = (cumulated / cumulated[-1])[index]
-    return shade
+            show_dates(bar.ax.yaxis, room)
 
 
 def _norm(value: Array) -> Any:

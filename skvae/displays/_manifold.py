@@ -1,6 +1,7 @@
 """ManifoldDisplay: what the decoder makes of the whole prior, as images or as curves."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -8,27 +9,29 @@ import numpy as np
 from .._effects import Decoded, Reading
 from .._inputs import labels_of
 from .._table.column import Array
-from ._axes import GREY, axes_for, colours_of, grid_shape, hide_rest, panels_for, shown
+from ._axes import GREY, Display, Panel, colours_of, shown
 from ._images import check_image_shape, draw_tiles
 from ._models import (
     check_count,
     column_number,
     component_label,
-    components_of,
+    drawn_rows,
     has_dates,
-    model_of,
-    rows_of,
+    model_and_rows,
+    one_or_two_of,
+    spread_of,
 )
+from ._room import Room, cut, show_dates
 
 ENDS = (0.02, 0.98)  # quantiles of the prior
 N_POINTS = 41  # of a curve
 LINES = (0.1, 0.5, 0.9)  # quantiles of the second component
 MOST_PANELS = 6
 MOST_NAMED = 6  # levels of a category
-DRAWS = 500  # of the model, that say how far columns vary
 
 
-class ManifoldDisplay:
+@dataclass(kw_only=True, eq=False, repr=False)
+class ManifoldDisplay(Display):
     """What the decoder makes of an even grid of quantiles of the prior: the learned manifold.
 
     Use :meth:`from_estimator` to make one. Images are tiles, as in the two pictures of [1]_.
@@ -85,30 +88,16 @@ class ManifoldDisplay:
     (11, 11, 64)
     """
 
-    def __init__(
-        self,
-        *,
-        values: Array,
-        first: Array,
-        second: Array,
-        codes: Array,
-        readings: Sequence[Reading],
-        names: Sequence[str],
-        image_shape: tuple[int, ...] | None = None,
-        columns: Sequence[int] = (),
-        dated: Sequence[bool] = (),
-        labels: Sequence[str] = ("component 0", "component 1"),
-    ) -> None:
-        self.values = values
-        self.first = first
-        self.second = second
-        self.codes = codes
-        self.readings = readings
-        self.names = names
-        self.image_shape = image_shape
-        self.columns = columns
-        self.dated = dated
-        self.labels = labels
+    values: Array
+    first: Array
+    second: Array
+    codes: Array
+    readings: Sequence[Reading]
+    names: Sequence[str]
+    image_shape: tuple[int, ...] | None = None
+    columns: Sequence[int] = ()
+    dated: Sequence[bool] = ()
+    labels: Sequence[str] = ("component 0", "component 1")
 
     @classmethod
     def from_estimator(
@@ -127,8 +116,9 @@ class ManifoldDisplay:
 
         Parameters
         ----------
-        estimator : VAETransformer, VAEOutlierDetector or VAEImputer
-            A fitted estimator; of the last two it is their ``vae_``.
+        estimator : VAETransformer, VAEOutlierDetector, VAEImputer or Pipeline
+            A fitted estimator; of the second and third it is their ``vae_``, of a pipeline its last
+            step that is one of these.
         X : array-like of shape (n_samples, n_features), default=None
             Rows at whose mean code all other components stay: a single row shows what it would
             become. None is the centre of the prior.
@@ -151,11 +141,8 @@ class ManifoldDisplay:
         display : ManifoldDisplay
             What was drawn.
         """
-        vae: Any = model_of(estimator, cls.__name__)
-        default = list(range(min(2, vae.n_components_)))
-        asked = components_of(vae, default if components is None else components)
-        if len(asked) > 2 or len(set(asked)) < len(asked):
-            raise ValueError(f"components must be one or two numbers. Got {components!r}.")
+        vae, X = model_and_rows(estimator, X, cls.__name__)
+        asked = one_or_two_of(vae, components)
         check_count("n_tiles", n_tiles, 2)
         decoded = Decoded(vae.model_, vae.device)
         if image_shape is not None:
@@ -166,7 +153,7 @@ class ManifoldDisplay:
             second = np.array([0.5])
         base = decoded.prior_centre()
         if X is not None:
-            base = decoded.codes(vae.model_.read(rows_of(estimator, vae, X))).mean(axis=0)
+            base = decoded.codes(vae.model_.read(X)).mean(axis=0)
         z = _grid(decoded, base, asked, first, second)
         values = decoded.at(z.reshape(-1, z.shape[-1])).reshape(*z.shape[:2], -1)
         names = [shown(label) for label in labels_of(vae)]
@@ -207,64 +194,64 @@ class ManifoldDisplay:
         height, width, *_ = self.image_shape
         tile = 0.55 * np.array([width, height]) / max(width, height)  # inches
         size = (0.9 + n_first * float(tile[0]), 0.9 + n_second * float(tile[1]))
-        self.figure_, self.ax_ = axes_for(type(self).__name__, ax, size)
-        self.axes_ = np.array([self.ax_], dtype=object)
+        panels = self._on(ax, 1, Panel(size, layout="compressed"))
         means = [reading.is_mean for reading in self.readings]
         tiles = self.values[..., means].reshape(n_second, n_first, *self.image_shape)
         self.image_ = draw_tiles(self.ax_, tiles[::-1], kwargs)
-        self.ax_.set_xticks(*_ticks(self.first))
+        n_lines = panels.room.lines(0.6)
+        n_letters = min(panels.room.letters(0.75), int(2.5 * n_lines))  # as high as wide
+        self.ax_.set_xticks(*_ticks(self.first, n_letters // 5))
         self.ax_.set_xlabel(_quantile_label(self.labels[0]))
         if n_second > 1:
-            place, text = _ticks(self.second)
+            place, text = _ticks(self.second, n_lines)
             self.ax_.set_yticks(n_second - 1 - np.array(place), text)
             self.ax_.set_ylabel(_quantile_label(self.labels[1]))
         else:
             self.ax_.set_yticks([])
+        panels.settle()
         return self
 
     def _plot_curves(self, ax: Any, kwargs: dict[str, Any]) -> "ManifoldDisplay":
-        shape = grid_shape(len(self.columns), 3)
-        size = (3.6 * shape[1], 2.8 * shape[0])
-        self.figure_, axes = panels_for(type(self).__name__, ax, shape, size)
-        self.axes_ = axes.ravel()
-        self.ax_ = self.axes_[0]
-        for panel, column, dated in zip(self.axes_, self.columns, self.dated, strict=False):
-            self._draw_column(panel, column, kwargs)
+        panel = Panel((3.6, 2.8), n_columns=3)
+        panels = self._on(ax, len(self.columns), panel)
+        for one, column, dated in zip(self.axes_, self.columns, self.dated, strict=False):
+            self._draw_column(one, panels.room, column, kwargs)
             if dated:
-                panel.yaxis.axis_date()
-        hide_rest(axes, len(self.columns))
+                show_dates(one.yaxis, panels.room)
+        panels.settle()
         return self
 
-    def _draw_column(self, ax: Any, column: int, kwargs: dict[str, Any]) -> None:
+    def _draw_column(self, ax: Any, room: Room, column: int, kwargs: dict[str, Any]) -> None:
         from matplotlib.ticker import PercentFormatter
 
         own = [i for i, reading in enumerate(self.readings) if reading.column == column]
         means = [i for i in own if self.readings[i].is_mean]
         if means:
-            self._draw_number(ax, means[0], kwargs)
+            self._draw_number(ax, room, means[0], kwargs)
             ax.set(ylabel=self.names[column])
         else:
-            self._draw_levels(ax, own, kwargs)
+            self._draw_levels(ax, room, own, kwargs)
             ax.set(ylabel=f"{self.names[column]}: probability", ylim=(0.0, 1.0))
         ax.set(xlabel=_quantile_label(self.labels[0]), xlim=(self.first[0], self.first[-1]))
         ax.xaxis.set_major_formatter(PercentFormatter(1.0))
 
-    def _draw_levels(self, ax: Any, own: list[int], kwargs: dict[str, Any]) -> None:
+    def _draw_levels(self, ax: Any, room: Room, own: list[int], kwargs: dict[str, Any]) -> None:
         """Draw the most probable levels in colour, the others in grey."""
         middle = self.values[len(self.second) // 2]
         highest = middle[:, own].max(axis=0)
-        named = sorted(np.argsort(-highest, kind="stable")[:MOST_NAMED].tolist())
+        n_named = min(MOST_NAMED, room.lines(0.4, "x-small"))
+        named = sorted(np.argsort(-highest, kind="stable")[:n_named].tolist())
         colours = dict(zip(named, colours_of(len(named)), strict=True))
         for number, place in enumerate(own):
             settings: dict[str, Any] = {"color": GREY, "linewidth": 0.8, "zorder": 1.0}
             if number in colours:
-                label = shown(self.readings[place].level)
+                label = cut(shown(self.readings[place].level), room.letters(0.35, "x-small"))
                 settings = {"color": colours[number], "label": label}
             ax.plot(self.first, middle[:, place], **(settings | kwargs))
         if named:  # a category without any level has none
-            ax.legend(fontsize="x-small").set_in_layout(False)
+            ax.legend(fontsize=room.points("x-small")).set_in_layout(False)
 
-    def _draw_number(self, ax: Any, place: int, kwargs: dict[str, Any]) -> None:
+    def _draw_number(self, ax: Any, room: Room, place: int, kwargs: dict[str, Any]) -> None:
         from matplotlib import colormaps
 
         colours = colormaps["viridis"](np.linspace(0.0, 0.85, len(self.second)))
@@ -273,7 +260,8 @@ class ManifoldDisplay:
             ax.plot(self.first, line, **settings)
         if len(self.second) > 1:
             title = self.labels[1].partition(" (")[0]
-            ax.legend(title=title, fontsize="x-small", title_fontsize="x-small")
+            size = room.points("x-small")
+            ax.legend(title=title, fontsize=size, title_fontsize=size).set_in_layout(False)
 
 
 def _grid(
@@ -292,20 +280,19 @@ def _columns(vae: Any, asked: Any, values: Array, decoded: Decoded) -> list[int]
     if asked is not None:
         keys = asked if isinstance(asked, list | tuple) else [asked]
         return [column_number(vae, key) for key in keys]
-    draws = vae.model_.sample(DRAWS, 0)
+    draws = drawn_rows(vae)
     movement = np.zeros(vae.n_features_in_)
     for place, reading in enumerate(decoded.readings):
-        spread = float(np.nanstd(reading.of_cells(draws)))
-        share = float(values[..., place].std()) / max(spread, 1e-12)
+        share = float(values[..., place].std()) / max(spread_of(reading, draws), 1e-12)
         movement[reading.column] = max(movement[reading.column], share)
     most = np.argsort(-movement, kind="stable")[:MOST_PANELS]
     return sorted(most[movement[most] > 0.0].tolist()) or most[:1].tolist()
 
 
-def _ticks(shares: Array) -> tuple[list[int], list[str]]:
-    """Return the places of a few quantiles, evenly, and their names."""
+def _ticks(shares: Array, most: int) -> tuple[list[int], list[str]]:
+    """Return the places of a few quantiles, evenly, and their names: so many if there are two."""
     last = len(shares) - 1
-    n_parts = next(n for n in (5, 4, 3, 2, 1) if last % n == 0)
+    n_parts = next(n for n in (5, 4, 3, 2, 1) if n == 1 or (last % n == 0 and n < most))
     places = list(range(0, last + 1, last // n_parts))
     return places, [f"{shares[place]:.0%}" for place in places]
 

@@ -1,39 +1,67 @@
 """What a picture is of: the fitted model of an estimator, its rows, and what colours them."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 
+from .._effects import Reading
 from .._imputer import VAEImputer
 from .._inputs import fitted_now, labels_of, validated
 from .._outlier import VAEOutlierDetector
-from .._parameters import Rule
-from .._table.column import Array
+from .._parameters import METHODS, Rule
+from .._table.column import Array, some_of
 from .._table.frames import columns_of, raw_column, where_missing, with_missing
 from .._table.times import DATES, ZONED
 from .._transformer import VAETransformer
 from ._axes import shown
 
+SHOWN = (VAETransformer, VAEOutlierDetector, VAEImputer)
 FEW = 20  # different whole numbers that are labels
+DRAWS = 500  # of the model, that say how far columns vary
+MOST_NAMES = 10  # of columns, in a message
 
 
-def model_of(estimator: Any, name: str) -> VAETransformer:
-    """Return the fitted VAETransformer of an estimator, as it is now."""
-    if isinstance(estimator, VAEOutlierDetector | VAEImputer):
-        return fitted_now(fitted_now(estimator).vae_)
-    if isinstance(estimator, VAETransformer):
-        return fitted_now(estimator)
-    raise TypeError(
-        f"{name} shows a VAETransformer, VAEOutlierDetector or VAEImputer. Got a "
-        f"{type(estimator).__name__}. Of a pipeline pass the step, pipeline[-1], and "
-        "pipeline[:-1].transform(X)."
-    )
+def step_of(estimator: Any, X: Any = None) -> tuple[Any, Any]:
+    """Return the last step of a pipeline that is of skvae, and X by the steps before it.
+
+    What is no pipeline is returned as it is, and so is a pipeline without such a step.
+    """
+    if not isinstance(estimator, Pipeline):
+        return estimator, X
+    for number in range(len(estimator) - 1, -1, -1):
+        step, rows = estimator[number], X
+        if isinstance(step, (*SHOWN, Pipeline)):
+            if X is not None and number:
+                rows = estimator[:number].transform(X)
+            step, rows = step_of(step, rows)
+            if isinstance(step, SHOWN):
+                return step, rows
+    return estimator, X
 
 
-def rows_of(estimator: Any, vae: VAETransformer, X: Any) -> Any:
+def model_and_rows(estimator: Any, X: Any, name: str) -> tuple[Any, Any]:
+    """Return the fitted VAETransformer of an estimator, as it is now, and rows for it, validated.
+
+    Without X there are no rows.
+    """
+    estimator, X = step_of(estimator, X)
+    if not isinstance(estimator, SHOWN):
+        raise TypeError(
+            f"{name} shows a VAETransformer, VAEOutlierDetector or VAEImputer, or a Pipeline that "
+            f"has one as a step. Got a {type(estimator).__name__}. Of a search pass its "
+            "best_estimator_."
+        )
+    now: Any = fitted_now(estimator)
+    vae = now if isinstance(now, VAETransformer) else fitted_now(now.vae_)
+    return vae, None if X is None else _rows_of(estimator, vae, X)
+
+
+def _rows_of(estimator: Any, vae: Any, X: Any) -> Any:
     """Return validated rows, in which what an imputer takes for missing is missing."""
     X = validated(vae, X, reset=False)
     if isinstance(estimator, VAEImputer):
@@ -49,8 +77,8 @@ def check_count(name: str, value: Any, least: int) -> None:
         raise ValueError(f"{name} must be {rule}. Got {value!r}.")
 
 
-def components_of(vae: Any, components: Any, number: int | None = None) -> list[int]:
-    """Return numbers of components that there are; ``number`` is how many are needed."""
+def components_of(vae: Any, components: Any) -> list[int]:
+    """Return numbers of components that there are."""
     asked = np.atleast_1d(np.asarray(components))
     n_components = vae.n_components_
     whole = asked.ndim == 1 and asked.dtype.kind in "iu" and len(asked) > 0
@@ -59,9 +87,16 @@ def components_of(vae: Any, components: Any, number: int | None = None) -> list[
             f"components must be numbers from 0 to {n_components - 1}: the model has "
             f"{n_components} components. Got {components!r}."
         )
-    if number is not None and len(asked) != number:
-        raise ValueError(f"components must be {number} numbers. Got {components!r}.")
     return [int(one) for one in asked]
+
+
+def one_or_two_of(vae: Any, components: Any) -> list[int]:
+    """Return the components that are axes: the first two, or the only one, if None is given."""
+    first = list(range(min(2, vae.n_components_)))
+    asked = components_of(vae, first if components is None else components)
+    if len(asked) > 2 or len(set(asked)) < len(asked):
+        raise ValueError(f"components must be one or two numbers. Got {components!r}.")
+    return asked
 
 
 def component_label(vae: Any, component: int) -> str:
@@ -77,7 +112,24 @@ def column_number(vae: Any, key: Any) -> int:
     is_number = isinstance(key, int | np.integer) and not isinstance(key, bool)
     if is_number and all(isinstance(one, str) for one in labels) and 0 <= key < len(labels):
         return int(key)
-    raise ValueError(f"X has no column {key!r}; it has {labels}.")
+    near = get_close_matches(str(key), [str(one) for one in labels], 1)
+    nearest = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"There is no column {key!r} in what the model was fitted to.{nearest} Its columns are "
+        f"{some_of(labels, MOST_NAMES)}."
+    )
+
+
+def spread_of(reading: Reading, table: Any) -> float:
+    """Return the standard deviation of a reading of the cells of a table; 0 if there is none."""
+    cells = reading.of_cells(table)
+    known = cells[~np.isnan(cells)]
+    return float(known.std()) if len(known) else 0.0
+
+
+def drawn_rows(vae: Any) -> Any:
+    """Draw rows of the model, which say how far columns vary."""
+    return vae.model_.sample(DRAWS, 0)
 
 
 def has_dates(vae: Any, column: int) -> bool:
@@ -161,6 +213,8 @@ def colouring_of(vae: Any, X: Any, *, y: Any, column: Any, score: str | None) ->
         found = Colouring.by(y, "y", X.shape[0])
         return found._replace(name=str(getattr(y, "name", None) or ""))
     if score is not None:
+        if score not in METHODS:
+            raise ValueError(f"score must be one of {some_of(METHODS)}. Got {score!r} instead.")
         scores = vae.score_samples(X, method=score)
         name = score.replace("_", " ").replace("elbo", "ELBO").replace("kl", "minus the KL")
         return Colouring(f"{name}, nats", value=scores)

@@ -1,6 +1,8 @@
 """OutlierDisplay: scores, where outliers begin, and what makes the oddest rows odd."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +12,14 @@ from .._inputs import fitted_now, labels_of, validated
 from .._outlier import VAEOutlierDetector
 from .._table.column import Array
 from .._table.frames import library_of, take_rows
-from ._axes import panels_for, shown
-from ._models import Colouring, check_count
+from ._axes import Bars, Display, Panel, draw_bars, draw_legend, number_of_bars, shown
+from ._models import Colouring, check_count, step_of
+from ._room import Room
 
 N_BINS = 50
+FEW_ROWS = 10  # in a bin: up to these the scale is linear
+MOST_INSIDE = 4  # labels of a legend within its panel
+COUNTS = ("bernoulli", "poisson", "negative_binomial", "multinomial")
 LOWEST = 4.0  # times as far from the best score as the threshold: all that is below shares a bin
 
 
@@ -41,7 +47,8 @@ class OddRow(NamedTuple):
     cells: Sequence[str]
 
 
-class OutlierDisplay:
+@dataclass(kw_only=True, eq=False, repr=False)
+class OutlierDisplay(Display):
     """Scores of rows, where outliers begin, and what makes the oddest rows odd.
 
     Use :meth:`from_estimator` to make one. The first panel counts the scores, on a logarithmic
@@ -87,27 +94,17 @@ class OutlierDisplay:
     ('7', 'magnesium')
     """
 
-    def __init__(
-        self,
-        *,
-        scores: Array,
-        is_outlier: Array,
-        threshold: float | None,
-        threshold_label: str,
-        rows: Sequence[OddRow],
-        colouring: Colouring | None = None,
-    ) -> None:
-        self.scores = scores
-        self.is_outlier = is_outlier
-        self.threshold = threshold
-        self.threshold_label = threshold_label
-        self.rows = rows
-        self.colouring = colouring
+    scores: Array
+    is_outlier: Array
+    threshold: float | None
+    threshold_label: str
+    rows: Sequence[OddRow]
+    colouring: Colouring | None = None
 
     @classmethod
     def from_estimator(
         cls,
-        estimator: VAEOutlierDetector,
+        estimator: Any,
         X: Any,
         y: Any = None,
         *,
@@ -119,10 +116,10 @@ class OutlierDisplay:
 
         Parameters
         ----------
-        estimator : VAEOutlierDetector
-            A fitted detector.
+        estimator : VAEOutlierDetector or Pipeline
+            A fitted detector; of a pipeline the last step that is of skvae.
         X : array-like of shape (n_samples, n_features)
-            Rows, in the units of the training rows.
+            Rows, in the units of the training rows; of a pipeline those that it takes.
         y : array-like of shape (n_samples,), default=None
             Labels of the rows, where they are known: a histogram of each.
         n_rows : int, default=5
@@ -137,6 +134,7 @@ class OutlierDisplay:
         display : OutlierDisplay
             What was drawn.
         """
+        estimator, X = step_of(estimator, X)
         if not isinstance(estimator, VAEOutlierDetector):
             raise TypeError(
                 f"{cls.__name__} shows a VAEOutlierDetector. Got a {type(estimator).__name__}."
@@ -176,54 +174,61 @@ class OutlierDisplay:
         display : OutlierDisplay
             This object.
         """
-        n_panels = 1 + len(self.rows)
         n_bars = min(n_columns, len(self.rows[0].columns)) if self.rows else 0
-        shape = (-(-n_panels // 2), 2) if n_panels > 1 else (1, 1)
-        size = (5.4 * shape[1], max(3.4, (0.9 + 0.28 * n_bars) * shape[0]))
-        self.figure_, axes = panels_for(type(self).__name__, ax, shape, size)
-        self.axes_ = axes.ravel()
-        self.ax_ = self.axes_[0]
-        self._draw_scores(self.ax_)
-        for panel, row in zip(self.axes_[1:], self.rows, strict=False):
-            _draw_row(panel, row, n_bars)
-        for panel in self.axes_[n_panels:]:
-            panel.set_axis_off()
+        n_panels = 1 + len(self.rows)
+        height = max(3.4 / -(-n_panels // 2), 0.9 + 0.28 * n_bars)
+        panel = Panel((5.4, height), least=(2.6, 1.1), n_columns=2)
+        panels = self._on(ax, n_panels, panel)
+        self._draw_scores(self.ax_, panels.room)
+        if panels.grids:
+            longest = max(
+                (len(text) for row in self.rows for text in row.cells[:n_bars]), default=0
+            )
+            n_bars = number_of_bars(panels.room, n_bars, longest)
+        for one, row in zip(self.axes_[1:], self.rows, strict=False):
+            _draw_row(one, panels.room, row, n_bars)
+        panels.settle()
         return self
 
-    def _draw_scores(self, ax: Any) -> None:
+    def _draw_scores(self, ax: Any, room: Room) -> None:
         finite = self.scores[np.isfinite(self.scores)]
         best, low = (finite.max(), finite.min()) if len(finite) else (0.0, -1.0)
         if self.threshold is not None and np.isfinite(self.threshold):
             low = max(low, best - LOWEST * max(best - self.threshold, 1e-9))
+            best, low = max(best, self.threshold), min(low, self.threshold)
+        if best - low < 1e-6 * max(abs(best), 1.0):  # all of them are the same
+            best, low = best + 0.5, low - 0.5
         cut = np.clip(self.scores, low, best)
-        bins = np.linspace(low, max(best, low + 1e-9), N_BINS + 1)
+        bins = np.linspace(low, best, N_BINS + 1)
         groups: list[Any] = [(np.ones(len(cut), dtype=bool), None)]
         if self.colouring is not None and self.colouring.place is not None:
             place = self.colouring.place
             groups = [(place == i, label) for i, label in enumerate(self.colouring.labels)]
+        most = 0.0
         for number, (which, label) in enumerate(groups):
-            ax.hist(cut[which], bins, alpha=0.6, color=f"C{number}", label=label)
+            count, *_ = ax.hist(cut[which], bins, alpha=0.6, color=f"C{number}", label=label)
+            most = max(most, float(count.max()))
         if self.threshold is not None:
             ax.axvline(self.threshold, color="black", linestyle="--", label=self.threshold_label)
-        ax.set(xlabel="score, nats", ylabel="rows", yscale="log")
+        ax.set(xlabel="score, nats", ylabel="rows")
+        ax.yaxis.get_major_locator().set_params(integer=True)
+        if most > FEW_ROWS:
+            ax.set_yscale("log")
         n_odd = int(self.is_outlier.sum())
-        ax.set_title(f"{n_odd:,} of {len(self.scores):,} rows are outliers", fontsize="medium")
-        if self.threshold is not None or self.colouring is not None:
-            ax.legend(fontsize="small", loc="upper left")
+        rows = "row" if len(self.scores) == 1 else "rows"
+        verb = "is an outlier" if 1 in (n_odd, len(self.scores)) else "are outliers"
+        ax.set_title(f"{n_odd:,} of {len(self.scores):,} {rows} {verb}", fontsize="medium")
+        handles, _ = ax.get_legend_handles_labels()
+        if len(handles) > MOST_INSIDE:
+            draw_legend(ax, room, handles)
+        elif handles:
+            ax.legend(fontsize=room.points("small"), loc="upper left")
 
 
-def _draw_row(ax: Any, row: OddRow, n_bars: int) -> None:
+def _draw_row(ax: Any, room: Room, row: OddRow, n_bars: int) -> None:
     shares = row.shares[:n_bars]
-    place = np.arange(len(shares))
-    ax.barh(place, shares, color=np.where(shares >= 0.0, "C3", "0.7"), height=0.7)
-    ax.set_yticks(place, row.columns[:n_bars])
-    ax.invert_yaxis()
-    ax.axvline(0.0, color="black", linewidth=0.8)
-    reach = max(float(np.abs(shares).max(initial=0.0)), 1e-9)
-    ax.set_xlim(min(0.0, 1.1 * float(shares.min(initial=0.0))), 2.6 * reach)
-    for number, (share, text) in enumerate(zip(shares, row.cells, strict=False)):
-        at = {"xytext": (3, 0), "textcoords": "offset points", "va": "center"}
-        ax.annotate(text, (max(share, 0.0), number), fontsize="x-small", **at)
+    colours = np.where(shares >= 0.0, "C3", "0.7")
+    draw_bars(ax, room, Bars(shares, row.columns[:n_bars], row.cells[:n_bars], colours))
     ax.set_xlabel("share, nats")
     ax.set_title(f"row {row.name}: score {row.score:.1f}", fontsize="medium")
 
@@ -237,10 +242,11 @@ def _odd_rows(detector: Any, X: Any, scores: Array, rows: Any) -> list[OddRow]:
         found = Explanation(**{name: part.reshape(cells.shape) for name, part in parts.items()})
     names = X.index[rows] if library_of(X) == "pandas" else rows
     labels = [shown(label) for label in labels_of(detector.vae_)]
+    is_whole = _whole_columns(detector.vae_, X)
     result = []
     for number, row in enumerate(rows):
         order = np.argsort(-found.share[number], kind="stable")
-        texts = [_cell_text(found, cells, number, column) for column in order]
+        texts = [_cell_text(found, cells, number, column, is_whole[column]) for column in order]
         result.append(
             OddRow(
                 shown(names[number]),
@@ -253,10 +259,31 @@ def _odd_rows(detector: Any, X: Any, scores: Array, rows: Any) -> list[OddRow]:
     return result
 
 
-def _cell_text(found: Explanation, cells: Any, row: int, column: int) -> str:
+def _cell_text(found: Explanation, cells: Any, row: int, column: int, is_whole: bool) -> str:
+    """Say what stands in a cell, and in brackets what was to be expected."""
     value, likely = cells[row, column], found.likely[row, column]
     if isinstance(likely, tuple):
-        more = f" or {len(likely) - 1} more" if len(likely) > 1 else ""
-        return f"{shown(value, 14)} ({shown(likely[0], 14) if likely else '?'}{more})"
-    lower, upper = (shown(end[row, column]) for end in (found.lower, found.upper))
-    return f"{shown(value)} ({lower} to {upper})"
+        return f"{shown(value, 14)} ({_levels_text([shown(level, 14) for level in likely])})"
+    lower, upper = found.lower[row, column], found.upper[row, column]
+    if (is_whole or isinstance(value, Integral)) and np.isfinite([lower, upper]).all():
+        lower, upper = int(np.rint(lower)), int(np.rint(upper))
+    ends = [shown(lower), shown(upper)]
+    return f"{shown(value)} ({ends[0] if ends[0] == ends[1] else ' to '.join(ends)})"
+
+
+def _levels_text(likely: list[str]) -> str:
+    """Say which levels are likely: two if they are short, else the first one."""
+    if len(likely) == 2 and len("".join(likely)) <= 14:
+        return " or ".join(likely)
+    more = f" or {len(likely) - 1} more" if len(likely) > 1 else ""
+    return f"{likely[0] if likely else '?'}{more}"
+
+
+def _whole_columns(vae: Any, X: Any) -> list[bool]:
+    """Tell the columns of whole numbers: by their dtype in the fit, else in X, or by likelihood."""
+    template = vae.model_.schema.template
+    dtypes = [X.dtype] * vae.n_features_in_ if template is None else list(template.dtypes)
+    return [
+        kind in COUNTS or str(dtype).lower().startswith(("int", "uint"))
+        for kind, dtype in zip(vae.likelihood_, dtypes, strict=True)
+    ]

@@ -1,6 +1,7 @@
 """ReconstructionDisplay: rows beside what their codes decode to."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,9 +9,10 @@ import numpy as np
 from .._effects import some_rows
 from .._inputs import labels_of
 from .._table.column import Array
-from ._axes import axes_for, grid_shape, hide_rest, panels_for, shown
+from ._axes import Display, Panel, shown
 from ._images import check_image_shape, draw_tiles
-from ._models import check_count, column_number, has_dates, model_of, rows_of
+from ._models import check_count, column_number, has_dates, model_and_rows
+from ._room import Room, cut, show_dates
 
 MOST_PANELS = 6
 MOST_POINTS = 2000  # of a panel, evenly taken
@@ -71,7 +73,8 @@ class Reconstructed(NamedTuple):
         return count / np.maximum(count.sum(axis=1, keepdims=True), 1.0)
 
 
-class ReconstructionDisplay:
+@dataclass(kw_only=True, eq=False, repr=False)
+class ReconstructionDisplay(Display):
     """Rows beside what their codes decode to: what the model keeps, and what it loses.
 
     Use :meth:`from_estimator` to make one. Images stand above their reconstructions. Of columns of
@@ -106,11 +109,8 @@ class ReconstructionDisplay:
     ('petal length (cm)', 0.97)
     """
 
-    def __init__(
-        self, *, images: Array | None = None, columns: Sequence[Reconstructed] = ()
-    ) -> None:
-        self.images = images
-        self.columns = columns
+    images: Array | None = None
+    columns: Sequence[Reconstructed] = ()
 
     @classmethod
     def from_estimator(
@@ -128,8 +128,9 @@ class ReconstructionDisplay:
 
         Parameters
         ----------
-        estimator : VAETransformer, VAEOutlierDetector or VAEImputer
-            A fitted estimator; of the last two it is their ``vae_``.
+        estimator : VAETransformer, VAEOutlierDetector, VAEImputer or Pipeline
+            A fitted estimator; of the second and third it is their ``vae_``, of a pipeline its last
+            step that is one of these.
         X : array-like of shape (n_samples, n_features)
             Rows, in the units of the training rows; best such that were not in ``fit``. Of more
             than 10,000 so many are taken, evenly.
@@ -149,11 +150,11 @@ class ReconstructionDisplay:
         display : ReconstructionDisplay
             What was drawn.
         """
-        vae: Any = model_of(estimator, cls.__name__)
+        vae, X = model_and_rows(estimator, X, cls.__name__)
         if image_shape is not None:
             check_image_shape(image_shape, vae)
         check_count("n_images", n_images, 1)
-        table = vae.model_.read(rows_of(estimator, vae, X), vae.handle_unknown)
+        table = vae.model_.read(X, vae.handle_unknown)
         if image_shape is not None:
             rows = np.unique(np.linspace(0, table.shape[0] - 1, n_images).astype(int))
             table = table[rows]
@@ -183,22 +184,18 @@ class ReconstructionDisplay:
         display : ReconstructionDisplay
             This object.
         """
-        name = type(self).__name__
+        n_panels, panel = len(self.columns), Panel((3.4, 3.2), n_columns=3)
         if self.images is not None:
             _, n_images, height, width, *_ = self.images.shape
             size = (1.2 + 0.9 * n_images * width / height, 2.2)
-            self.figure_, self.ax_ = axes_for(name, ax, size)
-            self.axes_ = np.array([self.ax_], dtype=object)
+            n_panels, panel = 1, Panel(size, layout="compressed")
+        panels = self._on(ax, n_panels, panel)
+        if self.images is not None:
             draw_tiles(self.ax_, self.images, kwargs)
             self.ax_.set(xticks=[], yticks=[0, 1], yticklabels=["rows", "decoded"])
-            return self
-        shape = grid_shape(len(self.columns), 3)
-        self.figure_, axes = panels_for(name, ax, shape, (3.4 * shape[1], 3.2 * shape[0]))
-        self.axes_ = axes.ravel()
-        self.ax_ = self.axes_[0]
-        for panel, column in zip(self.axes_, self.columns, strict=False):
-            (_draw_levels if column.levels else _draw_numbers)(panel, column, kwargs)
-        hide_rest(axes, len(self.columns))
+        for one, column in zip(self.axes_, self.columns, strict=False):
+            (_draw_levels if column.levels else _draw_numbers)(one, panels.room, column, kwargs)
+        panels.settle()
         return self
 
 
@@ -218,6 +215,8 @@ def _columns(vae: Any, asked: Any, cells: Array, decoded: Array) -> list[Reconst
 def _column(vae: Any, number: int, cells: Array, decoded: Array) -> Reconstructed:
     column, seen = vae.model_.schema.columns[number], ~np.isnan(cells[:, number])
     levels = [shown(level) for level in column.levels] if column.n_levels else []
+    if column.kind == "boolean":
+        levels, decoded = ["False", "True"], np.rint(decoded)
     if column.n_levels and column.rare:
         levels.append("(rare)")
     return Reconstructed(
@@ -229,7 +228,7 @@ def _column(vae: Any, number: int, cells: Array, decoded: Array) -> Reconstructe
     )
 
 
-def _draw_numbers(ax: Any, column: Reconstructed, kwargs: dict[str, Any]) -> None:
+def _draw_numbers(ax: Any, room: Room, column: Reconstructed, kwargs: dict[str, Any]) -> None:
     step = max(-(-len(column.cells) // MOST_POINTS), 1)
     x, y = column.cells[::step], column.decoded[::step]
     settings: dict[str, Any] = {"s": 9, "alpha": 0.5, "linewidths": 0.0} | kwargs
@@ -241,25 +240,31 @@ def _draw_numbers(ax: Any, column: Reconstructed, kwargs: dict[str, Any]) -> Non
     title = f"{column.score:.0%} of the variance" if len(x) else "no cell holds anything"
     ax.set_title(title, fontsize="medium")
     if column.is_date:
-        ax.xaxis.axis_date()
-        ax.yaxis.axis_date()
-        ax.tick_params(axis="x", rotation=30)
+        show_dates(ax.xaxis, room)
+        show_dates(ax.yaxis, room)
 
 
-def _draw_levels(ax: Any, column: Reconstructed, kwargs: dict[str, Any]) -> None:
+def _draw_levels(ax: Any, room: Room, column: Reconstructed, kwargs: dict[str, Any]) -> None:
     share = column.confusion()
     image = {k: v for k, v in kwargs.items() if k == "cmap"}
     ax.imshow(share, **({"cmap": "Blues", "vmin": 0.0, "vmax": 1.0, "aspect": "auto"} | image))
-    size = len(column.levels)
-    if size <= MOST_LEVELS:
-        ax.set_xticks(range(size), column.levels, rotation=90, fontsize="small")
-        ax.set_yticks(range(size), column.levels, fontsize="small")
-        for row, line in enumerate(share):
-            for place, value in enumerate(line):
-                if value >= 0.005:
-                    colour = "white" if value > 0.5 else "black"
-                    text = {"ha": "center", "va": "center", "fontsize": "x-small"}
-                    ax.text(place, row, f"{100 * value:.0f}", color=colour, **text)
+    size, points = len(column.levels), room.points("small")
+    if size <= min(MOST_LEVELS, room.lines(0.6, "small")):
+        names = [cut(level, room.letters(0.25, "small")) for level in column.levels]
+        ax.set_xticks(range(size), names, rotation=90, fontsize=points)
+        ax.set_yticks(range(size), names, fontsize=points)
+    if size <= min(MOST_LEVELS, room.letters(0.15, "x-small")):
+        _write_shares(ax, share, room.points("x-small"))
     ax.set(xlabel="decoded", ylabel=column.name)
     base = f"most frequent {column.most_frequent:.0%}"
     ax.set_title(f"{column.score:.0%} right ({base})", fontsize="medium")
+
+
+def _write_shares(ax: Any, shares: Array, points: float) -> None:
+    """Write how many percent of a level become which one."""
+    for row, line in enumerate(shares):
+        for place, value in enumerate(line):
+            if value >= 0.005:
+                colour = "white" if value > 0.5 else "black"
+                text = {"ha": "center", "va": "center", "fontsize": points}
+                ax.text(place, row, f"{100 * value:.0f}", color=colour, **text)
