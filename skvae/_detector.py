@@ -64,7 +64,7 @@ class Recipe(NamedTuple):
 
     def fit(self, rows: LabelledRows) -> Detector:
         """Fit a detector to rows: to one of each kind, which counts as often as its copies."""
-        from ._fitting import fit_table
+        from ._preparing import fit_table
 
         asked = own_model(self.vae, self.seed)
         check_transformer(asked)

@@ -6,69 +6,33 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from ._callbacks import Audience, Nobody
-from ._fitted import Fitted, device_of, module_for, to_arrays, to_tensors
+from ._fitted import Fitted, to_arrays, to_tensors
 from ._history import History
 from ._inference.codebook import AMONG, spread_codes
 from ._inference.scores import component_scales
 from ._model.vae import VAE, State
-from ._parameters import (
-    Parameters,
-    architecture_of,
-    categories_asked,
-    check_same_architecture,
-    per_column,
-)
+from ._parameters import Parameters, architecture_of
+from ._preparing import Prepared, generator_for, prepare, trainable
 from ._resources import enough_threads, training_resources
-from ._start.linear_start import evidence_of_components, start_linear
-from ._table.automatic import Look, look_at, with_remarks
-from ._table.checks import Said, check_support
 from ._table.column import Array
-from ._table.columns import Columns, fit_columns
-from ._table.duplicates import merged
-from ._table.gathered import Gathered
-from ._table.holes import holes_of, widened
-from ._table.schema import LabelledRows, Schema, fit_schema
-from ._table.statistics import CHUNK_CELLS, CHUNK_ROWS
-from ._table.support import limits_of
+from ._table.columns import Columns
+from ._table.schema import LabelledRows
+from ._table.statistics import CHUNK_CELLS
 from ._training.loop import Run, worst_column
 from ._training.plan import Epoch, NonFiniteBoundError, Plan, Start, plan_for
-from ._training.rows import Rows, encode_rows, mean_log_jacobian
+from ._training.rows import Rows, mean_log_jacobian
 from ._training.selection import Outcome, climb, selection_for
-from .likelihoods._names import check_joint, is_open, kind_of, kinds_of, name_of, supports_of
 
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 
 
 # -- fit --------------------------------------------------------------------------------------
-
-
-class Begun(NamedTuple):
-    """Modules in float64, and how the number of their components was chosen."""
-
-    vae: VAE  # at its start
-    launch: VAE  # where training begins: mostly the same
-    optimism: float  # nats a row by which held-out rows flatter it
-    evidence: Array | None  # (M, 3)  see Fitted
-
-
-class Prepared(NamedTuple):
-    """All that training begins with."""
-
-    parameters: Parameters
-    names: list[str]  # of the columns, for messages
-    schema: Schema
-    columns: Columns
-    vae: VAE
-    launch: VAE
-    optimism: float
-    rows: Rows
-    evidence: Array | None
 
 
 def fit(
@@ -211,141 +175,6 @@ def _checked(fitted: Fitted, prepared: Prepared, epoch: int) -> Fitted:
         return fitted
     column = worst_column(prepared.vae, prepared.rows)
     raise _not_finite(NonFiniteBoundError(epoch, column), prepared)
-
-
-# -- before training --------------------------------------------------------------------------
-
-
-def prepare(
-    parameters: Parameters, rows: LabelledRows, seed: int, before: Fitted | None
-) -> Prepared:
-    """Merge equal rows, encode them, and build the module at its start, in float64."""
-    if before is not None:
-        check_same_architecture(before.architecture, parameters)
-        table = before.read(rows.X, parameters["handle_unknown"])
-        table, weight, copies = merged(table, rows.weight)
-        schema, columns = before.schema, before.columns
-        vae = before.fresh_module(device_of(parameters["device"]))
-        begun = Begun(vae, vae, 0.0, before.evidence)
-    else:
-        schema, asked, table = fit_table(parameters, rows)
-        table, weight, copies = merged(table, rows.weight)
-        number = np.broadcast_to(1.0 if copies is None else copies.astype(np.float64), weight.shape)
-        # Weights that sum to less than the rows are shares, not repetitions.
-        count = weight * max(1.0, number.sum() / weight.sum())
-        holes = holes_of(table, schema.n_levels, count, parameters["missing"])
-        table = widened(table, holes)
-        look = look_at(table, weight, schema.columns, number)
-        schema = replace(with_remarks(schema, look, len(weight)), holes=holes)
-        asked = [*asked, *("bernoulli" for _ in holes)]
-        columns = columns_for(parameters, schema, asked, table, look, count=count)
-        begun = module_at_start(parameters, columns, table, weight, seed, copies=number)
-    encoded = rows_for(parameters, columns, table, weight, overwrite=True)
-    if copies is not None:
-        encoded = encoded.of_copies(torch.from_numpy(copies).to(encoded.weight.device))
-    return Prepared(parameters, schema.names, schema, columns, *begun[:3], encoded, begun.evidence)
-
-
-def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[Any], Any]:
-    """Learn the columns of X; return the likelihood asked for of each, and X as a table."""
-    n_columns = len(rows.names)
-    categories = categories_asked(parameters["categorical_features"], rows.labels, n_columns)
-    asked = per_column(parameters["likelihood"], rows.labels, n_columns)
-    check_joint(asked, rows.names)
-    for number, one in enumerate(asked):
-        if not is_open(one):
-            categories[number] = kind_of(one).takes_levels
-    asked_of_levels = categories, parameters["max_categories"], rows.names
-    if isinstance(rows.X, Gathered):
-        schema, table = rows.X.fitted(*asked_of_levels)
-    else:
-        schema, table = fit_schema(rows.X, rows.weight, *asked_of_levels)
-    supports = supports_of(asked)
-    said = Said(rows.names, list(map(name_of, asked)), [one.description for one in supports])
-    strict = np.zeros(n_columns, dtype=bool)
-    table, _ = check_support(table, limits_of(supports), strict, said)
-    return schema, asked, table
-
-
-def columns_for(
-    parameters: Parameters,
-    schema: Schema,
-    asked: list[Any],
-    table: Any,
-    look: Look,
-    *,
-    count: Array | None = None,
-) -> Columns:
-    """Choose each column's likelihood where "auto" was asked for, then shift, scale and shape.
-
-    ``count`` (N,) is how many rows each row stands for; None: one.
-    """
-    kinds = kinds_of(asked, look.natures, parameters["noise"], schema.n_levels)
-    return fit_columns(table, look, kinds, parameters["scaling"], count)
-
-
-def module_at_start(
-    parameters: Parameters,
-    columns: Columns,
-    table: Any,
-    weight: Array,
-    seed: int,
-    *,
-    copies: Array | None = None,
-) -> Begun:
-    """Build a module at its start, and one where training begins."""
-    n_components, evidence = _components(parameters, columns, table, weight)
-    vae = module_for(architecture_of(parameters), columns, n_components)
-    if n_components > vae.n_features:  # a linear model has no more of them
-        vae = module_for(architecture_of(parameters), columns, vae.n_features)
-    vae = vae.to(device_of(parameters["device"]))
-    with enough_threads(float(vae.n_features) ** 2 * CHUNK_ROWS):
-        launch, optimism = start_linear(
-            vae, columns, table, weight, np.ones(len(weight)) if copies is None else copies
-        )
-    for module in {vae, launch}:
-        module.initialise(torch.Generator().manual_seed(seed))
-    return Begun(vae, launch, optimism, evidence)
-
-
-def _components(
-    parameters: Parameters, columns: Columns, table: Any, weight: Array
-) -> tuple[int, Array | None]:
-    """Return how many components there are to be, and the evidence for that."""
-    asked = parameters["n_components"]
-    if not isinstance(asked, str):
-        return int(asked), None
-    if asked == "evidence":
-        probe = module_for(architecture_of(parameters), columns, 1)
-        with enough_threads(float(probe.n_features) ** 2 * CHUNK_ROWS):
-            evidence = evidence_of_components(probe, columns, table, weight)
-        if evidence is not None:
-            return evidence.chosen, np.stack(evidence, axis=1)
-    n_rows, n_columns = table.shape
-    return min(10, -(-n_columns // 3), -(-n_rows // 3)), None
-
-
-def rows_for(
-    parameters: Parameters, columns: Columns, table: Any, weight: Array, overwrite: bool = False
-) -> Rows:
-    """Encode the rows of a table for training; ``overwrite`` lets them take its memory."""
-    device, dtype = device_of(parameters["device"]), _dtype(parameters)
-    cells = encode_rows(table, columns, dtype, device, overwrite)
-    return Rows(cells, torch.as_tensor(weight / weight.mean(), dtype=dtype, device=device))
-
-
-def trainable(parameters: Parameters, vae: VAE) -> VAE:
-    """Copy a module in the precision that training uses."""
-    return copy.deepcopy(vae).requires_grad_(True).to(_dtype(parameters))
-
-
-def generator_for(parameters: Parameters, seed: int) -> torch.Generator:
-    """Make a seeded generator on the device of training."""
-    return torch.Generator(device_of(parameters["device"])).manual_seed(seed)
-
-
-def _dtype(parameters: Parameters) -> torch.dtype:
-    return torch.float64 if parameters["precision"] == "float64" else torch.float32
 
 
 # -- after training ---------------------------------------------------------------------------

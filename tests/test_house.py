@@ -37,6 +37,7 @@ FLOORS = [
     ["_model/"],
     ["_start/", "_training/", "_inference/"],
     ["_fitted"],
+    ["_preparing"],
     ["_fitting", "_health", "_inputs", "_versions", "_conditions", "_by_parts"],
     ["_effects", "_html"],
     ["_transformer"],

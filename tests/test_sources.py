@@ -14,8 +14,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-import skvae._fitting
 import skvae._parquet
+import skvae._preparing
 from skvae import VAEOutlierDetector, VAETransformer, to_parquet
 from skvae._table import of_arrow, sources, spool
 from skvae._training.rows import BLOCK_ROWS, shuffled
@@ -121,7 +121,7 @@ def test_parts_may_be_arrays():
 def large(monkeypatch):
     """Let every table be a large one, kept in a file, and let no rows be merged in memory."""
     monkeypatch.setattr(
-        skvae._fitting, "merged", lambda table, weight: (table.copy(), weight, None)
+        skvae._preparing, "merged", lambda table, weight: (table.copy(), weight, None)
     )
 
     def fit(vae, X, **kwargs):

@@ -37,7 +37,7 @@ OTHERS = "Other messages"
 SECTIONS = {
     "Parameters": ["_parameters", "_composed"],
     "Rows and columns": ["_inputs", "_table/", "likelihoods/_names"],
-    "Fits": ["_fitting", "_health", "_start/", "_training/"],
+    "Fits": ["_fitting", "_preparing", "_health", "_start/", "_training/"],
     "Fitted models": [
         "_fitted",
         "_transformer",
