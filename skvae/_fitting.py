@@ -27,7 +27,7 @@ from ._table.statistics import CHUNK_CELLS
 from ._training.loop import Run, worst_column
 from ._training.plan import Epoch, NonFiniteBoundError, Plan, Start, plan_for
 from ._training.rows import Rows, mean_log_jacobian
-from ._training.selection import Outcome, climb, selection_for
+from ._training.selection import Outcome, Watch, climb, selection_for
 
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components
 
@@ -70,10 +70,25 @@ def fit(
     ValueError
         If the rows are not admissible, or if the bound becomes infinite.
     """
-    keeps, audience = audience is not None, audience or Nobody()
-    past = None if before is None else before[1]
+    keeps, past = audience is not None, None if before is None else before[1]
     prepared = prepare(parameters, rows, seed, None if before is None else before[0])
     plan = plan_for(parameters, len(prepared.rows))
+
+    def climbs(watch: Watch) -> Outcome:
+        return _climbed(prepared, plan, seed, watch, past=past, keeps=keeps)
+
+    return trained(prepared, plan, climbs, past, audience or Nobody())
+
+
+def trained(
+    prepared: Prepared,
+    plan: Plan,
+    climbs: Callable[[Watch], Outcome],
+    past: History | None,
+    audience: Audience,
+) -> tuple[Fitted, History]:
+    """Train as ``climbs`` does, tell an audience of it, and return the model and its history."""
+    parameters = prepared.parameters
     audience.begin(plan.max_epochs)
 
     log_jacobian = mean_log_jacobian(prepared.columns, prepared.rows)
@@ -89,7 +104,7 @@ def fit(
     work = plan.work_per_step(prepared.vae, len(prepared.rows))
     with enough_threads(work):
         with training_resources(work, parameters["precision"]):
-            outcome = _climbed(prepared, plan, seed, watch, past=past, keeps=keeps)
+            outcome = climbs(watch)
         fitted = _checked(describe(prepared, outcome.state), prepared, outcome.best)
         return fitted, _history(outcome, prepared, past, seen)
 
@@ -116,7 +131,7 @@ def fit_one_epoch(
             bound = run.epoch(prepared.rows)
         if not np.isfinite(bound):
             column = worst_column(prepared.vae, prepared.rows)
-            raise _not_finite(NonFiniteBoundError(number, column), prepared)
+            raise not_finite(NonFiniteBoundError(number, column), prepared)
         fitted = _checked(describe(prepared, run.snapshot(), run.memory()), prepared, number)
     undone = [number] if run.n_undone else []
     outcome = Outcome(None, [bound], [], 1, 1, False, undone)
@@ -128,7 +143,7 @@ def _climbed(
     prepared: Prepared,
     plan: Plan,
     seed: int,
-    watch: Callable[[Epoch], bool],
+    watch: Watch,
     *,
     past: History | None,
     keeps: bool,
@@ -151,10 +166,10 @@ def _climbed(
             keeps=keeps,
         )
     except NonFiniteBoundError as error:
-        raise _not_finite(error, prepared) from None
+        raise not_finite(error, prepared) from None
 
 
-def _not_finite(error: NonFiniteBoundError, prepared: Prepared) -> ValueError:
+def not_finite(error: NonFiniteBoundError, prepared: Prepared) -> ValueError:
     column = prepared.names[error.column]
     if error.epoch == 0:
         return ValueError(
@@ -174,7 +189,7 @@ def _checked(fitted: Fitted, prepared: Prepared, epoch: int) -> Fitted:
     if all(np.isfinite(each).all() for each in numbers):
         return fitted
     column = worst_column(prepared.vae, prepared.rows)
-    raise _not_finite(NonFiniteBoundError(epoch, column), prepared)
+    raise not_finite(NonFiniteBoundError(epoch, column), prepared)
 
 
 # -- after training ---------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from ._parameters import (
 from ._table.column import Array
 from ._table.frames import library_of, take_rows
 from ._table.gathered import Gathered
-from ._table.sources import Source, located, source_of
+from ._table.sources import Source, source_of
 from ._table.spool import check_no_infinity, is_on_disk
 
 if TYPE_CHECKING:
@@ -82,8 +82,10 @@ def _gathered(
     own: Any, source: Source, sample_weight: Any, reset: bool
 ) -> tuple[Any, Gathered, Array, NDArray[np.bool_]]:
     """Return the first part of a source, its rows that count, how often, and which these are."""
-    with located(source.what, 0):
-        head = validated(own, next(source.parts()), reset)
+    first = next(source.parts(), None)
+    if first is None:
+        raise ValueError(f"X must have rows, and {source.what} has none.")
+    head = validated(own, first, reset)
     weight = training_weight(sample_weight, np.empty((source.n_rows(), 0)))
     counts = weight > 0.0
 

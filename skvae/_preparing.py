@@ -59,25 +59,42 @@ def prepare(
     parameters: Parameters, rows: LabelledRows, seed: int, before: Fitted | None
 ) -> Prepared:
     """Merge equal rows, encode them, and build the module at its start, in float64."""
-    if before is not None:
-        check_same_architecture(before.architecture, parameters)
-        table = before.read(rows.X, parameters["handle_unknown"])
-        table, weight, copies = merged(table, rows.weight)
-        schema, columns = before.schema, before.columns
-        vae = before.fresh_module(device_of(parameters["device"]))
-        begun = Begun(vae, vae, 0.0, before.evidence)
-    else:
+    if before is None:
         schema, asked, table = fit_table(parameters, rows)
-        table, weight, copies = merged(table, rows.weight)
-        number = np.broadcast_to(1.0 if copies is None else copies.astype(np.float64), weight.shape)
-        schema, columns, table = look_and_scale(
-            parameters, schema, asked, table, weight=weight, number=number
-        )
-        begun = module_at_start(parameters, columns, table, weight, seed, copies=number)
-    encoded = rows_for(parameters, columns, table, weight, overwrite=True)
-    if copies is not None:
-        encoded = encoded.of_copies(torch.from_numpy(copies).to(encoded.weight.device))
-    return Prepared(parameters, schema.names, schema, columns, *begun[:3], encoded, begun.evidence)
+        return prepare_table(parameters, schema, asked, table, weight=rows.weight, seed=seed)
+    check_same_architecture(before.architecture, parameters)
+    table = before.read(rows.X, parameters["handle_unknown"])
+    table, weight, copies = merged(table, rows.weight)
+    vae = before.fresh_module(device_of(parameters["device"]))
+    begun = Begun(vae, vae, 0.0, before.evidence)
+    encoded = rows_for(parameters, before.columns, table, weight, copies=copies)
+    return _prepared(parameters, before.schema, before.columns, begun, encoded)
+
+
+def prepare_table(
+    parameters: Parameters,
+    schema: Schema,
+    asked: list[Any],
+    table: Any,
+    *,
+    weight: Array,
+    seed: int,
+) -> Prepared:
+    """Begin with a table whose schema, and the likelihoods asked for, are known."""
+    table, weight, copies = merged(table, weight)
+    number = np.broadcast_to(1.0 if copies is None else copies.astype(np.float64), weight.shape)
+    schema, columns, table = look_and_scale(
+        parameters, schema, asked, table, weight=weight, number=number
+    )
+    begun = module_at_start(parameters, columns, table, weight, seed, copies=number)
+    encoded = rows_for(parameters, columns, table, weight, copies=copies)
+    return _prepared(parameters, schema, columns, begun, encoded)
+
+
+def _prepared(
+    parameters: Parameters, schema: Schema, columns: Columns, begun: Begun, rows: Rows
+) -> Prepared:
+    return Prepared(parameters, schema.names, schema, columns, *begun[:3], rows, begun.evidence)
 
 
 def look_and_scale(
@@ -105,23 +122,34 @@ def look_and_scale(
 
 def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[Any], Any]:
     """Learn the columns of X; return the likelihood asked for of each, and X as a table."""
-    n_columns = len(rows.names)
-    categories = categories_asked(parameters["categorical_features"], rows.labels, n_columns)
-    asked = per_column(parameters["likelihood"], rows.labels, n_columns)
-    check_joint(asked, rows.names)
-    for number, one in enumerate(asked):
-        if not is_open(one):
-            categories[number] = kind_of(one).takes_levels
+    categories, asked = asked_of(parameters, rows.labels, rows.names)
     asked_of_levels = categories, parameters["max_categories"], rows.names
     if isinstance(rows.X, Gathered):
         schema, table = rows.X.fitted(*asked_of_levels)
     else:
         schema, table = fit_schema(rows.X, rows.weight, *asked_of_levels)
+    return schema, asked, admissible(table, asked, rows.names)
+
+
+def asked_of(
+    parameters: Parameters, labels: list[Any] | None, names: list[str]
+) -> tuple[list[bool | None], list[Any]]:
+    """Return which columns are to be categories (None: as they are), and their likelihoods."""
+    categories = categories_asked(parameters["categorical_features"], labels, len(names))
+    asked = per_column(parameters["likelihood"], labels, len(names))
+    check_joint(asked, names)
+    for number, one in enumerate(asked):
+        if not is_open(one):
+            categories[number] = kind_of(one).takes_levels
+    return categories, asked
+
+
+def admissible(table: Any, asked: list[Any], names: list[str]) -> Any:
+    """Return the table, or raise if a likelihood that was asked for has no density for a cell."""
     supports = supports_of(asked)
-    said = Said(rows.names, list(map(name_of, asked)), [one.description for one in supports])
-    strict = np.zeros(n_columns, dtype=bool)
-    table, _ = check_support(table, limits_of(supports), strict, said)
-    return schema, asked, table
+    said = Said(names, list(map(name_of, asked)), [one.description for one in supports])
+    strict = np.zeros(len(names), dtype=bool)
+    return check_support(table, limits_of(supports), strict, said)[0]
 
 
 def columns_for(
@@ -183,17 +211,26 @@ def _components(
 
 
 def rows_for(
-    parameters: Parameters, columns: Columns, table: Any, weight: Array, overwrite: bool = False
+    parameters: Parameters,
+    columns: Columns,
+    table: Any,
+    weight: Array,
+    *,
+    copies: Any = None,
 ) -> Rows:
-    """Encode the rows of a table for training; ``overwrite`` lets them take its memory."""
-    device, dtype = device_of(parameters["device"]), _dtype(parameters)
-    cells = encode_rows(table, columns, dtype, device, overwrite)
-    return Rows(cells, torch.as_tensor(weight / weight.mean(), dtype=dtype, device=device))
+    """Encode the rows of a table for training, in its memory if they fit there.
+
+    ``copies`` (N,) is how many equal rows each is; None: each is itself.
+    """
+    device, dtype = device_of(parameters["device"]), trainable_dtype(parameters)
+    cells = encode_rows(table, columns, dtype, device, overwrite=True)
+    rows = Rows(cells, torch.as_tensor(weight / weight.mean(), dtype=dtype, device=device))
+    return rows if copies is None else rows.of_copies(torch.from_numpy(copies).to(device))
 
 
 def trainable(parameters: Parameters, vae: VAE) -> VAE:
     """Copy a module in the precision that training uses."""
-    return copy.deepcopy(vae).requires_grad_(True).to(_dtype(parameters))
+    return copy.deepcopy(vae).requires_grad_(True).to(trainable_dtype(parameters))
 
 
 def generator_for(parameters: Parameters, seed: int) -> torch.Generator:
@@ -201,5 +238,5 @@ def generator_for(parameters: Parameters, seed: int) -> torch.Generator:
     return torch.Generator(device_of(parameters["device"])).manual_seed(seed)
 
 
-def _dtype(parameters: Parameters) -> torch.dtype:
+def trainable_dtype(parameters: Parameters) -> torch.dtype:
     return torch.float64 if parameters["precision"] == "float64" else torch.float32

@@ -39,8 +39,11 @@ FLOORS = [
     ["_fitted"],
     ["_preparing"],
     ["_fitting", "_health", "_inputs", "_versions", "_conditions", "_by_parts"],
+    ["_sharded"],
+    ["_together"],
     ["_effects", "_html"],
     ["_transformer"],
+    ["distributed"],
     ["_composed", "_detection", "_explanation", "_calibration"],
     ["_typical"],
     ["_detector"],
@@ -286,7 +289,7 @@ FORBIDDEN = re.compile(
                   |default_tensor_type|float32_matmul_precision|deterministic_debug_mode|.*_denormal)
     | torch\.(use_deterministic_algorithms|distributions\..*)
     | nn\.(Linear|Dropout|init\..*) | torch\.nn\.(Linear|Dropout|init\..*)
-    | (np|numpy)\.random\.(?!(default_rng|Generator|RandomState|SeedSequence)\b).*
+    | (np|numpy)\.random\.(?!(default_rng|Generator|RandomState|SeedSequence|Philox)\b).*
     | (np|numpy)\.(seterr|set_printoptions)
     | os\.(environ|putenv).* | random\.\w+ | warnings\.(simplefilter|filterwarnings)
     """,
@@ -296,6 +299,8 @@ FORBIDDEN = re.compile(
 
 # A context there sets and restores it (tests/test_state.py): nothing else reaches torch's own MKL.
 SCOPED = {"_resources": {"torch.set_num_threads"}}
+# What a launcher says to its processes is read, and nothing written.
+SCOPED |= {"_together": {"os.environ", "os.environ.get"}}
 
 
 @every_file

@@ -12,8 +12,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
 from sklearn.decomposition import PCA
 
-import skvae._inference.scores
 import skvae._fitting
+import skvae._inference.scores
 import skvae._table.duplicates
 import skvae._table.statistics
 from skvae import VAETransformer

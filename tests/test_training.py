@@ -55,7 +55,7 @@ def _start(X, n_components=3, hidden=(8,)):
     asked = X.shape[1] * ["auto"]
     look = look_at(X, weight, schema.columns, weight)
     columns = fitting.columns_for(parameters, schema, asked, X, look)
-    rows = fitting.rows_for(parameters, columns, X, weight)
+    rows = fitting.rows_for(parameters, columns, X.copy(), weight)
     module, *_ = fitting.module_at_start(parameters, columns, X, weight, seed=0)
     return Start(fitting.trainable(parameters, module), rows)
 

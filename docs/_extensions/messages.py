@@ -38,6 +38,8 @@ SECTIONS = {
     "Parameters": ["_parameters", "_composed"],
     "Rows and columns": ["_inputs", "_table/", "likelihoods/_names"],
     "Fits": ["_fitting", "_preparing", "_health", "_start/", "_training/"],
+    "Several processes": ["_sharded", "_together", "distributed"],
+    "Results in files": ["_parquet"],
     "Fitted models": [
         "_fitted",
         "_transformer",
@@ -55,6 +57,8 @@ SECTIONS = {
     OTHERS: [],
 }
 MEANINGS = {
+    "Several processes": "A fit by several processes cannot begin, or go on.",
+    "Results in files": "What is found of rows cannot be written.",
     "Parameters": "A parameter of an estimator, a likelihood or a prior is not admissible.",
     "Rows and columns": "What X holds, or the form in which it comes, does not fit the model.",
     "Fits": "A fit cannot go on, or something about its result is worth knowing.",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,10 +60,13 @@ class Gathered:
         self, categories: Sequence[bool | None], max_categories: int | None, names: Sequence[str]
     ) -> tuple[Schema, Any]:
         """Learn the columns, and return the rows as a table; as ``fit_schema`` does of a frame."""
-        asked = [
-            Asked(name, category, max_categories)
-            for name, category in zip(names, categories, strict=True)
-        ]
+        asked = [Asked(*both, max_categories) for both in zip(names, categories, strict=True)]
+        seen = self.seen(asked)
+        schema = seen.schema(asked)
+        return schema, self.table(lambda part: schema.read(part, "error")[0], seen.is_single)
+
+    def seen(self, asked: Sequence[Asked]) -> "SeenColumns":
+        """Count what the columns hold, part by part."""
         tallies = [Tally(one.name, bool(one.is_category)) for one in asked]
         heads: list[Any] = []
         for first, part, weight in self.parts():
@@ -74,18 +77,7 @@ class Gathered:
                     if one.is_category is False and raw.kind == "category":
                         as_numbers(raw, one.name, written=True)  # or its error, which knows the row
                     tally.add(raw, weight)
-        columns = []
-        for one, tally in zip(asked, tallies, strict=True):
-            raw, weight, cells = tally.raw()
-            column, _ = one.learned(raw, weight, cells)
-            tally.check(column)
-            columns.append(column)
-        library = library_of(heads[0])
-        common = {"pandas": common_pandas, "polars": common_polars}
-        template = None if library is None else common[library](heads)
-        schema = Schema(tuple(columns), library, template, plain=all(map(is_numbers, heads)))
-        single = all(tally.is_single for tally in tallies)
-        return schema, self.table(lambda part: schema.read(part, "error")[0], single)
+        return SeenColumns(tallies, heads)
 
     def table(self, read: Callable[[Any], Any], single: bool = False) -> Any:
         """Read the parts into one table: a large one in a file, and in float32 if ``single``."""
@@ -105,3 +97,34 @@ class Gathered:
     def changed(self, change: Callable[[Any], Any]) -> "Gathered":
         """Return the same rows, with their parts changed."""
         return replace(self, source=self.source.changed(change))
+
+
+class SeenColumns(NamedTuple):
+    """What columns were seen to hold, in some parts or in all."""
+
+    tallies: list[Tally]
+    heads: list[Any]  # the parts without their rows
+
+    def merge(self, other: "SeenColumns") -> None:
+        """Add what was seen in other parts."""
+        for tally, more in zip(self.tallies, other.tallies, strict=True):
+            tally.merge(more)
+        self.heads.extend(other.heads)
+
+    @property
+    def is_single(self) -> bool:
+        """Whether all numbers are those of float32."""
+        return all(tally.is_single for tally in self.tallies)
+
+    def schema(self, asked: Sequence[Asked]) -> Schema:
+        """Return the schema of all parts together."""
+        columns = []
+        for one, tally in zip(asked, self.tallies, strict=True):
+            raw, weight, cells = tally.raw()
+            column, _ = one.learned(raw, weight, cells)
+            tally.check(column)
+            columns.append(column)
+        library = library_of(self.heads[0])
+        common = {"pandas": common_pandas, "polars": common_polars}
+        template = None if library is None else common[library](self.heads)
+        return Schema(tuple(columns), library, template, plain=all(map(is_numbers, self.heads)))

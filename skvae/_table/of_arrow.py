@@ -40,15 +40,20 @@ def dataset_of(paths: Sequence[Path], what: str) -> Any:
     return dataset.dataset(files, format=FORMATS[suffix], partitioning=parts)
 
 
-def parts_of_dataset(data: Any, n_rows: int) -> Iterator[Any]:
-    """Yield tables of at most so many rows, one read ahead: by default it would be many."""
+def parts_of_dataset(data: Any, n_rows: int, schema: Any) -> Iterator[Any]:
+    """Yield tables of at most so many rows, one read ahead: by default it would be many.
+
+    ``data`` is a data set, or a fragment of one with this schema.
+    """
     import pyarrow as pa
     from pyarrow import dataset
 
     options = None
-    if data.__class__.__name__ == "FileSystemDataset" and data.format.default_extname == "parquet":
+    if getattr(getattr(data, "format", None), "default_extname", "") == "parquet":
         options = dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
+    known = {} if isinstance(data, dataset.Dataset) else {"schema": schema}
     batches = data.to_batches(
+        **known,
         batch_size=n_rows,
         batch_readahead=1,
         fragment_readahead=1,
@@ -59,6 +64,18 @@ def parts_of_dataset(data: Any, n_rows: int) -> Iterator[Any]:
     for batch in batches:
         if batch.num_rows:
             yield pa.Table.from_batches([batch])
+
+
+def groups_of_dataset(data: Any) -> list[tuple[Any, int]]:
+    """Return the row groups of a data set, each as one, and its rows; else its files."""
+    groups: list[tuple[Any, int]] = []
+    for fragment in data.get_fragments():
+        if not hasattr(fragment, "split_by_row_group"):
+            groups.append((fragment, fragment.count_rows()))
+            continue
+        for one in fragment.split_by_row_group():
+            groups.append((one, sum(group.num_rows for group in one.row_groups)))
+    return groups
 
 
 def parts_of_table(table: Any, n_rows: int) -> Iterator[Any]:

@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .frames import has_pandas, library_of
-from .of_arrow import dataset_of, parts_of_dataset, parts_of_table
+from .of_arrow import dataset_of, groups_of_dataset, parts_of_dataset, parts_of_table
 from .of_polars import lazy_parts, lazy_rows, polars_of_arrow
 from .statistics import CHUNK_CELLS
 
@@ -34,11 +34,29 @@ class Source:
         Returns an iterator over frames or arrays.
     n_rows : callable
         Returns the number of rows.
+    split : callable or None
+        Returns sources of some of the rows each, which are read apart from the others. None: the
+        parts are such.
     """
 
     what: str
     parts: Callable[[], Iterator[Any]]
     n_rows: Callable[[], int]
+    split: Callable[[], "list[Source]"] | None = None
+
+    def pieces(self) -> "list[Source]":
+        """Return the sources of all rows, in order, that can be read apart."""
+        if self.split is not None:
+            return self.split()
+        sizes = [len(part) for part in self.parts()]
+        return [
+            Source(
+                f"part {number} of {self.what}",
+                partial(lambda n: islice(self.parts(), n, n + 1), number),
+                partial(int, size),
+            )
+            for number, size in enumerate(sizes)
+        ]
 
     def changed(self, change: Callable[[Any], Any]) -> "Source":
         """Return a source whose parts are changed, each by itself, in its number of rows not."""
@@ -83,14 +101,13 @@ def source_of(X: Any) -> Source | None:
 
 @contextmanager
 def located(what: str, first: int) -> Iterator[None]:
-    """Say from which row on an error's rows are counted."""
+    """Say from which row on an error's rows are counted, in a note."""
     try:
         yield
     except (ValueError, TypeError) as error:
-        if first == 0:
-            raise
-        where = f"Rows are counted from row {first} of {what} on."
-        raise type(error)(f"{error} {where}") from error  # internal: what was wrong is said before
+        if first > 0:
+            error.add_note(f"Rows are counted from row {first} of {what} on.")
+        raise
 
 
 def _part_rows(n_columns: int) -> int:
@@ -122,8 +139,26 @@ def _of_arrow(X: Any) -> Source | None:
 
 
 def _of_dataset(data: Any, what: str) -> Source:
-    parts = partial(parts_of_dataset, data, _part_rows(len(data.schema.names)))
-    return Source(what, lambda: map(_frame, parts()), cache(data.count_rows))
+    n_rows = _part_rows(len(data.schema.names))
+
+    def source(of: Any, name: str, count: Callable[[], int], split: Any = None) -> Source:
+        return Source(
+            name, lambda: map(_frame, parts_of_dataset(of, n_rows, data.schema)), count, split
+        )
+
+    def split() -> list[Source]:
+        groups = enumerate(groups_of_dataset(data))
+        return [
+            source(one, f"piece {n} of {what}", partial(int, size)) for n, (one, size) in groups
+        ]
+
+    return source(data, what, cache(data.count_rows), split)
+
+
+def in_slices(X: Any, n_rows: int) -> Source:
+    """Return a source of the rows of a frame or an array, so many at a time."""
+    begins = range(0, len(X), n_rows)
+    return Source("X", lambda: (X[begin : begin + n_rows] for begin in begins), lambda: len(X))
 
 
 def _frame(table: Any) -> Any:

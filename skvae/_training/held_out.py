@@ -34,6 +34,7 @@ class HeldOut:
         weight = rows.weight
         eps = torch.randn(size, generator=generator, dtype=weight.dtype, device=weight.device)
         self.rows = rows
+        self.share = weight.double() / max(len(rows), 1)  # sums to 1
         self.eps = torch.cat([eps, -eps])
         self.at_start: Tensor | None = None
         self.kl = math.nan  # mean KL divergence at the last measure
@@ -43,16 +44,17 @@ class HeldOut:
         """Return the mean objective, and the standard error of its gain over the first measure."""
         terms = (vae(x, observed, eps) for (x, observed, _), eps in self._chunks(vae))
         parts = [(objective(each, self.plan, progress=1.0), each.kl.sum(-1)) for each in terms]
-        bound, kl = (torch.cat(part).double() for part in zip(*parts, strict=True))
+        nothing = (self.share[:0], self.share[:0])
+        bound, kl = (torch.cat(part).double() for part in zip(*parts, nothing, strict=True))
         if self.at_start is None:
             self.at_start = bound
-        weight = self.rows.weight.double() / len(bound)  # sums to 1
-        self.kl = float((weight * kl).sum())
         gain = bound - self.at_start
-        spread = weight * (gain - (weight * gain).sum())
+        sums = self._added((self.share * torch.stack([bound, kl, gain])).sum(1))
+        self.kl = float(sums[1])
+        spread = self.share * (gain - sums[2])
         if self.rows.copies is not None:  # the squares of so many equal rows add up
             spread = spread / torch.sqrt(self.rows.copies.double())
-        return float((weight * bound).sum()), float(torch.linalg.vector_norm(spread))
+        return float(sums[0]), float(self._added(spread.square().sum()).sqrt())
 
     @torch.no_grad()
     def calibrate(self, vae: VAE) -> None:
@@ -71,7 +73,12 @@ class HeldOut:
                 seen = seen * observed[:, vae.encoder.column]
             total += (left * seen).sum(0)
             count += seen.sum(0)
+        total, count = self._added(torch.stack([total, count]))
         vae.likelihood.set_noise(total / count.clamp(min=1e-9), count)
+
+    def _added(self, sums: Tensor) -> Tensor:
+        """Return sums over the rows, of all processes where several hold them."""
+        return sums
 
     def _chunks(self, vae: VAE) -> Iterator[tuple[Batch, Tensor]]:
         for chunk in row_chunks(len(self.rows), 4 * vae.n_features):

@@ -4,7 +4,7 @@ The only minus sign of the package is here: optimisers minimise, bounds are maxi
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -46,7 +46,16 @@ def train(
     """
     run = Run(vae, plan, generator, n_rows=len(rows))
     probe = None if held_out is None else HeldOut(held_out, vae.n_components, plan, generator)
-    for number in range(plan.max_epochs + 1):
+    yield from epochs_of(run, rows, probe, start)
+
+
+def epochs_of(
+    run: "Run", rows: Rows, probe: HeldOut | None, start: Start | None, past: Sequence[Epoch] = ()
+) -> Iterator[Epoch]:
+    """Yield the epochs of a run, those that are past first."""
+    vae, plan = run.vae, run.plan
+    yield from past
+    for number in range(len(past), plan.max_epochs + 1):
         bound = math.nan
         if number > 0 and not math.isfinite(bound := run.epoch(rows)):
             raise NonFiniteBoundError(number, worst_column(vae, rows))  # internal
@@ -187,7 +196,10 @@ class Run:
 
     def _take_step(self, batch: Batch, eps: Tensor) -> Value:
         """Move the weights, and return what they said before."""
-        value = self._gradient(batch, eps)
+        return self._moved(self._gradient(batch, eps))
+
+    def _moved(self, value: Value) -> Value:
+        """Move the weights against ``flat.grad``, and return the value."""
         with torch.inference_mode():  # the least overhead
             self._clip()
             self.optimizer.step()

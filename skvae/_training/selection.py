@@ -83,36 +83,61 @@ def climb(
     if plan.max_epochs == 0 or (selection.early_stopping and n_rows == 1):
         return Outcome(None, [], [], 0, 0, False)
     if not selection.early_stopping:
-        course = _followed(train(vae, rows, None, plan, noise, start=start), watch, keeps)
-        number = course.last.number
-        return Outcome(
-            course.last.snapshot(), course.bounds, [], number, number, False, *course[2:]
-        )
-    state: State | None = None
-    warm = math.ceil(plan.kl_warmup * plan.max_epochs)
-    stopper = EarlyStopping(selection.patience, selection.tol, warm)
-
-    def either(epoch: Epoch) -> bool:
-        return stopper.done(epoch) | watch(epoch)
-
-    if n_rows < SMALL_TABLE:
+        epochs = train(vae, rows, None, plan, noise, start=start)
+    elif n_rows < SMALL_TABLE:
         # Too few rows to lose a tenth of: folds choose the number of epochs, all rows train.
         held_out = folds(_copies(rows), min(N_FOLDS, n_copies), generator)
         parts = [rows.split(one) for one in held_out]
         epochs = train_folds(vae, parts, plan, noise, start=start)
-        course = _followed(epochs, either, keeps)
-        if stopper.best > 0:
-            refit = itertools.islice(train(vae, rows, None, plan, noise), stopper.best + 1)
-            again = _followed(refit, lambda epoch: False)
-            state = again.last.snapshot()
-            undone = sorted({*course.undone, *again.undone})
-            course = course._replace(bounds=again.bounds, undone=undone)
+        stopper, course = _judged(epochs, plan, selection, watch, keeps)
+        return _refitted(vae, rows, plan, noise, stopper=stopper, course=course)
     else:
         fraction = min(selection.validation_fraction, MAX_HELD_OUT / n_copies)
         kept, tested = split_with_tail(vae, rows, fraction, generator)
         epochs = train(vae, kept, tested, plan, noise, start=start)
-        course = _followed(epochs, either, keeps)
-        state = stopper.best_state
+    return best_of(epochs, plan, selection, watch, keeps)
+
+
+def best_of(
+    epochs: Iterator[Epoch], plan: Plan, selection: Selection, watch: Watch, keeps: bool = False
+) -> Outcome:
+    """Keep the best of the epochs, by their held-out rows; the last where nothing is held out."""
+    if selection.early_stopping:
+        stopper, course = _judged(epochs, plan, selection, watch, keeps)
+        return _chosen(stopper, stopper.best_state, course, plan)
+    course = _followed(epochs, watch, keeps)
+    number = course.last.number
+    return Outcome(course.last.snapshot(), course.bounds, [], number, number, False, *course[2:])
+
+
+def _judged(
+    epochs: Iterator[Epoch], plan: Plan, selection: Selection, watch: Watch, keeps: bool
+) -> tuple["EarlyStopping", Course]:
+    warm = math.ceil(plan.kl_warmup * plan.max_epochs)
+    stopper = EarlyStopping(selection.patience, selection.tol, warm)
+    return stopper, _followed(epochs, lambda epoch: stopper.done(epoch) | watch(epoch), keeps)
+
+
+def _refitted(
+    vae: VAE,
+    rows: Rows,
+    plan: Plan,
+    noise: torch.Generator,
+    *,
+    stopper: "EarlyStopping",
+    course: Course,
+) -> Outcome:
+    """Train on all rows for as many epochs as the folds chose."""
+    if stopper.best == 0:
+        return _chosen(stopper, None, course, plan)
+    refit = itertools.islice(train(vae, rows, None, plan, noise), stopper.best + 1)
+    again = _followed(refit, lambda epoch: False)
+    undone = sorted({*course.undone, *again.undone})
+    course = course._replace(bounds=again.bounds, undone=undone)
+    return _chosen(stopper, again.last.snapshot(), course, plan)
+
+
+def _chosen(stopper: "EarlyStopping", state: State | None, course: Course, plan: Plan) -> Outcome:
     n_epochs = len(stopper.curve) - 1
     cut_short = n_epochs == plan.max_epochs and stopper.still_improving
     curve, best = stopper.curve, stopper.best

@@ -1,0 +1,299 @@
+"""Several processes fit one model: that of one process, whoever holds which rows, and dies."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from skvae import VAEOutlierDetector, VAETransformer
+from skvae._sharded import dealt
+from skvae._training.collective import Alone, together
+from skvae._training.plan import Plan
+from skvae._training.rows import DenseCells
+from skvae._training.shards import NOISE, Shard, ShardedRows, ShardedRun, generator_of
+from skvae.distributed import fit
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+SIZES = (3000, 500, 1, 0, 80)
+JOB = """
+import os, pathlib, sys
+import numpy as np
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, {tests!r})
+from test_distributed import frames, weights
+from skvae import VAETransformer
+from skvae.distributed import fit
+rank, out = int(os.environ.get("RANK", 0)), pathlib.Path({out!r})
+{before}
+vae = VAETransformer(2, max_iter=2, random_state=0, batch_size=300)
+try:
+    fit(vae, {X}, n_shards=4, {options})
+    np.save(out / f"{{rank}}.npy", weights(vae))
+except Exception as error:
+    note = " ".join(getattr(error, "__notes__", []))
+    (out / f"{{rank}}.txt").write_text(f"{{type(error).__name__}}: {{error}} {{note}}")
+"""
+
+
+def frames():
+    """Parts of very different sizes, with holes in one and levels of their own in others."""
+    rng = np.random.default_rng(0)
+    loadings, parts = rng.normal(size=(2, 4)), []
+    for number, size in enumerate(SIZES):
+        cells = np.tanh(rng.normal(size=(size, 2)) @ loadings) + 0.3 * rng.normal(size=(size, 4))
+        part = pd.DataFrame(cells, columns=list("abcd"))
+        part["town"] = np.where(part["a"] > 0, "x", "yz"[number % 2])
+        if number == 1:
+            part.loc[::7, "b"] = np.nan
+        parts.append(part)
+    return parts
+
+
+def weights(vae):
+    return np.concatenate([vae.weights_[name].ravel() for name in sorted(vae.weights_)])
+
+
+def _script(out, X="frames()", options="", before=""):
+    out.mkdir()
+    text = JOB.format(
+        tests=str(Path(__file__).parent), out=str(out), X=X, options=options, before=before
+    )
+    (out / "job.py").write_text(textwrap.dedent(text))
+    return str(out / "job.py")
+
+
+def _environment(**more):
+    return {**os.environ, "OMP_NUM_THREADS": "1"} | more
+
+
+def _run(n_processes, out, **job):
+    """Start so many processes, as a launcher does, and wait for them."""
+    script = _script(out, **job)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(n_processes)}
+    started = [
+        subprocess.Popen([sys.executable, script], env=_environment(RANK=str(rank), **common))
+        for rank in range(n_processes)
+    ]
+    assert [process.wait(timeout=120) for process in started] == [0] * n_processes
+
+
+def _found(out):
+    return [np.load(path) for path in sorted(out.glob("*.npy"))]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    vae = VAETransformer(2, max_iter=2, random_state=0, batch_size=300)
+    return fit(vae, frames(), n_shards=4)
+
+
+def test_a_process_alone_learns_from_every_row(alone):
+    assert alone.model_.schema.columns[4].levels == ("x", "y", "z")
+    assert alone.model_.columns.may_miss.tolist() == [False, True, False, False, False]
+    assert alone.validation_scores_[2] > alone.validation_scores_[0] + 0.02
+    whole = pd.concat(frames(), ignore_index=True)
+    local = VAETransformer(2, max_iter=2, random_state=0, batch_size=300).fit(whole)
+    assert alone.score(whole) == pytest.approx(local.score(whole), abs=0.1)
+
+
+def test_the_start_is_that_of_the_same_rows_in_memory():
+    whole = pd.concat(frames(), ignore_index=True)
+    expected = VAETransformer(2, max_iter=0, random_state=0).fit(whole)
+    vae = fit(VAETransformer(2, max_iter=0, random_state=0), frames())
+    assert_allclose(vae.transform(whole), expected.transform(whole), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("n_processes", [2, 5])  # the last has one with nothing to do
+def test_more_processes_make_the_same_model(n_processes, alone, tmp_path):
+    out = tmp_path / "out"
+    _run(n_processes, out)
+    found = _found(out)
+    assert len(found) == n_processes
+    for one in found:
+        assert_array_equal(one, found[0])
+    assert_allclose(found[0], weights(alone), rtol=1e-6, atol=1e-7)
+
+
+def test_row_groups_of_a_file_are_read_apart_and_weights_count(tmp_path):
+    whole = pd.concat(frames(), ignore_index=True)
+    whole.to_parquet(tmp_path / "rows.parquet", row_group_size=700)
+    weight = np.random.default_rng(0).integers(0, 3, len(whole)).astype(float)
+    params = {"n_components": 2, "max_iter": 0, "random_state": 0}
+    vae = fit(VAETransformer(**params), tmp_path / "rows.parquet", sample_weight=weight)
+    expected = VAETransformer(**params).fit(whole, sample_weight=weight)
+    assert_allclose(vae.transform(whole), expected.transform(whole), rtol=1e-6, atol=1e-9)
+    trained = VAETransformer(2, max_iter=2, random_state=0)
+    fit(trained, tmp_path / "rows.parquet", sample_weight=weight, n_shards=3)
+    assert np.isfinite(trained.score(whole))
+
+
+def test_an_error_in_one_process_comes_up_in_all_as_itself(tmp_path):
+    X = "[f.assign(a=np.inf) if len(f) == 500 else f for f in frames()]"
+    _run(2, tmp_path / "out", X=X)
+    said = [(tmp_path / "out" / f"{rank}.txt").read_text() for rank in range(2)]
+    for one in said:
+        assert one.startswith("ValueError: Column 'a' needs finite numbers; row 0 holds inf")
+        assert "of 2, which has the shards [" in one
+
+
+# -- a process that dies ------------------------------------------------------------------------
+
+DYING = """
+from skvae._training import shards
+moved, steps = shards.ShardedRun._moved, []
+def dying(self, value):
+    steps.append(1)
+    if rank == {rank} and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and len(steps) == 17:
+        os.kill(os.getpid(), 9)
+    return moved(self, value)
+shards.ShardedRun._moved = dying
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_after_a_death_torchrun_goes_on_to_the_same_weights(rank, alone, tmp_path):
+    out = tmp_path / "out"
+    options = f"checkpoint_dir={str(tmp_path / 'kept')!r}, checkpoint_every=0.0"
+    script = _script(out, options=options, before=DYING.format(rank=rank))
+    command = ["torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", script]
+    subprocess.run(
+        [sys.executable, "-m", *command], check=True, env=_environment(), capture_output=True
+    )
+    for found in _found(out):
+        assert_allclose(found, weights(alone), rtol=1e-6, atol=1e-7)
+    assert list((tmp_path / "kept").iterdir()) == []  # removed when the fit has ended
+
+
+class Died(BaseException):
+    """What ends a process."""
+
+
+def _killed_after(n_steps, monkeypatch):
+    moved, steps = ShardedRun._moved, []
+
+    def dying(self, value):
+        steps.append(1)
+        if len(steps) > n_steps:
+            raise Died
+        return moved(self, value)
+
+    monkeypatch.setattr(ShardedRun, "_moved", dying)
+    return steps
+
+
+@pytest.mark.parametrize("n_steps", [1, 11, 17])  # an epoch has 11
+def test_a_fit_goes_on_from_its_checkpoint_bit_by_bit(n_steps, alone, tmp_path, monkeypatch):
+    kept = {"checkpoint_dir": tmp_path, "checkpoint_every": 0.0, "n_shards": 4}
+
+    def vae():
+        return VAETransformer(2, max_iter=2, random_state=0, batch_size=300)
+
+    with monkeypatch.context() as patch, pytest.raises(Died):
+        _killed_after(n_steps, patch)
+        fit(vae(), frames(), **kept)
+    assert [path.name for path in tmp_path.iterdir()] == ["skvae-progress.pt"]
+    with pytest.raises(ValueError, match="is that of another fit: of other parameters"):
+        fit(vae().set_params(beta=2.0), frames(), **kept)
+    steps = _killed_after(100, monkeypatch)
+    again = fit(vae(), frames(), **kept)
+    assert len(steps) == 22 - n_steps + (n_steps == 11)  # none is kept at an epoch's last step
+    assert_array_equal(weights(again), weights(alone))
+    assert again.validation_scores_ == alone.validation_scores_
+    assert again.loss_curve_ == alone.loss_curve_
+
+
+# -- shards ---------------------------------------------------------------------------------------
+
+
+def test_pieces_are_dealt_the_largest_first():
+    assert dealt([5, 1, 9, 0, 4], 2) == [[1, 2], [0, 3, 4]]
+    assert dealt([3], 3) == [[0], [], []]
+
+
+@pytest.mark.parametrize("n_rows", [1, 7, 100])
+def test_an_epoch_has_every_row_of_a_shard_once(n_rows):
+    shard = Shard(3, torch.arange(n_rows), torch.ones(n_rows), 1.0, n_rows)
+    rows = ShardedRows(DenseCells(torch.arange(float(n_rows))[:, None], None), [shard], n_rows, 0)
+    orders = rows.orders(0)
+    assert not torch.equal(orders[0], rows.orders(1)[0]) or n_rows == 1
+    steps = [batch.x for t in range(9) for batch, _ in rows.step(orders, (0, t, 9), (1, 2))]
+    assert sorted(torch.cat(steps)[:, 0].tolist()) == list(range(n_rows))
+
+
+def test_noise_depends_on_its_place_alone():
+    first = generator_of(7, NOISE, 1, 2, 3).standard_normal(5)
+    assert_array_equal(first, generator_of(7, NOISE, 1, 2, 3).standard_normal(5))
+    others = [(8, NOISE, 1, 2, 3), (7, 0, 1, 2, 3), (7, NOISE, 2, 1, 3), (7, NOISE, 1, 3, 2)]
+    for place in others:
+        assert not np.isin(first, generator_of(*place).standard_normal(50)).any()
+
+
+@pytest.mark.parametrize("split", [1, 112, 511])
+def test_gradients_of_uneven_shards_add_up_to_that_of_all_rows(split):
+    # The mean of the shards' means, as DistributedDataParallel has it, would not.
+    X = np.random.default_rng(0).normal(size=(512, 4)) * np.array([[1.0, 1.0, 3.0, 1.0]])
+    X[:split] += 3.0
+    start = VAETransformer(2, max_iter=0, hidden_layer_sizes=(), random_state=0).fit(X)
+    gradients = []
+    for bounds in ([0, 512], [0, split, 512]):
+        vae = start.model_.fresh_module(torch.device("cpu")).float().requires_grad_(True)
+        shards = [
+            Shard(0, torch.arange(begin, end), torch.ones(end - begin), 1.0, end - begin)
+            for begin, end in pairwise(bounds)
+        ]
+        cells = DenseCells(torch.from_numpy(X).float(), None)
+        rows = ShardedRows(cells, shards, 512, 0)
+        run = ShardedRun(vae, Plan(1, 512, 0.01), rows, Alone(), lambda: False)
+        parts = rows.step([shard.index for shard in shards], (0, 0, 1), (1, 2))
+        whole = [(batch, torch.zeros_like(eps)) for batch, eps in parts]  # noise is the shards'
+        run._mean_of(whole)
+        gradients.append(run.flat.grad.clone())
+    assert_allclose(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
+# -- errors ---------------------------------------------------------------------------------------
+
+
+def test_what_cannot_be_fitted_together_is_refused():
+    with pytest.raises(
+        TypeError, match=r"must be a VAETransformer\. Got VAEOutlierDetector instead"
+    ):
+        fit(VAEOutlierDetector(), frames())
+    with pytest.raises(ValueError, match="X must have rows, and the list of frames has none"):
+        fit(VAETransformer(), [frame[:0] for frame in frames()])
+    with pytest.raises(ValueError, match="X must have rows, and the list of frames has none"):
+        VAETransformer().fit([frame[:0] for frame in frames()])
+
+
+def test_a_process_alone_needs_no_note():
+    def fails():
+        raise KeyError("x")
+
+    with pytest.raises(KeyError) as raised:
+        together(Alone(), fails, "here")
+    assert not hasattr(raised.value, "__notes__")
+
+
+def test_the_users_random_state_and_rows_stay_as_they_were():
+    state, parts = np.random.RandomState(0), frames()
+    before, moved = json.dumps(state.get_state()[1].tolist()), torch.get_rng_state()
+    fit(VAETransformer(2, max_iter=1, random_state=np.random.RandomState(1)), parts)
+    assert json.dumps(state.get_state()[1].tolist()) == before
+    assert torch.equal(torch.get_rng_state(), moved)
+    for part, expected in zip(parts, frames(), strict=True):
+        pd.testing.assert_frame_equal(part, expected)
