@@ -158,24 +158,25 @@ def cell_distributions(
     model: "Fitted", table: Any, shares: Sequence[float], device: str
 ) -> list[Array]:
     """Return of each column probabilities (N, L) of its levels, or quantiles (N, Q)."""
-    from ._inference.conditional import Asked, conditional_distribution
+    from ._inference.conditional import Asked, conditional_distributions
     from ._inference.scores import noise_bank
     from ._resources import own_gradients
 
-    vae, result = model.module(device), []
+    vae, asked, result = model.module(device), [], []
     with own_gradients():
         bank = noise_bank(CELL_SAMPLES, vae.n_components).to(vae.device)
-    codebook = model.codebook(vae)
     for number, column in enumerate(model.schema.columns):
         n_levels = column.n_levels or 2 * (model.columns.kinds.names[number] == "bernoulli")
         groups = enumerate(model.schema.holes, start=len(model.schema.columns))
         beside = tuple(place for place, group in groups if number in group)
-        asked = Asked(number, n_levels, tuple(shares), beside)
-        function = partial(conditional_distribution, vae, asked=asked, bank=bank, codebook=codebook)
-        (found,) = model.by_chunks(function, table, vae, CELL_SAMPLES)
+        asked.append(Asked(number, n_levels, tuple(shares), beside))
+    codebook = model.codebook(vae)
+    function = partial(conditional_distributions, vae, asked=asked, bank=bank, codebook=codebook)
+    found = model.by_chunks(function, table, vae, CELL_SAMPLES)
+    for one, column, cells in zip(asked, model.schema.columns, found, strict=True):
         if column.rare:  # its last place is theirs together
-            found = np.hstack([found[:, :-1], found[:, -1:] * np.array(column.shares)])
-        result.append(found if n_levels else _in_units(model, found, number))
+            cells = np.hstack([cells[:, :-1], cells[:, -1:] * np.array(column.shares)])
+        result.append(cells if one.n_levels else _in_units(model, cells, one.column))
     return result
 
 

@@ -226,7 +226,7 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
         n_imputations : int, default=5
             Number of tables.
         random_state : int, RandomState instance or None, default=None
-            Seed of the draws. None is fresh every time.
+            Seed of the draws. None takes the estimator's own, and is fresh where that is None, too.
 
         Returns
         -------
@@ -238,7 +238,7 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
         X = validated(now, _not_sparse(X), reset=False)
         if not COUNT.admits(n_imputations):
             raise ValueError(f"n_imputations must be {COUNT}. Got {n_imputations!r} instead.")
-        seed = seed_of(random_state)
+        seed = seed_of(random_state, now.random_state)
         return [_filled(now, X, seed + number) for number in range(n_imputations)]
 
     def predict_cells(

@@ -162,8 +162,12 @@ def check_choice(
         )
 
 
-def seed_of(random_state: Any) -> int:
-    """Return a seed for torch's generators; None is fresh, and moves no global generator."""
+def seed_of(random_state: Any, otherwise: Any = None) -> int:
+    """Return a seed for torch's generators, of ``otherwise`` where ``random_state`` is None.
+
+    None of both is fresh, and moves no global generator.
+    """
+    random_state = otherwise if random_state is None else random_state
     if random_state is None:
         return int(np.random.default_rng().integers(2**31))
     if isinstance(random_state, np.random.RandomState):

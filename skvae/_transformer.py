@@ -153,7 +153,7 @@ class VAETransformer(
     device : str, default="auto"
         A torch device; ``"auto"`` is a GPU, if any. Codes of complete numbers never need it.
     random_state : int, RandomState instance or None, default=None
-        Seed of the hidden layers, held-out rows and noise. None is fresh; nothing global moves.
+        Seed of the hidden layers, held-out rows, noise and draws. None is fresh; nothing global moves.
     verbose : int, default=0
         1 prints a line every five seconds, in the units of ``validation_scores_``; 2 each epoch.
 
@@ -452,7 +452,7 @@ class VAETransformer(
         n_samples : int, default=1
             Number of rows; with rows as ``given`` it must be 1.
         random_state : int, RandomState instance or None, default=None
-            Seed of the draw. None is fresh every time; NumPy's global generator is not touched.
+            Seed of the draw. None takes the estimator's own, and is fresh where that is None, too.
         mode : bool, default=False
             Take the most probable x given z instead of a draw: no noise, and 0 or 1 for Bernoulli.
         given : dict or array-like of shape (n_rows, n_features) or None, default=None
@@ -474,7 +474,7 @@ class VAETransformer(
         now = fitted_now(self)
         if not COUNT.admits(n_samples):
             raise ValueError(f"n_samples must be {COUNT}. Got {n_samples!r} instead.")
-        seed = seed_of(random_state)
+        seed = seed_of(random_state, now.random_state)
         check_drawn(now.model_, is_given=given is not None, mode=mode, holes=holes)
         if given is not None:
             return _sampled_given(now, given, int(n_samples), How("auto", now.device, seed))

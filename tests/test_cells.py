@@ -7,6 +7,8 @@ import pytest
 from scipy import special, stats
 
 from skvae import VAEImputer, VAETransformer
+from skvae._inference import importance
+from skvae._inference.modes import find_modes
 from skvae.likelihoods import Gaussian
 
 SHARES = (0.05, 0.5, 0.95)
@@ -154,6 +156,25 @@ class Wider(Gaussian):
 
     def log_prob(self, x, raw):
         return super().log_prob(x, raw)
+
+
+def test_cells_of_one_row_are_predicted_by_one_search_for_its_modes(monkeypatch):
+    """Of all columns at once: few rows cost what each call costs."""
+    X = gaussian_rows(40)
+    imputer, sizes = linear(X, likelihood="student_t"), []
+
+    def counted(vae, x, observed, codebook):
+        sizes.append(len(x))
+        return find_modes(vae, x, observed, codebook)
+
+    monkeypatch.setattr(importance, "find_modes", counted)
+    alone = imputer.predict_cells(X[:1])
+    assert sizes == [5]
+    sizes.clear()
+    among = imputer.predict_cells(X)
+    assert sizes == [40] * 5
+    for column in range(5):
+        np.testing.assert_allclose(among[column][:1], alone[column], rtol=1e-6)
 
 
 def test_what_has_no_quantiles_is_refused():

@@ -571,13 +571,33 @@ def test_sampled_tables_differ_in_missing_cells_alone(table):
     assert [_cells(one) for one in tables] == [_cells(one) for one in again]
 
 
-def test_sampled_tables_are_fresh_without_a_seed_and_no_global_generator_moves():
+def test_sampled_tables_are_fresh_without_any_seed_and_no_global_generator_moves():
     X = _numbers()
-    imputer = _imputer().fit(X)
+    imputer = _imputer(_vae(random_state=0), random_state=None).fit(X)
     state = np.random.get_state()[1].copy()
     one, other = imputer.sample_imputations(X, 1), imputer.sample_imputations(X, 1)
     assert (one[0] != other[0]).any()
     assert_array_equal(np.random.get_state()[1], state)
+
+
+def test_draws_without_a_seed_take_that_of_the_estimator():
+    """The same rule for every method that draws: its own random_state, else the estimator's."""
+    X = _numbers()
+    imputer = _imputer(random_state=3).fit(X)
+    for estimator, draw in [
+        (imputer, lambda seed: imputer.sample_imputations(X, 1, random_state=seed)[0]),
+        (imputer.vae_, lambda seed: imputer.vae_.sample(5, random_state=seed)),
+        (imputer.vae_, lambda seed: imputer.vae_.sample(5, random_state=seed, given={0: 1.0})),
+        (imputer.vae_, lambda seed: imputer.vae_.sample(random_state=seed, given=X)),
+    ]:
+        estimator.set_params(random_state=3)
+        assert_array_equal(draw(None), draw(None))
+        assert_array_equal(draw(None), draw(3))
+        assert (draw(None) != draw(4)).any()
+        estimator.set_params(random_state=np.random.RandomState(0))  # moves on with each draw
+        assert (draw(None) != draw(None)).any()
+        estimator.set_params(random_state=None)
+        assert (draw(None) != draw(None)).any()
 
 
 def test_posterior_samples_are_repeatable_by_the_random_state():

@@ -1,5 +1,6 @@
 """The missing cells of a row given its observed ones: their expectation, or a draw."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from ..likelihoods._mixed import Alone, Given
 from .codebook import Codebook
 from .importance import posterior_draws
 
+ROWS_TOGETHER = 64  # of all columns that are asked: few rows cost what each call costs
 DOUBLINGS = 100
 BISECTIONS = 45  # 1e-13 of the first interval
 
@@ -83,26 +85,41 @@ class Asked(NamedTuple):
     beside: tuple[int, ...] = ()  # columns that tell of the cell itself: whether it is missing
 
 
-def conditional_distribution(
+def conditional_distributions(
     vae: VAE,
     x: Tensor,
     observed: Tensor | None,
     *,
-    asked: Asked,
+    asked: Sequence[Asked],
     bank: Tensor,
     codebook: Codebook,
-) -> tuple[Tensor]:  # (N, L) or (N, Q)
-    """Return the distribution of a column given all other cells of each row.
+) -> tuple[Tensor, ...]:  # (N, L) or (N, Q) each
+    """Return the distributions of columns given all other cells of each row.
 
-    It is a mixture of p(x_d | z) over samples of z, by self-normalised importance sampling.
+    They are mixtures of p(x_d | z) over samples of z, by self-normalised importance sampling.
     """
-    seen = torch.ones_like(x, dtype=torch.bool) if observed is None else observed.clone()
-    seen[:, [asked.column, *asked.beside]] = False
-    _, raw, log_w = posterior_draws(vae, x, seen, bank, codebook)
-    cells = _Cells(torch.softmax(log_w, 0), vae.likelihood.alone(asked.column, raw))
+    known = torch.ones_like(x, dtype=torch.bool) if observed is None else observed
+    at_once, found = max(ROWS_TOGETHER // len(x), 1), []
+    for start in range(0, len(asked), at_once):
+        some = asked[start : start + at_once]
+        seen = known.repeat(len(some), 1, 1)
+        for own, one in zip(seen, some, strict=True):
+            own[:, [one.column, *one.beside]] = False
+        rows = x.repeat(len(some), 1)
+        draws = posterior_draws(vae, rows, seen.flatten(0, 1), bank, codebook)
+        weight = torch.softmax(draws.log_weight, 0).split(len(x), 1)
+        raw = draws.raw.split(len(x), 1)
+        for one, *own in zip(some, weight, raw, strict=True):
+            found.append(_distribution(vae, one, *own))
+    return tuple(found)
+
+
+def _distribution(vae: VAE, asked: Asked, weight: Tensor, raw: Tensor) -> Tensor:
+    cells = _Cells(weight, vae.likelihood.alone(asked.column, raw))
     if asked.n_levels:
-        return (cells.probabilities(asked.n_levels),)
-    return (torch.stack([cells.quantile(share) for share in asked.shares], 1),)
+        return cells.probabilities(asked.n_levels)
+    shares = weight.new_tensor(asked.shares).repeat(weight.shape[1])
+    return cells.repeated(len(asked.shares)).quantiles(shares).view(-1, len(asked.shares))
 
 
 class _Cells(NamedTuple):
@@ -117,8 +134,13 @@ class _Cells(NamedTuple):
         p = torch.stack([self._mean(self.of.log_prob(level).exp()) for level in levels], 1)
         return p / p.sum(1, keepdim=True)
 
-    def quantile(self, share: float) -> Tensor:  # (N,)
-        """Find a quantile by bisection, between ends that are far enough out."""
+    def repeated(self, times: int) -> "_Cells":
+        """Return each row so many times."""
+        of = self.of._replace(raw=self.of.raw.repeat_interleave(times, 1))
+        return _Cells(self.weight.repeat_interleave(times, 1), of)
+
+    def quantiles(self, share: Tensor) -> Tensor:  # (N,) -> (N,)
+        """Find a quantile of each row by bisection, between ends that are far enough out."""
         if not self.of.now.has_cdf:
             raise ValueError(
                 f"The likelihood {type(self.of.now).__name__} has no quantiles. Give it a method "

@@ -7,6 +7,7 @@ while that finds more, and for odd rows, from around the heaviest mode.
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ MOST_MODES = 9
 MORE_SEARCHES = 3
 STILL_FINDING = 0.05  # nats that the last search added: another one follows
 ODD = 5.0  # standard deviations of log p(x | z) below that of the model's own rows
+STEPS_TOGETHER = 128  # rows: few of them cost what each call costs
 JUMPS = (0.5, 1.5)  # how far further searches begin from the mode, times 1 + its size
 
 
@@ -133,16 +135,14 @@ class _Found:
 def find_modes(vae: VAE, x: Tensor, observed: Tensor | None, codebook: Codebook) -> Search:
     """Search the modes of each row, and go on while that finds more."""
     rows, everyone = _Rows(vae, x, observed), torch.arange(len(x), device=x.device)
-    first, *others = starts_of(codebook, vae, x, observed, N_STARTS)
-    step = rows.newton_from(codebook.points.chosen(first))
+    step, *others = _steps(rows, codebook, starts_of(codebook, vae, x, observed, N_STARTS))
     own, _ = vae.encode(x, observed)
     better = step.value > vae.log_joint(x, observed, own) + SETTLED_NATS
     start = torch.where(better[:, None], step.z, own)
     home = rows.climb(start, curvature=step.curvature)
     found = _Found(home)
     before = found.total()
-    steps = [step, *(rows.newton_from(codebook.points.chosen(start)) for start in others)]
-    doubtful = [_doubtful(rows, home, step) for step in steps]
+    doubtful = [_doubtful(rows, home, each) for each in (step, *others)]
     doubtful.append((everyone[better], own[better]))
     _climb_from(rows, found, doubtful)
     gap = found.total() - before
@@ -155,6 +155,17 @@ def find_modes(vae: VAE, x: Tensor, observed: Tensor | None, codebook: Codebook)
         gap[again] = found.total()[again] - before
         again = again[gap[again] > STILL_FINDING]
     return found.summary(gap)
+
+
+def _steps(rows: _Rows, codebook: Codebook, starts: list[Tensor]) -> Iterator[_Newton]:
+    """Yield the Newton steps of all rows from their first start, then from their second, ..."""
+    n_rows = len(rows.x)
+    at_once = max(STEPS_TOGETHER // n_rows, 1)
+    for number in range(0, len(starts), at_once):
+        some = torch.cat(starts[number : number + at_once])
+        again = torch.arange(n_rows, device=some.device).repeat(len(some) // n_rows)
+        steps = rows.of(again).newton_from(codebook.points.chosen(some))
+        yield from map(_Newton._make, zip(*(value.split(n_rows) for value in steps), strict=True))
 
 
 def _doubtful(rows: _Rows, home: Mixture, start: _Newton) -> tuple[Tensor, Tensor]:
