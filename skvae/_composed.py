@@ -3,15 +3,25 @@
 from __future__ import annotations  # help() shows ArrayLike by its name
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.base import clone
 
 from ._html import Shown
-from ._inputs import Given, attributes_of, become, fitted_now
-from ._parameters import seed_of
+from ._inputs import Given, attributes_of, become, fitted_now, history_of
+from ._parameters import automatic_batch_size, seed_of
+from ._resources import own_gradients
+from ._table.duplicates import merge_duplicates
+from ._table.frames import take_rows
+from ._table.schema import LabelledRows
 from ._transformer import VAETransformer
+
+if TYPE_CHECKING:
+    from ._fitted import Fitted
+
+FEWEST_STEPS, MOST_STEPS = 120, 300  # of a model's further training, in a bag
 
 
 class WithModel(Shown):
@@ -111,6 +121,41 @@ def own_model(
     if model.missing == "auto":
         model.set_params(missing="ignore")
     return model if model.random_state is not None else model.set_params(random_state=random_state)
+
+
+def bag_of(
+    vae: VAETransformer, rows: LabelledRows, table: Any, seed: int, n_models: int
+) -> list[Fitted]:
+    """Train a fitted model further on Bayesian bootstraps of its rows (Rubin 1981), each apart.
+
+    The rows are those of ``table``, as the model reads them.
+    What is expected of a cell varies less on average over them. So each may learn rows by heart
+    that held-out rows would not have let the model learn: a run goes on for twice the steps that
+    the model took, and its learning rate down to 0. A model that was not to be trained, or was
+    interrupted, has no others beside it.
+    """
+    from ._fitting import fit
+
+    parameters, history = vae.get_params(deep=False), history_of(vae)
+    if history is None or history.interrupted or parameters["max_iter"] == 0:
+        return []
+    # Of distinct rows, so that weighting a row is repeating it.
+    kept, weight, copies = merge_duplicates(table, rows.weight)
+    count = weight * max(1.0, copies.sum() / weight.sum())
+    n_rows, asked = len(kept), parameters["max_iter"]
+    batch_size = parameters["batch_size"]
+    batch_size = automatic_batch_size(n_rows) if batch_size == "auto" else batch_size
+    per_epoch = -(-n_rows // batch_size)
+    n_steps = min(max(2 * history.best_epoch * per_epoch, FEWEST_STEPS), MOST_STEPS)
+    n_epochs = -(-n_steps // per_epoch)
+    parameters["max_iter"] = n_epochs if asked == "auto" else min(n_epochs, asked)
+    parameters |= {"early_stopping": False, "kl_warmup": 0.0}
+    rng, models = np.random.default_rng(seed), []
+    with own_gradients():
+        for number in range(n_models):
+            own = rows._replace(X=take_rows(rows.X, kept), weight=rng.gamma(count))
+            models.append(fit(parameters, own, seed + 1 + number, (vae.model_, history))[0])
+    return models
 
 
 def quietly_fitted(vae: VAETransformer, data: Given) -> VAETransformer:

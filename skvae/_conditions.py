@@ -33,12 +33,25 @@ class How(NamedTuple):
 
 
 def filling(
-    model: "Fitted", X: Any, table: Any, rows: NDArray[np.intp], how: How, *, empty: Any = False
+    models: Sequence["Fitted"],
+    X: Any,
+    table: Any,
+    rows: NDArray[np.intp],
+    how: How,
+    *,
+    empty: Any = False,
 ) -> Filling:
-    """Fill rows of X, which is read as ``table``: numbers of ``empty`` columns by 0."""
+    """Fill rows of X, which is read as ``table``: numbers of ``empty`` columns by 0.
+
+    Draws are by the first model, expectations by all of them.
+    """
     if not len(rows):
         return Filling(rows, None)
-    cells = model.conditional(table[rows], how.n_samples, how.seed, how.device)
+    model, *others = models
+    if others and how.seed is None:
+        cells = _averaged(models, table[rows], how)
+    else:
+        cells = model.conditional(table[rows], how.n_samples, how.seed, how.device)
     cells = cells[:, : X.shape[1]]
     numbers = np.array([column.kind != "category" for column in model.schema.columns])
     cells[:, empty & numbers] = 0.0
@@ -47,6 +60,21 @@ def filling(
             cells[:, number] = shape.grid.nearest(cells[:, number])
     generator = None if how.seed is None else np.random.default_rng(how.seed)
     return Filling(rows, _schema_for(model.schema, X).write(cells, generator))
+
+
+def _averaged(models: Sequence["Fitted"], table: Any, how: How) -> Array:  # (N, D)
+    """Return the mean of what models with the same columns expect; levels by mean probabilities."""
+    kinds = models[0].columns.kinds
+    column = models[0].module().likelihood.column.numpy(force=True)
+    levels = [place for place, number in enumerate(column) if kinds.n_levels[number]]
+    parts = [model.expected(table, how.n_samples, levels, how.device) for model in models]
+    cells, probabilities = (sum(each) / len(models) for each in zip(*parts, strict=True))
+    of_level = column[levels]
+    for number in np.unique(of_level):
+        own = probabilities[:, of_level == number]
+        if own.shape[1] > 1:  # what has one is a number, or as good as one
+            cells[:, number] = own.argmax(axis=1)
+    return cells
 
 
 def parameter_moves(
@@ -119,7 +147,7 @@ def drawn_rows(model: "Fitted", X: Any, how: How) -> Any:
     missing = where_missing(X)
     rows, everything = np.flatnonzero(missing.any(axis=1)), np.arange(X.shape[1])
     table = model.read(X, "error")
-    return completed(X, missing, filling(model, X, table, rows, how), everything, everything[:0])
+    return completed(X, missing, filling([model], X, table, rows, how), everything, everything[:0])
 
 
 def drawn_given(

@@ -4,7 +4,7 @@ Estimators hold one and set their attributes from it. None of its fields is a to
 is pickled or copied with it; torch is imported when a method needs it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
 from numbers import Integral
@@ -322,23 +322,36 @@ class Fitted:
         device: str = "cpu",
     ) -> Array:  # (N, D)
         """Return every cell given the observed ones of its row: its expectation, or a draw."""
+        if seed is None:
+            return self.expected(table, n_samples, device=device)[0]
         import torch
 
-        from ._inference.conditional import conditional_draws, conditional_means
+        from ._inference.conditional import conditional_draws
 
         vae, n_samples = self.module(device), self.samples_for("conditional", n_samples)
-        codebook = self.codebook(vae)
-        if seed is None:
-            bank = _noise_bank(n_samples, vae)
-            function = partial(
-                conditional_means, vae, bank=bank, codebook=codebook, columns=self.columns
-            )
-            return self.by_chunks(function, table, vae, n_samples)[0]
         generator = torch.Generator(vae.device).manual_seed(seed)
-        draw = partial(
-            conditional_draws, vae, n_samples=n_samples, generator=generator, codebook=codebook
-        )
+        known: dict[str, Any] = {"generator": generator, "codebook": self.codebook(vae)}
+        draw = partial(conditional_draws, vae, n_samples=n_samples, **known)
         return self.columns.decode(self.by_chunks(draw, table, vae, n_samples, in_order=True)[0])
+
+    def expected(
+        self,
+        table: Any,
+        n_samples: int | str = "auto",
+        levels: Sequence[int] = (),
+        device: str = "cpu",
+    ) -> tuple[Array, ...]:  # (N, D), (N, L)
+        """Return what to expect of every cell, and of some features: indicators of levels."""
+        import torch
+
+        from ._inference.conditional import conditional_means
+
+        vae, n_samples = self.module(device), self.samples_for("conditional", n_samples)
+        places = torch.tensor(levels, dtype=torch.long, device=vae.device)
+        bank, codebook = _noise_bank(n_samples, vae), self.codebook(vae)
+        known: dict[str, Any] = {"bank": bank, "codebook": codebook, "columns": self.columns}
+        function = partial(conditional_means, vae, **known, levels=places)
+        return self.by_chunks(function, table, vae, n_samples)
 
     def by_chunks(
         self,

@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import _check_feature_names_in
 
-from ._composed import WithModel, check_model, own_model
+from ._composed import WithModel, bag_of, check_model, own_model
 from ._conditions import (
     How,
     cell_distributions,
@@ -74,13 +74,18 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
     keep_empty_features : bool, default=False
         Keep columns that were empty in ``fit``: filled with 0 (categories without a level stay
         missing). They are dropped otherwise.
+    n_estimators : int, default=5
+        Number of models whose expectations are averaged: ``vae_`` and others that go on from it
+        on Bayesian bootstraps of the rows. 1 takes the least time, and a fifth of the memory.
     random_state : int, RandomState instance or None, default=None
         Seed of the fit, and of the draws.
 
     Attributes
     ----------
     vae_ : VAETransformer
-        The fitted model.
+        The fitted model, of which draws and ``predict_cells`` are.
+    bag_ : tuple of Fitted
+        The models beside it; none where its training was interrupted or ``max_iter`` is 0.
     indicator_ : sklearn.impute.MissingIndicator or None
         Which columns have an indicator; None without ``add_indicator``.
     n_features_in_ : int
@@ -118,6 +123,7 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
         sample_posterior: bool = False,
         add_indicator: bool = False,
         keep_empty_features: bool = False,
+        n_estimators: int = 5,
         random_state: Any = None,
     ) -> None:
         self.vae = vae
@@ -125,6 +131,7 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
         self.sample_posterior = sample_posterior
         self.add_indicator = add_indicator
         self.keep_empty_features = keep_empty_features
+        self.n_estimators = n_estimators
         self.random_state = random_state
 
     def fit(
@@ -172,14 +179,15 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
             n_train_samples=8,
         )
         vae.fit(_marked(X, missing), sample_weight=rows.weight)
-        table = vae.model_.read(_marked(X, missing))
-        moves = parameter_moves(
-            vae.model_, table, rows.weight, seed_of(vae.random_state), vae.device
-        )
+        table, seed = vae.model_.read(_marked(X, missing)), seed_of(vae.random_state)
+        moves = parameter_moves(vae.model_, table, rows.weight, seed, vae.device)
+        marked = rows._replace(X=_marked(X, missing))
+        bag = bag_of(vae, marked, table, seed, self.n_estimators - 1)
         missing = missing | where_strays(_marked(X, missing), vae.model_.schema)
         indicated = np.flatnonzero(missing.any(axis=0))
         learned = {
             "vae_": vae,
+            "bag_": tuple(bag),
             "_moves": moves,
             "_empty": missing.all(axis=0),
             "_indicated": indicated,
@@ -349,7 +357,7 @@ def _filled(now: VAEImputer, X: Any, seed: int | None) -> Any:
     # All rows, so that what is wrong in any of them is said.
     table = model.read(_marked(X, missing), now.vae_.handle_unknown)
     how = How(now.vae_.n_importance_samples, now.vae_.device, seed)
-    filled = filling(model, X, table, rows, how, empty=empty)
+    filled = filling([model, *now.bag_], X, table, rows, how, empty=empty)
     kept = np.arange(len(empty)) if now.keep_empty_features else np.flatnonzero(~empty)
     shown = indicated if now.add_indicator else indicated[:0]
     return completed(X, missing, filled, kept, shown)

@@ -99,12 +99,13 @@ DETECTOR_RULES: Mapping[str, Rule] = {
     "support_fraction": Rule(("auto",), Real, 0.5, 1.0),
     "fdr": Rule((None,), Real, 0.0, 1.0, open_low=True),
 }
+COUNT = Rule((), Integral, 1)
 IMPUTER_RULES: Mapping[str, Rule] = {
     "add_indicator": Rule((True, False)),
     "keep_empty_features": Rule((True, False)),
     "sample_posterior": Rule((True, False)),
+    "n_estimators": COUNT,
 }
-COUNT = Rule((), Integral, 1)
 
 
 def check_parameters(owner: str, parameters: Parameters, rules: Mapping[str, Rule]) -> None:

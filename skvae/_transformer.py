@@ -153,7 +153,7 @@ class VAETransformer(
     device : str, default="auto"
         A torch device; ``"auto"`` is a GPU, if any. Codes of complete numbers never need it.
     random_state : int, RandomState instance or None, default=None
-        Seed of the hidden layers, held-out rows, noise and draws. None is fresh; nothing global moves.
+        Seed of the hidden layers, held-out rows, noise and draws. None is fresh; nothing moves.
     verbose : int, default=0
         1 prints a line every five seconds, in the units of ``validation_scores_``; 2 each epoch.
 

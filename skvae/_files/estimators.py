@@ -20,9 +20,11 @@ OWN: Mapping[str, Mapping[str, str]] = {
     },
     "VAEImputer": {
         **{"vae_": "VAETransformer", "_moves": "tuple", "_empty": "ndarray"},
-        **{"_indicated": "ndarray", "indicator_": "bool"},
+        **{"_indicated": "ndarray", "indicator_": "bool", "bag_": "tuple"},
     },
 }
+# What files have not that were written before fits left it.
+LATER: Mapping[str, Mapping[str, Any]] = {"VAEImputer": {"bag_": ()}}
 CONVENTIONS = ("n_features_in_", "feature_names_in_", "_sklearn_output_config")
 REQUESTS = "_metadata_request"
 CALLBACKS = "_skl_callbacks"
@@ -78,9 +80,12 @@ def _built(reader: Reader, parts: Mapping[str, Any], owner: type) -> Any:
     own = OWN[owner.__name__]
     check_known(owner, fitted, {**own, **dict.fromkeys(CONVENTIONS)})
     if fitted:
+        fitted = {**LATER.get(owner.__name__, {}), **fitted}
         for name, expected in own.items():
             if expected and type(fitted[name]).__name__ != expected:
                 raise ValueError(f"{name} of its {owner.__name__} is not a {expected}")
+    if any(not _alike(one, fitted["vae_"]) for one in fitted.get("bag_", ())):
+        raise ValueError(f"bag_ of its {owner.__name__} has other columns than vae_")
     if "model_" in fitted:
         fitted |= attributes_of(fitted["model_"], fitted["_history"])
     if "indicator_" in fitted:
@@ -89,6 +94,13 @@ def _built(reader: Reader, parts: Mapping[str, Any], owner: type) -> Any:
     for method, asked in parts.get("requests", {}).items():
         _ask(estimator, method, asked)
     return estimator
+
+
+def _alike(one: Any, vae: Any) -> bool:
+    """Tell whether a model of a bag has the columns of the estimator's own model."""
+    known = ("names", "n_levels")
+    kinds, own = one.columns.kinds, vae.model_.columns.kinds
+    return all(getattr(kinds, name) == getattr(own, name) for name in known)
 
 
 def _indicator(fitted: Mapping[str, Any]) -> Any:

@@ -26,14 +26,18 @@ def conditional_means(
     bank: Tensor,
     codebook: Codebook,
     columns: Columns,
-) -> tuple[Tensor]:  # (N, D)
+    levels: Tensor,
+) -> tuple[Tensor, Tensor]:  # (N, D), (N, L)
     """Estimate E[x_d | observed x], in original units, by self-normalised importance sampling.
 
-    Mattei & Frellsen 2019, eq. 12. For a category it is the most probable level.
+    Mattei & Frellsen 2019, eq. 12. For a category it is the most probable level. The second result
+    is the expectation of some features, ``levels`` (L,): indicators of levels have probabilities.
     """
     _, raw, log_w = posterior_draws(vae, x, observed, bank, codebook)
     weight = torch.softmax(log_w, 0)
     mean = vae.likelihood.average(raw, weight, Given(x, observed))
+    share = vae.likelihood.feature_mean(raw)[..., levels] if len(levels) else raw[..., :0]
+    probabilities = (weight[..., None] * share).sum(0)
     cells = columns.decode(mean.numpy(force=True))
     if columns.shapes:
         scores, scale = vae.likelihood.mean(raw), torch.sqrt(vae.likelihood.noise_variance())
@@ -46,7 +50,7 @@ def conditional_means(
             cells[rows.numpy(force=True), column] = (
                 values * weight[:, rows].numpy(force=True)
             ).sum(0)
-    return (torch.from_numpy(cells),)
+    return torch.from_numpy(cells), probabilities
 
 
 @lru_cache(maxsize=8)

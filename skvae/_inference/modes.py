@@ -8,6 +8,7 @@ while that finds more, and for odd rows, from around the heaviest mode.
 
 import math
 from collections.abc import Iterator
+from itertools import starmap
 from typing import NamedTuple
 
 import torch
@@ -165,7 +166,7 @@ def _steps(rows: _Rows, codebook: Codebook, starts: list[Tensor]) -> Iterator[_N
         some = torch.cat(starts[number : number + at_once])
         again = torch.arange(n_rows, device=some.device).repeat(len(some) // n_rows)
         steps = rows.of(again).newton_from(codebook.points.chosen(some))
-        yield from map(_Newton._make, zip(*(value.split(n_rows) for value in steps), strict=True))
+        yield from starmap(_Newton, zip(*(value.split(n_rows) for value in steps), strict=True))
 
 
 def _doubtful(rows: _Rows, home: Mixture, start: _Newton) -> tuple[Tensor, Tensor]:
