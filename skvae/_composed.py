@@ -128,10 +128,10 @@ def bag_of(
 ) -> list[Fitted]:
     """Train a fitted model further on Bayesian bootstraps of its rows (Rubin 1981), each apart.
 
-    The rows are those of ``table``, as the model reads them.
-    What is expected of a cell varies less on average over them. So each may learn rows by heart
-    that held-out rows would not have let the model learn: a run goes on for twice the steps that
-    the model took, and its learning rate down to 0. A model that was not to be trained, or was
+    The rows are those of ``table``, as the model reads them. What is expected of a cell varies less
+    on average over the models. So each may learn rows by heart that held-out rows would not have
+    let the model learn: a run goes on for twice the steps that the model took, and its learning
+    rate down to 0. A run that diverges gives no model. A model that was not to be trained, or was
     interrupted, has no others beside it.
     """
     from ._fitting import fit
@@ -154,7 +154,10 @@ def bag_of(
     with own_gradients():
         for number in range(n_models):
             own = rows._replace(X=take_rows(rows.X, kept), weight=rng.gamma(count))
-            models.append(fit(parameters, own, seed + 1 + number, (vae.model_, history))[0])
+            try:
+                models.append(fit(parameters, own, seed + 1 + number, (vae.model_, history))[0])
+            except ValueError:  # the rows are admissible, so that run has diverged
+                continue
     return models
 
 

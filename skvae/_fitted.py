@@ -342,15 +342,12 @@ class Fitted:
         device: str = "cpu",
     ) -> tuple[Array, ...]:  # (N, D), (N, L)
         """Return what to expect of every cell, and of some features: indicators of levels."""
-        import torch
-
         from ._inference.conditional import conditional_means
 
         vae, n_samples = self.module(device), self.samples_for("conditional", n_samples)
-        places = torch.tensor(levels, dtype=torch.long, device=vae.device)
         bank, codebook = _noise_bank(n_samples, vae), self.codebook(vae)
         known: dict[str, Any] = {"bank": bank, "codebook": codebook, "columns": self.columns}
-        function = partial(conditional_means, vae, **known, levels=places)
+        function = partial(conditional_means, vae, **known, levels=list(levels))
         return self.by_chunks(function, table, vae, n_samples)
 
     def by_chunks(

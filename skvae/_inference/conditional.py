@@ -26,7 +26,7 @@ def conditional_means(
     bank: Tensor,
     codebook: Codebook,
     columns: Columns,
-    levels: Tensor,
+    levels: list[int],
 ) -> tuple[Tensor, Tensor]:  # (N, D), (N, L)
     """Estimate E[x_d | observed x], in original units, by self-normalised importance sampling.
 
@@ -36,7 +36,7 @@ def conditional_means(
     _, raw, log_w = posterior_draws(vae, x, observed, bank, codebook)
     weight = torch.softmax(log_w, 0)
     mean = vae.likelihood.average(raw, weight, Given(x, observed))
-    share = vae.likelihood.feature_mean(raw)[..., levels] if len(levels) else raw[..., :0]
+    share = vae.likelihood.feature_mean(raw)[..., levels] if levels else raw[..., :0]
     probabilities = (weight[..., None] * share).sum(0)
     cells = columns.decode(mean.numpy(force=True))
     if columns.shapes:
