@@ -45,7 +45,7 @@ def by_parts(function: Callable[[Any], Any], X: Any) -> Any:
     return joined(found)
 
 
-def at_hand(X: Any, sample_weight: Any) -> tuple[Any, Any]:
+def at_hand(estimator: Any, X: Any, sample_weight: Any) -> tuple[Any, Any]:
     """Return rows in memory, and their weights: every so many of a source that is too large."""
     source = source_of(X)
     if source is None:
@@ -55,9 +55,9 @@ def at_hand(X: Any, sample_weight: Any) -> tuple[Any, Any]:
     if n_rows > most:
         step = -(-n_rows // most)
         warn(
-            f"The detector is fitted to every {step}th of the {n_rows} rows of {source.what}: it "
-            f"keeps rows in memory, at most {most} of {head.shape[1]} columns. All methods for "
-            "rows take all of them."
+            f"{type(estimator).__name__} is fitted to every {step}th of the {n_rows} rows of "
+            f"{source.what}: it keeps rows in memory, at most {most} of {head.shape[1]} columns. "
+            "All methods for rows take all of them."
         )
         sample_weight = None if sample_weight is None else np.asarray(sample_weight)[::step]
     return joined(source.some(most)), sample_weight

@@ -3,6 +3,7 @@
 from __future__ import annotations  # help() shows ArrayLike by its name
 
 from collections.abc import Sequence
+from itertools import count
 from numbers import Real
 from typing import Any
 
@@ -13,8 +14,10 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.impute import MissingIndicator
 from sklearn.utils.validation import _check_feature_names_in
 
+from ._by_parts import at_hand, by_parts
 from ._composed import WithModel, bag_of, check_model, own_model
 from ._conditions import (
+    MOVES,
     How,
     cell_distributions,
     filling,
@@ -165,7 +168,7 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
                 f"Got {self.missing_values!r} instead."
             )
         check_model("VAEImputer", self.vae)
-        rows, attributes, _ = given(self, _not_sparse(X), sample_weight)
+        rows, attributes, _ = given(self, *at_hand(self, _not_sparse(X), sample_weight))
         X = rows.X
         missing = where_missing(X, self.missing_values)
         noise = density_noise(missing.shape[1])
@@ -213,10 +216,16 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
         X_imputed : ndarray or frame of shape (n_samples, n_features_out)
             X with its missing values replaced, as the kind of frame or array that X is.
         """
-        now = fitted_now(self)
-        X = validated(now, _not_sparse(X), reset=False)
+        now, numbers = fitted_now(self), count()
         seed = seed_of(now.random_state) if now.sample_posterior else None
-        return _filled(now, X, seed)
+
+        def filled(part: Any) -> Any:
+            # Parts have noise of their own, and parameters in common.
+            number = next(numbers)
+            own = None if seed is None else seed + number * MOVES
+            return _filled(now, validated(now, _not_sparse(part), reset=False), own)
+
+        return by_parts(filled, X)
 
     def sample_imputations(
         self, X: ArrayLike, n_imputations: int = 5, random_state: Any = None

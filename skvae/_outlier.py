@@ -182,7 +182,7 @@ class VAEOutlierDetector(WithModel, ByParts, Versioned, OutlierMixin, BaseEstima
         with own_gradients():
             check_model("VAEOutlierDetector", self.vae)
             self._check_rule()
-            data = given(self, *at_hand(X, sample_weight))
+            data = given(self, *at_hand(self, X, sample_weight))
             fraction = None if isinstance(self.support_fraction, str) else self.support_fraction
             recipe = Recipe(self.vae, self._method(), fraction, seed_of(self.random_state))
             learned = recipe.fit(data.rows)

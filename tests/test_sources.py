@@ -16,7 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import skvae._parquet
 import skvae._preparing
-from skvae import VAEOutlierDetector, VAETransformer, to_parquet
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer, to_parquet
 from skvae._table import of_arrow, sources, spool
 from skvae._training.rows import BLOCK_ROWS, shuffled
 
@@ -219,11 +219,31 @@ def test_a_detector_takes_a_source_as_its_rows(fdr, rows, folder):
 
 def test_a_detector_of_very_many_rows_is_fitted_to_some_and_says_so(rows, folder, monkeypatch):
     monkeypatch.setattr(spool, "MOST_CELLS", 200 * rows.shape[1])
-    with pytest.warns(UserWarning, match=r"is fitted to every 4th of the 700 rows of .*parquet"):
+    with pytest.warns(
+        UserWarning, match=r"Detector is fitted to every 4th of the 700 rows of .*parquet"
+    ):
         detector = VAEOutlierDetector(random_state=0).fit(folder / "rows.parquet")
     monkeypatch.undo()
     expected = VAEOutlierDetector(random_state=0).fit(rows[::4])
     assert_array_equal(detector.score_samples(rows), expected.score_samples(rows))
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+def test_an_imputer_takes_a_source_as_its_rows(drawn, rows, folder):
+    path = folder / "rows.parquet"
+    params = {"max_iter": 0}, {"random_state": 0, "sample_posterior": drawn}
+    expected = VAEImputer(params[0], **params[1]).fit(rows)
+    imputer = VAEImputer(params[0], **params[1]).fit(path)
+    filled = imputer.transform(path)
+    assert not filled.isna().any().any()
+    if not drawn:
+        pd.testing.assert_frame_equal(filled, expected.transform(rows))
+        return
+    filled = imputer.transform([rows[:100], rows[:100]])
+    first, second = filled[:100], filled[100:].reset_index(drop=True)
+    pd.testing.assert_frame_equal(first, expected.transform(rows[:100]))
+    missing = rows["b"][:100].isna()
+    assert (first["b"] != second["b"])[missing].all()  # each part has noise of its own
 
 
 # -- what a column's parts hold -------------------------------------------------------------------
