@@ -121,7 +121,7 @@ def test_dates_move_in_days_and_booleans_in_probability(mixed):
 
 
 def test_holes_that_are_modelled_have_an_effect():
-    X = pd.DataFrame(WINE[:, :4], columns=list("abcd"))
+    X = pd.DataFrame(WINE[:, :4].copy(), columns=list("abcd"))  # older pandas would share it
     X.loc[X["a"] > X["a"].median(), "b"] = np.nan
     vae = VAETransformer(2, missing="model", max_iter=0).fit(X)
     effects = vae.component_effects(X)

@@ -147,9 +147,11 @@ def test_decimals_are_numbers():
     assert _vae().fit(frame).likelihood_.tolist() == ["gaussian", "gaussian"]
 
 
-def test_a_lazy_frame_is_refused_with_the_fix():
+def test_a_lazy_frame_is_refused_with_the_fix_where_all_rows_are_needed_at_once():
+    frame = polars.DataFrame({"x": Z, "y": Z[::-1]})
+    detector = VAEOutlierDetector(random_state=0).fit(frame)
     with pytest.raises(TypeError, match=r"LazyFrame of polars.*Pass rows that are: X.collect\(\)"):
-        _vae().fit(polars.LazyFrame({"x": Z}))
+        detector.explain(frame.lazy())
 
 
 def _dask_array():
