@@ -13,6 +13,7 @@ LETTER, LINE = 0.6, 1.4  # width of a letter and height of a line, by the size o
 LETTERS_OF_DATE = 11
 DATE_UNITS = (1, 3, 4, 5, 6)  # months, days, hours, minutes and seconds, as dateutil counts them
 WHOLE_UNITS = (12, 31, 24, 60, 60)
+MOST_TICKS = 7  # that an axis mostly has
 LETTERS_OF_NUMBER = 6
 GAP = 0.08  # inches between panels
 EDGE = 0.03  # inches that stay free all around
@@ -128,6 +129,8 @@ def scale_texts(ax: Any, room: Room) -> None:
             one.tick_params(labelsize=room.points())
             _fewer_ticks(one.xaxis, room.letters(0.5) // LETTERS_OF_NUMBER)
             _fewer_ticks(one.yaxis, room.lines(0.4))
+        elif (most := room.letters(0.75) // LETTERS_OF_NUMBER) < MOST_TICKS:
+            _fewer_ticks(one.xaxis, most)
 
 
 def _fewer_ticks(axis: Any, most: int) -> None:
