@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import displays as displays
+    from . import distributed as distributed
     from . import likelihoods as likelihoods
     from . import priors as priors
     from ._files.container import FileError as FileError
@@ -29,6 +30,7 @@ __all__ = [
     "VAEOutlierDetector",
     "VAETransformer",
     "displays",
+    "distributed",
     "likelihoods",
     "load",
     "priors",
