@@ -55,7 +55,8 @@ from ._training.shards import (
 )
 
 SAMPLE_CELLS = 2**24  # of the rows that the start is made of: 128 MB in float64
-MOST_SHARDS = 16  # by default: each has its own products in a step
+ROWS_OF_A_SHARD = 512  # in a step: each shard has its own products, small ones take longer
+SHARDS = (2, 16)  # by default, at least and at most
 
 
 def dealt(sizes: Sequence[int], n_hands: int) -> list[list[int]]:
@@ -177,7 +178,7 @@ def fit_shards(
         How it was trained.
     """
     collective = going.collective
-    local = _local(given, collective)
+    local = _local(parameters, given, collective)
     categories, asked = asked_of(parameters, given.labels, given.names)
     most = parameters["max_categories"]
     columns_asked = [Asked(*both, most) for both in zip(given.names, categories, strict=True)]
@@ -208,11 +209,12 @@ def fit_shards(
     return fitted, history
 
 
-def _local(given: Given, collective: Collective) -> _Local:
+def _local(parameters: Parameters, given: Given, collective: Collective) -> _Local:
     """Return the shards of this process: fixed by the rows, whatever the number of processes."""
     sizes = [piece.n_rows() for piece in given.pieces]
     n_pieces = sum(size > 0 for size in sizes)
-    shards = dealt(sizes, min(given.n_shards or MOST_SHARDS, n_pieces))
+    per_step = plan_for(parameters, sum(sizes)).batch_size // ROWS_OF_A_SHARD
+    shards = dealt(sizes, min(given.n_shards or int(np.clip(per_step, *SHARDS)), n_pieces))
     totals = [sum(sizes[number] for number in shard) for shard in shards]
     own = dealt(totals, collective.size)[collective.rank]
     first = np.cumsum([0, *sizes])
@@ -277,7 +279,7 @@ def _prepared(
     numbers = [np.arange(piece.first, piece.first + piece.gathered.shape[0]) for piece in local.all]
     number = np.concatenate([np.zeros(0, dtype=np.intp), *numbers])
     some = np.flatnonzero(number % step == 0)
-    sent = collective.gather((number[some], np.array(own[0][some]), own[1][some]))
+    sent = collective.gather((number[some], np.array(own[0][some]), own[1][some]), to=0)
     prepared = None
 
     def prepare() -> Prepared:

@@ -44,8 +44,9 @@ def fit(
     sample_weight : array-like of shape (n_samples,), default=None
         How often each row counts.
     n_shards : int or None, default=None
-        Number of logical shards, at least as many as processes that are to have work. None is 16,
-        or as many as there are row groups or parts.
+        Number of logical shards, at least as many as processes that are to have work, and at most
+        as many as there are row groups or parts. None is one for each 512 rows of ``batch_size``,
+        2 to 16: with smaller parts of a step, steps take longer.
     checkpoint_dir : path or None, default=None
         A folder that all processes reach. How far the fit has come is written there, and a fit that
         finds that goes on from it: so torchrun's ``--max-restarts`` costs at most

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from skvae import VAEOutlierDetector, VAETransformer
 from skvae._sharded import dealt
-from skvae._training.collective import Alone, together
+from skvae._training.collective import Alone, Gloo, together
 from skvae._training.plan import Plan
 from skvae._training.rows import DenseCells
 from skvae._training.shards import NOISE, Shard, ShardedRows, ShardedRun, generator_of
@@ -215,6 +215,31 @@ def test_a_fit_goes_on_from_its_checkpoint_bit_by_bit(n_steps, alone, tmp_path, 
     assert_array_equal(weights(again), weights(alone))
     assert again.validation_scores_ == alone.validation_scores_
     assert again.loss_curve_ == alone.loss_curve_
+
+
+class Store(dict):
+    """What a store of torch's does, in one process, up to the size of a value."""
+
+    def set(self, key, value):
+        assert len(value) <= 2**23
+        self[key] = value
+
+    def get(self, key):
+        return self[key]
+
+    delete_key = dict.pop
+    set_timeout = None
+
+
+def test_what_is_large_goes_through_the_store_in_pieces_and_is_forgotten():
+    one = object.__new__(Gloo)
+    one.rank, one.size, one._store, one._n_gathered, one._kept = 0, 1, Store(), 0, []
+    large = np.arange(3_000_000)
+    for number in range(3):
+        assert_array_equal(one.gather(large + number)[0], large + number)
+        assert all(key.startswith(f"skvae/{number}/") for key in one._store)
+    assert one.gather(1, to=1) == [] and one.gather(2, to=0) == [2]
+    assert one.gather(3) == [3] and len(one._store) == 2
 
 
 # -- shards ---------------------------------------------------------------------------------------

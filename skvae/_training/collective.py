@@ -10,6 +10,7 @@ import torch.distributed
 from torch import Tensor
 
 T = TypeVar("T")
+PIECE = 2**22  # bytes
 
 
 class Collective(Protocol):
@@ -21,8 +22,8 @@ class Collective(Protocol):
     def add(self, vector: Tensor) -> None:
         """Put the sum over all processes in place of each one's vector."""
 
-    def gather(self, value: Any) -> list[Any]:
-        """Return the value of each process."""
+    def gather(self, value: Any, to: int | None = None) -> list[Any]:
+        """Return the value of each process; with ``to``, in that one alone."""
 
 
 @dataclass
@@ -35,7 +36,7 @@ class Alone:
     def add(self, vector: Tensor) -> None:
         """Pass: the vector is the sum."""
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, to: int | None = None) -> list[Any]:
         """Return the one value."""
         return [value]
 
@@ -52,6 +53,7 @@ class Gloo:
         distributed: Any = torch.distributed  # it does not list all of its names
         self.rank, self.size = rank, size
         self._store, self._n_gathered = store, 0
+        self._kept: list[str] = []  # keys of this process, that others may still read
         store.set_timeout(a_phase)
         own = distributed.PrefixStore("gloo", store)
         self._group = distributed.ProcessGroupGloo(own, rank, size, a_step)
@@ -65,15 +67,35 @@ class Gloo:
         self._group.allreduce([own]).wait()
         vector.copy_(own)
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: Any, to: int | None = None) -> list[Any]:
         """Return the value of each process; they trust each other, as their pickles are read."""
         number = self._n_gathered
         self._n_gathered += 1
-        self._store.set(f"skvae/{number}/{self.rank}", pickle.dumps(value))
-        found = [self._store.get(f"skvae/{number}/{rank}") for rank in range(self.size)]
-        if number > 0:  # which all have read, as they have come this far
-            self._store.delete_key(f"skvae/{number - 1}/{self.rank}")
+        self._put(f"skvae/{number}/{self.rank}", pickle.dumps(value))
+        if to not in (None, self.rank):
+            return []
+        found = [self._get(f"skvae/{number}/{rank}") for rank in range(self.size)]
+        if to is None:  # all have come this far, and so have read what was there before
+            self._forget(f"skvae/{number}/")
         return [pickle.loads(one) for one in found]
+
+    def _put(self, key: str, data: bytes) -> None:
+        """Put bytes into the store, in pieces: it takes no more than 8 MB at once."""
+        pieces = [data[begin : begin + PIECE] for begin in range(0, len(data), PIECE)]
+        for number, piece in enumerate(pieces):
+            self._store.set(f"{key}/{number}", piece)
+        self._store.set(key, str(len(pieces)))
+        self._kept += [key, *(f"{key}/{number}" for number in range(len(pieces)))]
+
+    def _get(self, key: str) -> bytes:
+        n_pieces = int(self._store.get(key))
+        return b"".join(self._store.get(f"{key}/{number}") for number in range(n_pieces))
+
+    def _forget(self, last: str) -> None:
+        """Let the store forget what this process has put there before its last."""
+        for key in [key for key in self._kept if not key.startswith(last)]:
+            self._store.delete_key(key)
+        self._kept = [key for key in self._kept if key.startswith(last)]
 
 
 def together(collective: Collective, work: Callable[[], T], where: str) -> T:
