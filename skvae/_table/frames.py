@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .column import Raw, is_missing, raw_objects, within
+from .column import Array, Raw, is_missing, raw_objects, within
 from .of_pandas import filled_pandas, indicated_pandas, indicator_of, joined_pandas, raw_pandas
 from .of_polars import (
     emptied_polars,
@@ -44,6 +44,15 @@ def float_dtype(X: Any) -> type[np.floating]:
     return np.float32 if single else np.float64
 
 
+def same_dtypes(X: Any, other: Any) -> bool:
+    """Whether the columns of two frames or arrays of the same columns have the same dtypes."""
+    if library_of(X) != library_of(other):
+        return False
+    if library_of(X) is None:
+        return bool(X.dtype == other.dtype)
+    return list(X.dtypes) == list(other.dtypes)
+
+
 def is_numbers(X: Any) -> bool:
     """Whether X is an array, dense or sparse, of a numeric dtype."""
     return library_of(X) is None and X.dtype.kind in "buif"
@@ -59,10 +68,19 @@ def has_levels(X: Any, names: Iterable[str]) -> bool:
 
 def columns_of(X: Any) -> Iterable[Any]:
     if library_of(X) == "pandas":
-        return (X.iloc[:, number] for number in range(X.shape[1]))
+        return (series for _, series in X.items())
     if library_of(X) == "polars":
         return X.get_columns()
     return X.T
+
+
+def plain_cells(X: Any) -> Array | None:
+    """Return the cells of a pandas frame at once, if all its dtypes are NumPy's of numbers."""
+    if library_of(X) != "pandas":
+        return None
+    if not all(isinstance(dtype, np.dtype) and dtype.kind in "buif" for dtype in X.dtypes):
+        return None
+    return np.array(X.to_numpy(dtype=np.float64), order="C")
 
 
 def raw_column(values: Any, name: str) -> Raw:

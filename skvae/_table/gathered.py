@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .column import Array, as_numbers
-from .frames import columns_of, is_numbers, library_of, raw_column, take_rows
+from .frames import columns_of, is_numbers, library_of, raw_column, same_dtypes, take_rows
 from .of_pandas import common_pandas
 from .of_polars import common_polars
 from .schema import Asked, Schema
@@ -70,7 +70,9 @@ class Gathered:
         tallies = [Tally(one.name, bool(one.is_category)) for one in asked]
         heads: list[Any] = []
         for first, part, weight in self.parts():
-            heads.append(part[:0] if library_of(part) is None else part.head(0))
+            head = part[:0] if library_of(part) is None else part.head(0)
+            if not heads or not same_dtypes(head, heads[-1]):
+                heads.append(head)
             with located(self.source.what, first):
                 for one, tally, values in zip(asked, tallies, columns_of(part), strict=True):
                     raw = raw_column(values, one.name)

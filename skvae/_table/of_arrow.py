@@ -1,10 +1,13 @@
 """What only pyarrow does: Parquet and Arrow files, folders and data sets, part by part."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+BUFFER = 2**16  # bytes of a column that are read at once
 FORMATS = {".parquet": "parquet", ".pq": "parquet", ".arrow": "ipc", ".feather": "ipc"}
 FORMATS[".ipc"] = "ipc"
 
@@ -41,36 +44,86 @@ def dataset_of(paths: Sequence[Path], what: str) -> Any:
 
 
 def parts_of_dataset(data: Any, n_rows: int, schema: Any) -> Iterator[Any]:
-    """Yield tables of at most so many rows, one read ahead: by default it would be many.
+    """Yield tables of at most so many rows; those of small files and row groups are put together.
 
     ``data`` is a data set, or a fragment of one with this schema.
     """
     import pyarrow as pa
+
+    held: list[Any] = []
+    try:
+        for batch in _batches(data, n_rows, schema):
+            if held and sum(map(len, held)) + len(batch) > n_rows:
+                yield pa.Table.from_batches(held)
+                held = []
+            if len(batch):
+                held.append(batch)
+        if held:
+            yield pa.Table.from_batches(held)
+    finally:
+        del held
+        pa.default_memory_pool().release_unused()  # else it keeps what it once had
+
+
+def _batches(data: Any, n_rows: int, schema: Any) -> Iterator[Any]:
+    """Yield at most so many rows at a time, one batch read ahead: by default it would be many."""
     from pyarrow import dataset
 
-    options = None
-    if getattr(getattr(data, "format", None), "default_extname", "") == "parquet":
-        options = dataset.ParquetFragmentScanOptions(pre_buffer=False, use_buffered_stream=True)
-    known = {} if isinstance(data, dataset.Dataset) else {"schema": schema}
-    batches = data.to_batches(
-        **known,
-        batch_size=n_rows,
-        batch_readahead=1,
-        fragment_readahead=1,
-        fragment_scan_options=options,
-        use_threads=False,
-        memory_pool=pa.system_memory_pool(),  # Arrow's own keeps what it once had
+    is_set, files = isinstance(data, dataset.Dataset), []
+    with suppress(ValueError):  # rows are filtered out, which only a scan of the data set does
+        files = list(data.get_fragments()) if is_set else [data]
+    plain = dataset.ParquetFileFormat()
+    if files and all(_is_parquet(file) and file.format == plain for file in files):
+        for file in files:
+            yield from _batches_of_file(file, n_rows, schema)
+        return
+    known = {} if is_set else {"schema": schema}
+    yield from data.to_batches(
+        **known, batch_size=n_rows, batch_readahead=1, fragment_readahead=1, use_threads=False
     )
-    for batch in batches:
-        if batch.num_rows:
-            yield pa.Table.from_batches([batch])
+
+
+def _is_parquet(fragment: Any) -> bool:
+    return hasattr(fragment, "split_by_row_group")
+
+
+def _batches_of_file(fragment: Any, n_rows: int, schema: Any) -> Iterator[Any]:
+    """Yield the rows of a Parquet file, page by page.
+
+    A scan would hold whole row groups, and read them all before it ends.
+    """
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetFile
+
+    with fragment.open() as opened:
+        file = ParquetFile(
+            opened, metadata=fragment.metadata, buffer_size=BUFFER, pre_buffer=False
+        )
+        groups = [group.id for group in fragment.row_groups]
+        batches = file.iter_batches(n_rows, groups, use_threads=False)
+        if file.schema_arrow.equals(schema):
+            yield from batches
+            return
+        own = file.schema_arrow.names
+        # Columns of partitions, and those that only other files have, hold one value.
+        others = [name for name in schema.names if name not in own]
+        row = fragment.scanner(schema=schema, columns=others).head(1)
+        for batch in batches:
+            first = pa.array(np.zeros(len(batch), dtype=np.int64))
+            columns = [
+                batch.column(own.index(field.name)).cast(field.type)
+                if field.name in own
+                else row.column(field.name).combine_chunks().take(first)
+                for field in schema
+            ]
+            yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def groups_of_dataset(data: Any) -> list[tuple[Any, int]]:
     """Return the row groups of a data set, each as one, and its rows; else its files."""
     groups: list[tuple[Any, int]] = []
     for fragment in data.get_fragments():
-        if not hasattr(fragment, "split_by_row_group"):
+        if not _is_parquet(fragment):
             groups.append((fragment, fragment.count_rows()))
             continue
         for one in fragment.split_by_row_group():

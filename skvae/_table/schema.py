@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from scipy.sparse import issparse
 
 from .column import Array, Column, Raw, Unknown, as_levels, as_numbers, check_finite
-from .frames import Library, columns_of, is_numbers, library_of, raw_column, with_missing
+from .frames import (
+    Library,
+    columns_of,
+    is_numbers,
+    library_of,
+    plain_cells,
+    raw_column,
+    with_missing,
+)
 from .guesses import Seen, look_among
 from .holes import Holes, widened
 from .of_pandas import to_pandas
@@ -69,10 +77,11 @@ class Schema:
         return [*(column.name for column in self.columns), *(f"{g} (its holes)" for g in groups)]
 
     def __post_init__(self) -> None:
-        numbers = all(
-            column.kind != "category" and column.moment is None for column in self.columns
-        )
-        object.__setattr__(self, "numeric", self.library is None and numbers)
+        object.__setattr__(self, "numeric", self.library is None and self._is_of_numbers)
+
+    @property
+    def _is_of_numbers(self) -> bool:
+        return all(column.kind != "category" and column.moment is None for column in self.columns)
 
     def parts(self) -> dict[str, Any]:
         """Take the schema apart, as JSON can hold it, or raise a NotPlainError."""
@@ -129,6 +138,13 @@ class Schema:
                 "X is sparse, but fit had a frame, or columns that are not numbers. Pass rows as "
                 "fit had them: a frame, or a dense array."
             )
+        cells = plain_cells(X) if self._is_of_numbers else None
+        if cells is None or np.isinf(cells).any():  # an error says where
+            cells, unseen = self._read_columns(X, unknown)
+        return widened(cells, self.holes, unseen), unseen
+
+    def _read_columns(self, X: Any, unknown: Unknown) -> tuple[Array, Unseen]:
+        unseen = Unseen.nothing()
         cells, wrong = np.empty(X.shape, dtype=np.float64), []
         for number, (column, values) in enumerate(zip(self.columns, columns_of(X), strict=True)):
             raw = raw_column(values, column.name)
@@ -148,7 +164,7 @@ class Schema:
                 f"{' '.join(wrong)} Correct it, or use handle_unknown='ignore', which treats it as "
                 "missing."
             )
-        return widened(cells, self.holes, unseen), unseen
+        return cells, unseen
 
     def write(
         self,
