@@ -111,7 +111,8 @@ def look_and_scale(
     ``number`` (N,) is how many rows each row stands for, and ``weight`` how often it counts.
     """
     # Weights that sum to less than the rows are shares, not repetitions.
-    count = weight * max(1.0, number.sum() / weight.sum())
+    share = number.sum() / weight.sum()
+    count = weight * share if share > 1.0 else weight
     holes = holes_of(table, schema.n_levels, count, parameters["missing"])
     table = widened(table, holes)
     look = look_at(table, weight, schema.columns, number)
@@ -224,7 +225,9 @@ def rows_for(
     """
     device, dtype = device_of(parameters["device"]), trainable_dtype(parameters)
     cells = encode_rows(table, columns, dtype, device, overwrite=True)
-    rows = Rows(cells, torch.as_tensor(weight / weight.mean(), dtype=dtype, device=device))
+    own = torch.empty(len(weight), dtype=dtype)
+    np.divide(weight, weight.mean(), out=own.numpy(), casting="same_kind")
+    rows = Rows(cells, own.to(device))
     return rows if copies is None else rows.of_copies(torch.from_numpy(copies).to(device))
 
 

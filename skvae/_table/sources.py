@@ -163,7 +163,7 @@ def in_slices(X: Any, n_rows: int) -> Source:
 
 def _frame(table: Any) -> Any:
     """Return an Arrow table as pandas has it, as read_parquet does; without pandas as polars."""
-    return table.to_pandas() if has_pandas() else polars_of_arrow(table)
+    return table.to_pandas(use_threads=False) if has_pandas() else polars_of_arrow(table)
 
 
 def _of_iterables(what: str, parts: Callable[[], Iterable[Any]] | Iterable[Any]) -> Source:

@@ -42,7 +42,7 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
     from sklearn.preprocessing import StandardScaler  # of fits alone: a model is read without it
 
     scaler = StandardScaler(with_mean=not issparse(X))
-    weight = weight / weight.mean()
+    mean_weight = weight.mean()
     n_missing, extremes = np.zeros(X.shape[1]), Extremes(X.shape[1])
     for rows in row_chunks(*X.shape):
         chunk = X[rows].astype(np.float64, copy=False)
@@ -50,7 +50,7 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
         if cells.dtype.kind == "f" and np.isnan(cells).any():
             n_missing += np.isnan(chunk.toarray() if issparse(chunk) else chunk).sum(0)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told below
-            scaler.partial_fit(chunk, sample_weight=weight[rows])
+            scaler.partial_fit(chunk, sample_weight=weight[rows] / mean_weight)
         extremes.see(chunk[weight[rows] > 0.0])
     empty = n_missing == X.shape[0]
     mean = np.where(empty, 0.0, scaler.mean_)

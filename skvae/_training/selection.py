@@ -270,11 +270,13 @@ def _in_tail(surprise: Tensor) -> Tensor:  # (N,) of bool
 @torch.no_grad()
 def _surprise(vae: VAE, rows: Rows) -> Tensor:  # (N,)
     """Return -log p(x) of the linear start, where any z will do (else about that)."""
-    chunks = []
+    surprise = torch.empty_like(rows.weight)  # results in between would cut up the heap
+    place = 0
     for x, observed, _ in rows.chunks(vae.n_features):
         at_mean = torch.zeros((1, len(x), vae.n_components), dtype=x.dtype, device=x.device)
-        chunks.append(-log_weights(vae(x, observed, at_mean))[0])
-    return torch.cat(chunks)
+        surprise[place : place + len(x)] = -log_weights(vae(x, observed, at_mean))[0]
+        place += len(x)
+    return surprise
 
 
 def selection_for(parameters: Parameters, n_columns: int) -> Selection:
