@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ ONE_COLUMN = {
     "predict": "label",
     "p_values": "p_value",
 }
+SCORES = ("elbo", "reconstruction", "kl")  # of score_samples, whose default takes much longer
 
 
 def to_parquet(
@@ -51,7 +53,8 @@ def to_parquet(
     method : str or sequence of str, default="transform"
         What to write: "transform", with the names of ``get_feature_names_out``;
         "score_samples", "decision_function", "predict" and "p_values", in columns score, decision,
-        label and p_value; "score_features", with the names of the columns.
+        label and p_value; "score_features", with the names of the columns; of a VAETransformer also
+        "elbo", "reconstruction" and "kl", which are ``score_samples(X, method=...)``.
 
     Raises
     ------
@@ -130,6 +133,8 @@ class _Run:
 
 def _check_methods(estimator: Any, methods: Sequence[str]) -> None:
     known = [name for name in (*METHODS, "predict") if hasattr(estimator, name)]
+    if "method" in signature(getattr(estimator, "score_samples", len)).parameters:
+        known += SCORES
     for method in methods:
         if method not in known:
             raise ValueError(
@@ -153,6 +158,9 @@ def _found(estimator: Any, rows: Any, methods: Sequence[str]) -> Any:
     """Return what methods find of some rows, as a table of Arrow's."""
     columns: dict[str, Any] = {}
     for method in methods:
+        if method in SCORES:
+            columns[method] = estimator.score_samples(rows, method=method)
+            continue
         found = getattr(estimator, method)(rows)
         if library_of(found) is not None:
             columns |= arrow_columns(found)

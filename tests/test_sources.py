@@ -414,12 +414,13 @@ def test_rows_that_are_read_together_stand_in_few_places():
 
 
 def test_codes_and_scores_are_written_in_the_order_of_rows(rows, folder, in_memory, tmp_path):
-    methods = ["transform", "score_samples"]
+    methods = ["transform", "score_samples", "elbo"]
     to_parquet(in_memory, folder / "rows.parquet", tmp_path / "found.parquet", method=methods)
     found = pd.read_parquet(tmp_path / "found.parquet")
     names = in_memory.get_feature_names_out()
     assert_array_equal(found[names], in_memory.transform(rows))
     assert_allclose(found["score"], in_memory.score_samples(rows), rtol=1e-9)
+    assert_allclose(found["elbo"], in_memory.score_samples(rows, method="elbo"), rtol=1e-9)
     assert [p.name for p in tmp_path.iterdir()] == ["found.parquet"]
     to_parquet(in_memory, rows, tmp_path / "found.parquet")  # frames in memory, too; replaced
     assert_array_equal(pd.read_parquet(tmp_path / "found.parquet"), found[names])
