@@ -96,9 +96,7 @@ def _batches_of_file(fragment: Any, n_rows: int, schema: Any) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile
 
     with fragment.open() as opened:
-        file = ParquetFile(
-            opened, metadata=fragment.metadata, buffer_size=BUFFER, pre_buffer=False
-        )
+        file = ParquetFile(opened, metadata=fragment.metadata, buffer_size=BUFFER, pre_buffer=False)
         groups = [group.id for group in fragment.row_groups]
         batches = file.iter_batches(n_rows, groups, use_threads=False)
         if file.schema_arrow.equals(schema):
