@@ -757,12 +757,12 @@ def test_an_interrupted_warm_start_is_no_worse_than_what_it_went_on_from(fitted,
 
 
 def test_a_fit_interrupted_before_it_trains_leaves_the_estimator_as_it_was(fitted, monkeypatch):
-    from skvae import _fitting
+    from skvae import _preparing
 
     def interrupted(*arguments, **keywords):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(_fitting, "rows_for", interrupted)
+    monkeypatch.setattr(_preparing, "rows_for", interrupted)
     vae, fresh = copy.deepcopy(fitted), _vae()
     for estimator in (vae, fresh):
         with pytest.raises(KeyboardInterrupt):

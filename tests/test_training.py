@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 
 from skvae import VAETransformer
-from skvae import _fitting as fitting
+from skvae import _preparing as preparing
 from skvae._inputs import history_of
 from skvae._model.bounds import elbo
 from skvae._table.automatic import look_at
@@ -54,10 +54,10 @@ def _start(X, n_components=3, hidden=(8,)):
     schema = Schema(tuple(Column(str(number), "number") for number in range(X.shape[1])))
     asked = X.shape[1] * ["auto"]
     look = look_at(X, weight, schema.columns, weight)
-    columns = fitting.columns_for(parameters, schema, asked, X, look)
-    rows = fitting.rows_for(parameters, columns, X.copy(), weight)
-    module, *_ = fitting.module_at_start(parameters, columns, X, weight, seed=0)
-    return Start(fitting.trainable(parameters, module), rows)
+    columns = preparing.columns_for(parameters, schema, asked, X, look)
+    rows = preparing.rows_for(parameters, columns, X.copy(), weight)
+    module, *_ = preparing.module_at_start(parameters, columns, X, weight, seed=0)
+    return Start(preparing.trainable(parameters, module), rows)
 
 
 @pytest.fixture
