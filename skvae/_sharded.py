@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ._callbacks import Audience
-from ._fitted import Fitted
+from ._fitted import Fitted, device_of
 from ._fitting import not_finite, trained
 from ._history import History
 from ._parameters import Parameters
@@ -29,10 +29,12 @@ from ._preparing import (
 from ._resources import enough_threads, training_resources
 from ._table.column import Array
 from ._table.gathered import Gathered, SeenColumns
+from ._table.holes import widened
 from ._table.schema import Asked, Schema
 from ._table.sources import Source, located
 from ._table.spool import is_large, spooled
-from ._training.collective import Collective, together
+from ._table.statistics import row_chunks
+from ._training.collective import Collective, agreed, together
 from ._training.loop import epochs_of
 from ._training.plan import Epoch, NonFiniteBoundError, Plan, Start, plan_for
 from ._training.rows import DenseCells, Rows, TakenCells
@@ -190,11 +192,23 @@ def fit_shards(
     table, weight = together(collective, read, local.where)
     prepared = _prepared(parameters, (schema, asked), local, (table, weight), going)
     rows, n_rows = _rows(prepared, table, weight, collective)
-    prepared = _with_holes(prepared, rows, collective)
     plan = plan_for(parameters, n_rows)
 
     def climbs(watch: Watch) -> Outcome:
-        return _climbed(prepared, plan, (rows, local), going, watch)
+        def told(epoch: Epoch) -> bool:
+            best = going.progress.best  # which a look at another epoch does not change
+            try:
+                return watch(epoch)
+            finally:
+                going.progress.best = best
+
+        return _climbed(
+            prepared,
+            plan,
+            (rows, local),
+            going,
+            lambda epoch: agreed(collective, lambda: told(epoch), "which is told of the epochs"),
+        )
 
     def train() -> tuple[Fitted, History] | None:
         if collective.rank == 0:
@@ -204,7 +218,7 @@ def fit_shards(
             climbs(lambda epoch: False)
         return None
 
-    found: Any = collective.gather(together(collective, train, local.where))[0]
+    found: Any = agreed(collective, train, local.where)
     fitted, history = found
     return fitted, history
 
@@ -278,7 +292,9 @@ def _prepared(
     step = -(-n_rows * n_columns // SAMPLE_CELLS)
     numbers = [np.arange(piece.first, piece.first + piece.gathered.shape[0]) for piece in local.all]
     number = np.concatenate([np.zeros(0, dtype=np.intp), *numbers])
-    some = np.flatnonzero(number % step == 0)
+    # A column that may miss needs parameters for that, even if it hardly ever does.
+    first = np.min(collective.gather(_first_missing(own[0], number)), axis=0)
+    some = np.flatnonzero((number % step == 0) | np.isin(number, first))
     sent = collective.gather((number[some], np.array(own[0][some]), own[1][some]), to=0)
     prepared = None
 
@@ -295,17 +311,18 @@ def _prepared(
     # The others need all of it but the rows, which say in the end what the model is like.
     parts = None if prepared is None else prepared._replace(rows=None)  # type: ignore[arg-type]
     found: Prepared = collective.gather(parts)[0]
+    for module in (found.vae, found.launch):  # this process may have another GPU
+        module.to(device_of(parameters["device"]))
     return found if prepared is None else prepared
 
 
-def _with_holes(prepared: Prepared, rows: Rows, collective: Collective) -> Prepared:
-    """Say of columns that they may miss where any row of any process does."""
-    lost = np.zeros(len(prepared.columns))
-    for _, observed, _ in rows.chunks(len(lost)):
-        if observed is not None:
-            lost += (~observed).sum(0).numpy(force=True)
-    may_miss = prepared.columns.may_miss | (_added(collective, lost) > 0)
-    return prepared._replace(columns=replace(prepared.columns, may_miss=may_miss))
+def _first_missing(table: Any, number: Array) -> Array:  # (D,)
+    """Return the smallest number of a row in which each column misses; infinity without any."""
+    first = np.full(table.shape[1], np.inf)
+    for rows in row_chunks(*table.shape):
+        place, column = np.nonzero(np.isnan(table[rows]))
+        np.minimum.at(first, column, number[rows][place])
+    return first
 
 
 def _added(collective: Collective, values: Any) -> Array:
@@ -325,6 +342,7 @@ def _rows(
     if not len(weight):
         empty = torch.zeros(0, len(prepared.columns), dtype=trainable_dtype(prepared.parameters))
         return Rows(DenseCells(empty.to(vae.device), None), empty[:, 0].to(vae.device)), int(n_rows)
+    table = widened(table, prepared.schema.holes)
     rows = rows_for(prepared.parameters, prepared.columns, table, weight)
     own = torch.as_tensor(weight * (n_rows / total)).to(rows.weight)
     return Rows(rows.cells, own), int(n_rows)
@@ -344,7 +362,8 @@ def _climbed(
     selection = selection_for(parameters, len(prepared.columns))
     kept, tested = _split(vae, rows, local, selection, going)
     n_kept, n_tested = (int(n) for n in _added(collective, [_size(kept), _size(tested)]))
-    selection = replace(selection, early_stopping=selection.early_stopping and n_tested > 0)
+    if selection.early_stopping and n_tested == 0:  # each shard has one row: nothing would judge
+        return Outcome(None, [], [], 0, 0, False)
     probe = None
     if n_tested:
         probe = SharedHeldOut(
@@ -355,6 +374,7 @@ def _climbed(
             plan,
             seed=progress.seed,
             collective=collective,
+            device=vae.device,
         )
     sharded = ShardedRows(rows.cells, kept, n_kept, progress.seed)
     run = ShardedRun(vae, plan, sharded, collective, going.marks)
@@ -391,7 +411,8 @@ def _split(
         part, mean = rows.take(torch.arange(begin, end)), float(rows.weight[begin:end].mean())
         both: tuple[Rows, ...] = (part,)
         if selection.early_stopping and end - begin > 1:
-            generator = torch_generator_of(going.progress.seed, SPLIT, 0, number)
+            seed, device = going.progress.seed, part.weight.device
+            generator = torch_generator_of(seed, SPLIT, 0, number, device=device)
             both = split_with_tail(vae, part, fraction, generator)
         for one, shards in zip(both, (kept, tested), strict=False):
             if len(one) and isinstance(one.cells, TakenCells):

@@ -5,23 +5,37 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
+from hashlib import sha256
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from scipy.sparse import issparse
 from torch import distributed as torch_distributed
 
-from ._callbacks import Listeners
+from ._callbacks import Audience, Listeners, Nobody, with_callbacks
 from ._health import warn_about_columns, warn_about_fit
-from ._inputs import attributes_of, become, check_transformer, given, snapshot, validated
-from ._parameters import VERSION, seed_of
+from ._inputs import (
+    attributes_of,
+    become,
+    check_transformer,
+    columns_shown,
+    given,
+    model_attributes,
+    snapshot,
+    validated,
+)
+from ._parameters import VERSION, Parameters, Rule, seed_of
 from ._resources import own_gradients
 from ._sharded import Given, Going, Progress, fit_shards
 from ._table.sources import Source, in_slices, source_of
-from ._training.collective import Alone, Collective, Gloo, together
+from ._training.collective import Alone, Collective, Gloo, agreed, together
 from ._training.plan import Epoch
 
 distributed: Any = torch_distributed  # it does not list all of its names
+RULES = {"n_shards": Rule((None,), Integral, 1), "checkpoint_every": Rule((), Real, 0.0)}
 SLICE_ROWS = 16_384  # of rows in memory, that are one piece of a shard
 A_STEP = timedelta(minutes=2)  # that another process may be late in a step
 A_PHASE = timedelta(hours=4)  # to read its rows
@@ -34,13 +48,19 @@ def processes() -> Iterator[Collective]:
     if size == 1:
         yield Alone()
         return
-    store, rank, size = next(iter(distributed.rendezvous("env://", timeout=A_PHASE)))
+    store, rank, size = _met()
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     Gloo.n_made += 1  # each fit of a process has keys of its own in the store
     store = distributed.PrefixStore(f"skvae/{attempt}/{Gloo.n_made}", store)
     collective = Gloo(store, rank, size, A_STEP, A_PHASE)
     yield collective
-    collective.gather(None)  # the store may be of a process that would end before the others
+    collective.gather(None, to=0)  # whose the store may be: it is not to end before the others
+
+
+@cache
+def _met() -> tuple[Any, int, int]:
+    """Return the store of all processes, once: it ends with whoever made it."""
+    return next(iter(distributed.rendezvous("env://", timeout=A_PHASE)))
 
 
 class Checkpoint:
@@ -73,10 +93,7 @@ class Checkpoint:
             return Progress(kept["seed"], epochs, kept["best"], kept["run"])
 
         work = found if self.collective.rank == 0 else lambda: Progress(seed, [])
-        found_progress: Progress = self.collective.gather(
-            together(self.collective, work, "which reads the checkpoint")
-        )[0]
-        return found_progress
+        return agreed(self.collective, work, "which reads the checkpoint")
 
     def write(self, fit: dict[str, Any], progress: Progress) -> None:
         """Write it, in one step."""
@@ -102,34 +119,78 @@ class Checkpoint:
 
 def _source(estimator: Any, X: Any) -> Source:
     found = source_of(X)
-    return (
-        in_slices(validated(snapshot(estimator), X, True), SLICE_ROWS) if found is None else found
+    if found is not None:
+        return found
+    X = validated(snapshot(estimator), X, True)
+    if issparse(X):
+        raise TypeError(
+            "X must be dense, or a source of rows, to be fitted by several processes. Got a sparse "
+            "array instead: pass X.toarray(), or call the fit of the estimator."
+        )
+    return in_slices(X, SLICE_ROWS)
+
+
+def _told(parameters: Parameters) -> dict[str, str]:
+    """Return parameters as a later process finds them again."""
+    told = {name: repr(value) for name, value in parameters.items() if name != "verbose"}
+    if not isinstance(seed := parameters["random_state"], Integral):
+        told["random_state"] = type(seed).__name__  # the checkpoint has the seed that it gave
+    return told
+
+
+class _Begun(NamedTuple):
+    """What a process knows of a fit before it reads its rows."""
+
+    rows: Given
+    attributes: dict[str, Any]  # scikit-learn's: n_features_in_, feature_names_in_
+    fit: dict[str, Any]  # which fit it is
+    seed: int
+
+
+def _begun(estimator: Any, X: Any, sample_weight: Any, n_shards: int | None) -> _Begun:
+    check_transformer(estimator)
+    source = _source(estimator, X)
+    rows, attributes, _ = given(estimator, source, sample_weight)
+    parameters, pieces, weight = (
+        estimator.get_params(deep=False),
+        source.pieces(),
+        rows.X.row_weight,
     )
+    fit = {
+        "version": VERSION,
+        "parameters": _told(parameters),
+        "n_shards": n_shards,
+        "columns": rows.names,
+        "sizes": [piece.n_rows() for piece in pieces],
+        "weight": None if weight is None else sha256(weight).hexdigest(),
+    }
+    shards = Given(rows.names, rows.labels, pieces, rows.X.check, weight, n_shards)
+    return _Begun(shards, attributes, fit, seed_of(parameters["random_state"]))
 
 
+@with_callbacks
 def fit_together(
     estimator: Any, X: Any, sample_weight: Any, n_shards: int | None, checkpoint: Checkpoint
 ) -> None:
     """Fit an estimator, in this process as in all others."""
-    collective = checkpoint.collective
+    collective, is_first = checkpoint.collective, checkpoint.collective.rank == 0
+    listeners = Listeners(estimator, X, None) if is_first else None
     with own_gradients():
-        check_transformer(estimator)
-        source = _source(estimator, X)
-        rows, attributes, _ = given(estimator, source, sample_weight)
+        rows, attributes, fit, seed = together(
+            collective, lambda: _begun(estimator, X, sample_weight, n_shards), "which looks at X"
+        )
         parameters = estimator.get_params(deep=False)
-        pieces = source.pieces()
-        told = {name: repr(value) for name, value in parameters.items() if name != "verbose"}
-        sizes = [piece.n_rows() for piece in pieces]
-        fit = {"version": VERSION, "parameters": told, "n_shards": n_shards, "sizes": sizes}
-        progress = checkpoint.read(fit, seed_of(parameters["random_state"]))
+        progress = checkpoint.read(fit, seed)
         going = Going(collective, progress, checkpoint.due, lambda: checkpoint.write(fit, progress))
-        data = Given(rows.names, rows.labels, pieces, rows.X.check, rows.X.row_weight, n_shards)
-        listeners = Listeners(estimator, X, None)
-        fitted, history = fit_shards(parameters, data, going, listeners)
-        if collective.rank == 0:
-            warn_about_fit(parameters, fitted, history, rows.names)
-            warn_about_columns(fitted.schema)
+        audience: Audience = listeners or Nobody()
+        if listeners is not None:
+            listeners.attributes_of = lambda model: attributes | model_attributes(model)
+        with columns_shown(estimator, attributes, listeners is not None and listeners.any):
+            fitted, history = fit_shards(parameters, rows, going, audience)
+            if is_first:
+                warn_about_fit(parameters, fitted, history, rows.names)
+                warn_about_columns(fitted.schema)
     become(estimator, attributes | attributes_of(fitted, history))
-    if collective.rank == 0:
+    if listeners is not None:
         listeners.end(history)
     checkpoint.remove()

@@ -37,7 +37,8 @@ def fit(
     ----------
     estimator : VAETransformer
         What to fit. ``random_state=None`` is one fresh seed for all processes. With
-        ``early_stopping`` rows of each shard are held out, also of few rows.
+        ``early_stopping`` rows of each shard are held out, also of few rows. It begins anew,
+        whatever ``warm_start`` is.
     X : path, pyarrow.dataset.Dataset, polars.LazyFrame, iterable of frames, frame or array
         The same rows for all processes. Of Parquet files each process reads its row groups alone;
         of iterables each reads all parts.
@@ -74,13 +75,17 @@ def fit(
     >>> fit(VAETransformer(2, max_iter=5, random_state=0), X).transform(X).shape
     (150, 2)
     """
-    from ._together import Checkpoint, fit_together, processes
+    from ._parameters import check_parameters
+    from ._together import RULES, Checkpoint, fit_together, processes
 
     if not isinstance(estimator, VAETransformer):
         raise TypeError(
             f"estimator must be a VAETransformer. Got {type(estimator).__name__} instead: fit its "
             "vae here, or the whole to rows that one process can read."
         )
+    own = {"n_shards": n_shards, "checkpoint_every": checkpoint_every}
+    check_parameters("fit", own, RULES)
+    n_shards = None if n_shards is None else int(n_shards)  # as a checkpoint can hold it
     with processes() as collective:
         checkpoint = Checkpoint(checkpoint_dir, checkpoint_every, collective)
         fit_together(estimator, X, sample_weight, n_shards, checkpoint)

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +15,10 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
 
-from skvae import VAEOutlierDetector, VAETransformer
+from skvae import VAEOutlierDetector, VAETransformer, _sharded
+from skvae._callbacks import SUPPORTED
 from skvae._sharded import dealt
 from skvae._training.collective import Alone, Gloo, together
 from skvae._training.plan import Plan
@@ -118,6 +121,42 @@ def test_the_start_is_that_of_the_same_rows_in_memory():
     assert_allclose(vae.transform(whole), expected.transform(whole), rtol=1e-9, atol=1e-12)
 
 
+def test_columns_of_holes_are_learned_as_of_rows_in_memory():
+    whole = pd.concat(frames(), ignore_index=True)
+    params = {"n_components": 2, "max_iter": 0, "random_state": 0, "missing": "model"}
+    vae, expected = fit(VAETransformer(**params), frames()), VAETransformer(**params).fit(whole)
+    assert vae.model_.schema.holes == expected.model_.schema.holes != ()
+    assert_allclose(vae.transform(whole), expected.transform(whole), rtol=1e-9, atol=1e-12)
+    trained = fit(VAETransformer(**params | {"max_iter": 1}), frames())
+    assert trained.validation_scores_[0] < 0.0
+
+
+def test_what_misses_only_in_rows_that_the_start_does_not_have(monkeypatch):
+    monkeypatch.setattr(_sharded, "SAMPLE_CELLS", 5 * 600)
+    parts = frames()
+    parts[0].loc[[1, 3], "c"] = np.nan  # each sixth row is the start's
+    vae = fit(VAETransformer(2, max_iter=1, random_state=0), parts, n_shards=3)
+    assert vae.model_.columns.may_miss.tolist() == [False, True, True, False, False]
+    assert np.isfinite(vae.score(parts[0][:10]))
+
+
+def test_parts_that_are_made_are_read_a_few_times():
+    made = []
+
+    def parts():
+        for number in range(20):
+            made.append(number)
+            yield frames()[0][100 * number : 100 * number + 100]
+
+    fit(VAETransformer(2, max_iter=0, random_state=0), parts, n_shards=2)
+    assert len(made) <= 8 * 20
+
+
+def test_one_row_keeps_the_start():
+    row = frames()[2]
+    assert fit(VAETransformer(1, max_iter=3, random_state=0), row).n_iter_ == 0
+
+
 @pytest.mark.parametrize("n_processes", [2, 5])  # the last has one with nothing to do
 def test_more_processes_make_the_same_model(n_processes, alone, tmp_path):
     out = tmp_path / "out"
@@ -149,6 +188,58 @@ def test_an_error_in_one_process_comes_up_in_all_as_itself(tmp_path):
     for one in said:
         assert one.startswith("ValueError: Column 'a' needs finite numbers; row 0 holds inf")
         assert "of 2, which has the shards [" in one
+
+
+ALL = """
+class Odd(Exception):
+    def __init__(self, a, b):
+        super().__init__(a)
+class Stops:
+    def setup(self, estimator, context): pass
+    def teardown(self, estimator, context): said.append("down")
+    def on_fit_task_begin(self, estimator, context): pass
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        if context.parent is not None:
+            said.append(np.isfinite(fitted_estimator.score(frames()[1])))
+        return True
+class Fails(Stops):
+    def on_fit_task_end(self, estimator, context, **more): raise Odd("odd", 1)
+def here_alone():
+    if rank == 1:
+        raise OSError("no such place")
+    yield from frames()
+said = []
+def told(X, callback=None):
+    vae = VAETransformer(2, max_iter=2, random_state=None, batch_size=600)
+    if callback is not None:
+        vae.set_callbacks(callback)
+    try:
+        said.append(fit(vae, X, n_shards=4).n_iter_)
+        said.append(round(float(weights(vae).sum()), 6))
+    except Exception as error:
+        said.append(f"{type(error).__name__}: {error} {' '.join(error.__notes__)}")
+told(frames())
+told(here_alone)
+if CALLBACKS:
+    told(frames(), Stops())
+    told(frames(), Fails())
+(out / f"{rank}.json").write_text(__import__("json").dumps(said, default=bool))
+"""
+
+
+def test_fits_of_one_launch_agree_on_seeds_callbacks_and_errors(tmp_path):
+    _run(2, tmp_path / "out", before=ALL.replace("CALLBACKS", str(SUPPORTED)))
+    first, second = (json.loads((tmp_path / "out" / f"{n}.json").read_text()) for n in range(2))
+    assert first[:3] == second[:3]
+    assert first[2] == "OSError: no such place In process 1 of 2, which looks at X."
+    if SUPPORTED:
+        assert first[3:5] == [True, "down"]  # process 0 alone tells callbacks
+        assert first[5:7] == second[3:5]
+        assert first[5] == 1  # the callback has stopped all of them
+        where = "In process 0 of 2, which is told of the epochs."
+        assert first[7:] == ["down", f"Odd: odd {where}"]
+        told = "Another process had an error of a class that pickle cannot carry over. Odd: odd"
+        assert second[5:] == [f"RuntimeError: {told} {where}"]
 
 
 # -- a process that dies ------------------------------------------------------------------------
@@ -209,9 +300,11 @@ def test_a_fit_goes_on_from_its_checkpoint_bit_by_bit(n_steps, alone, tmp_path, 
     assert [path.name for path in tmp_path.iterdir()] == ["skvae-progress.pt"]
     with pytest.raises(ValueError, match="is that of another fit: of other parameters"):
         fit(vae().set_params(beta=2.0), frames(), **kept)
+    with pytest.raises(ValueError, match="is that of another fit"):
+        fit(vae(), frames(), sample_weight=np.r_[2.0, np.ones(sum(SIZES) - 1)], **kept)
     steps = _killed_after(100, monkeypatch)
     again = fit(vae(), frames(), **kept)
-    assert len(steps) == 22 - n_steps + (n_steps == 11)  # none is kept at an epoch's last step
+    assert len(steps) == 22 - n_steps
     assert_array_equal(weights(again), weights(alone))
     assert again.validation_scores_ == alone.validation_scores_
     assert again.loss_curve_ == alone.loss_curve_
@@ -242,6 +335,23 @@ def test_what_is_large_goes_through_the_store_in_pieces_and_is_forgotten():
     assert one.gather(3) == [3] and len(one._store) == 2
 
 
+def test_epochs_of_one_step_are_kept_whatever_gave_the_seed(tmp_path, monkeypatch):
+    states = [np.random.RandomState(0) for _ in range(3)]  # the address is no part of the seed
+    kept = {"checkpoint_dir": tmp_path, "checkpoint_every": 0, "n_shards": np.int64(2)}
+    parts = frames()[1:]
+    found = []
+    for state, most in zip(states, (100, 2, 100), strict=True):
+        vae = VAETransformer(2, max_iter=4, random_state=state, batch_size=1000)
+        with monkeypatch.context() as patch:
+            steps = _killed_after(most, patch)
+            with pytest.raises(Died) if most == 2 else nullcontext():
+                fit(vae, parts, **kept)
+                found.append((len(steps), vae.validation_scores_))
+    (n_steps, scores), (n_more, again) = found
+    assert (n_steps, n_more) == (4, 2)
+    assert again == scores
+
+
 # -- shards ---------------------------------------------------------------------------------------
 
 
@@ -258,6 +368,52 @@ def test_an_epoch_has_every_row_of_a_shard_once(n_rows):
     assert not torch.equal(orders[0], rows.orders(1)[0]) or n_rows == 1
     steps = [batch.x for t in range(9) for batch, _ in rows.step(orders, (0, t, 9), (1, 2))]
     assert sorted(torch.cat(steps)[:, 0].tolist()) == list(range(n_rows))
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_batches_of_fewer_rows_than_shards_are_all_alike(batch_size):
+    n_steps = 640 // batch_size
+    cells = DenseCells(torch.zeros(640, 1), None)
+    shards = [
+        Shard(n, torch.arange(40 * n, 40 * n + 40), torch.ones(40), 1.0, 40) for n in range(16)
+    ]
+    rows = ShardedRows(cells, shards, 640, 0)
+    orders = rows.orders(0)
+    sizes = [
+        sum(len(batch.x) for batch, _ in rows.step(orders, (0, step, n_steps), (1, 2)))
+        for step in range(n_steps)
+    ]
+    assert sum(sizes) == 640
+    assert min(sizes) >= batch_size - 1
+    assert max(sizes) <= batch_size + 2
+
+
+def test_a_step_may_come_to_no_rows():
+    X = np.random.default_rng(0).normal(size=(12, 3))
+    parts = [pd.DataFrame(part, columns=list("abc")) for part in np.split(X, [8, 11])]
+    vae = VAETransformer(1, max_iter=1, batch_size=1, random_state=0, early_stopping=False)
+    assert np.isfinite(fit(vae, parts).loss_curve_).all()
+
+
+def test_an_epoch_that_went_on_in_its_middle_can_be_taken_again(monkeypatch):
+    X = np.random.default_rng(0).normal(size=(512, 4))
+    start = VAETransformer(2, max_iter=0, random_state=0).fit(X)
+    vae = start.model_.fresh_module(torch.device("cpu")).float().requires_grad_(True)
+    shard = Shard(0, torch.arange(512), torch.ones(512), 1.0, 512)
+    rows = ShardedRows(DenseCells(torch.from_numpy(X).float(), None), [shard], 512, 0)
+    run = ShardedRun(vae, Plan(2, 128, 0.01), rows, Alone(), lambda: False)
+    run.go_on_from(run.state() | {"numbers": [1, 1, 1.0, 0]})
+    moved, steps = ShardedRun._moved, []
+
+    def wild(self, value):
+        steps.append(1)
+        if len(steps) == 1:
+            self.flat.live.fill_(torch.nan)
+        return moved(self, value)
+
+    monkeypatch.setattr(ShardedRun, "_moved", wild)
+    assert np.isfinite(run.epoch(None))
+    assert run.n_undone == 1
 
 
 def test_noise_depends_on_its_place_alone():
@@ -299,6 +455,13 @@ def test_what_cannot_be_fitted_together_is_refused():
         TypeError, match=r"must be a VAETransformer\. Got VAEOutlierDetector instead"
     ):
         fit(VAEOutlierDetector(), frames())
+    with pytest.raises(TypeError, match="X must be dense, or a source of rows, to be fitted by"):
+        fit(VAETransformer(), csr_array(np.eye(3)))
+    for n_shards in (0, 2.5, "x"):
+        with pytest.raises(ValueError, match="The 'n_shards' parameter of fit must be None or an"):
+            fit(VAETransformer(), frames(), n_shards=n_shards)
+    with pytest.raises(ValueError, match="'checkpoint_every' parameter of fit must be a number"):
+        fit(VAETransformer(), frames(), checkpoint_every=None)
     with pytest.raises(ValueError, match="X must have rows, and the list of frames has none"):
         fit(VAETransformer(), [frame[:0] for frame in frames()])
     with pytest.raises(ValueError, match="X must have rows, and the list of frames has none"):

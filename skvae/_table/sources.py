@@ -49,12 +49,9 @@ class Source:
         if self.split is not None:
             return self.split()
         sizes = [len(part) for part in self.parts()]
+        reader = _Reader(self.parts)
         return [
-            Source(
-                f"part {number} of {self.what}",
-                partial(lambda n: islice(self.parts(), n, n + 1), number),
-                partial(int, size),
-            )
+            Source(f"part {number} of {self.what}", partial(reader.at, number), partial(int, size))
             for number, size in enumerate(sizes)
         ]
 
@@ -74,6 +71,22 @@ class Source:
         step = max(-(-self.n_rows() // n_rows), 1)
         pieces = ((part, -first % step) for first, part in self.numbered())
         return [part[begin::step] for part, begin in pieces if begin < len(part)]
+
+
+@dataclass
+class _Reader:
+    """Parts by their numbers: what is asked for in order is read in one go."""
+
+    parts: Callable[[], Iterator[Any]]
+    place: int = 0  # the number of the next part
+    rest: Iterator[Any] | None = None
+
+    def at(self, number: int) -> Iterator[Any]:
+        """Yield the part of a number, or nothing if there is none any more."""
+        if self.rest is None or number < self.place:
+            self.place, self.rest = 0, self.parts()
+        skipped, self.place = number - self.place, number + 1
+        yield from islice(self.rest, skipped, skipped + 1)
 
 
 def source_of(X: Any) -> Source | None:

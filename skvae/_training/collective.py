@@ -103,15 +103,44 @@ def together(collective: Collective, work: Callable[[], T], where: str) -> T:
 
     An error comes out as itself, with a note that says which process had it, and ``where``.
     """
+    note = f"In process {collective.rank} of {collective.size}, {where}."
     result: Any = None
     error: Exception | None = None
     try:
         result = work()
     except Exception as raised:  # the others wait: they have to be told
         error = raised
-        if collective.size > 1:
-            error.add_note(f"In process {collective.rank} of {collective.size}, {where}.")
-    for failed in collective.gather(error):
-        if failed is not None:
-            raise error or failed  # internal: it comes up as itself
+        # Within another call it may have been told of already.
+        if collective.size > 1 and not _is_told(error):
+            error.add_note(note)
+    told = collective.gather(_portable(error))
+    failed = [one for one in told if one is not None]
+    if failed:
+        collective.gather(None, to=0)  # whose the store may be: it is not to end before the others
+        raise error or failed[0]  # internal: it comes up as itself
     return result
+
+
+def _is_told(error: Exception) -> bool:
+    return any(note.startswith("In process ") for note in getattr(error, "__notes__", ()))
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    """Return an error that other processes can read: of a class that pickle can make again."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        told = RuntimeError(
+            f"Another process had an error of a class that pickle cannot carry over. "
+            f"{type(error).__name__}: {error}"
+        )
+        for note in getattr(error, "__notes__", ()):
+            told.add_note(note)
+        return told
+    return error
+
+
+def agreed(collective: Collective, work: Callable[[], T], where: str) -> T:
+    """Return, in all processes, what process 0 makes."""
+    found: T = collective.gather(together(collective, work, where))[0]
+    return found

@@ -4,6 +4,8 @@ The shards are fixed when a fit starts. Step t of T gives the rows [n t / T, n (
 shard of n rows, in an order of its own in each epoch: every row once an epoch. Order and noise are
 keyed by the seed, the epoch, the shard and the step (Philox: Salmon et al. 2011), so that they do
 not depend on which process has the shard. Gradients are summed over rows, and then over processes.
+Where these numbers are no whole ones, each shard rounds them at a point of its own: else batches of
+fewer rows than shards would be empty ones and large ones in turn.
 """
 
 import math
@@ -23,6 +25,7 @@ from .plan import Plan
 from .rows import Batch, Cells, Rows, epoch_order
 
 ORDER, NOISE, HELD_OUT, SPLIT = range(4)  # what is drawn
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0  # multiples of it lie evenly between whole numbers
 
 
 def generator_of(seed: int, what: int, *place: int) -> np.random.Generator:
@@ -31,10 +34,12 @@ def generator_of(seed: int, what: int, *place: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, what], counter=counter))
 
 
-def torch_generator_of(seed: int, what: int, *place: int) -> torch.Generator:
+def torch_generator_of(
+    seed: int, what: int, *place: int, device: torch.device | str = "cpu"
+) -> torch.Generator:
     """Return torch's generator of the same place."""
     number = int(generator_of(seed, what, *place).integers(2**63))
-    return torch.Generator().manual_seed(number)
+    return torch.Generator(device).manual_seed(number)
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,8 @@ class ShardedRows:
         """
         epoch, number, n_steps = place
         for shard, order in zip(self.shards, orders, strict=True):
-            begin, end = (len(order) * n // n_steps for n in (number, number + 1))
+            phase = shard.number * GOLDEN % 1.0
+            begin, end = (int(len(order) * n / n_steps + phase) for n in (number, number + 1))
             if end == begin:
                 continue
             x, observed = self.cells[order[begin:end]]
@@ -113,6 +119,8 @@ class ShardedRun(Run):
         self._records = False
         self._rows, self._collective, self._marks = rows, collective, marks
         self._totals = torch.zeros(3, dtype=torch.float64)  # of an epoch: bound, KL, rows
+        self._vectors = (*self._vectors, self._totals)
+        self._is_due = False  # to be marked
         # Of the gradient, the bound, the KL, rows and marks. In float64, sums over shards hardly
         # depend on the order in which they are added, and so not on who has which shard.
         self._sums = self.flat.grad.new_zeros(len(self.flat.grad) + 4, dtype=torch.float64)
@@ -122,6 +130,8 @@ class ShardedRun(Run):
         epoch, begin = divmod(self.step_number, self._n_steps)
         orders = self._rows.orders(epoch)
         size = (self.plan.n_samples, self.vae.n_components)
+        if self._is_due:
+            self._mark()
         if begin == 0:
             self._totals.zero_()
         for number in range(begin, self._n_steps):
@@ -133,13 +143,18 @@ class ShardedRun(Run):
             self.step_number += 1
             if self.step_number % AVERAGED_EVERY == 0:
                 self._average()
-            # Not after the last: what the epoch has come to is not remembered yet.
-            if self._sums[-1] > 0 and number + 1 < self._n_steps:
-                self.marked()
+            # After the last not yet: what the epoch has come to is not remembered so far.
+            self._is_due = bool(self._sums[-1] > 0)
+            if self._is_due and number + 1 < self._n_steps:
+                self._mark()
         self._average()
         bound, kl, n_rows = self._totals.tolist()
         self.kl = kl / n_rows
         return float(bound / n_rows)
+
+    def _mark(self) -> None:
+        self._is_due = False
+        self.marked()
 
     def _mean_of(self, parts: Iterable[tuple[Batch, Tensor]]) -> Value:
         """Put minus the gradient of the mean over all processes' rows in ``flat.grad``."""
@@ -151,21 +166,21 @@ class ShardedRun(Run):
         if self._collective.rank == 0 and self._marks():
             own[-1] = 1.0
         self._collective.add(own)
-        self.flat.grad.copy_(own[:-4] / own[-2])
-        return Value(own[-4] / own[-2], own[-3] / own[-2])
+        n_all = own[-2].clamp(min=1.0)  # a step of few rows may come to none
+        self.flat.grad.copy_(own[:-4] / n_all)
+        return Value(own[-4] / n_all, own[-3] / n_all)
 
     def state(self) -> dict[str, Any]:
         """Return where the run stands, for another process to go on from."""
         vectors = [vector.clone() for vector in self._vectors]
         numbers = (self.step_number, self._averaged_step, self._slowed, self.n_undone)
-        return {"vectors": vectors, "numbers": list(numbers), "totals": self._totals.clone()}
+        return {"vectors": vectors, "numbers": list(numbers)}
 
     def go_on_from(self, state: dict[str, Any]) -> None:
         """Go on where another run stood."""
         for own, vector in zip(self._vectors, state["vectors"], strict=True):
             own.copy_(vector)
         self.step_number, self._averaged_step, self._slowed, self.n_undone = state["numbers"]
-        self._totals.copy_(state["totals"])
 
 
 class SharedHeldOut(HeldOut):
@@ -183,6 +198,8 @@ class SharedHeldOut(HeldOut):
     plan : Plan
     seed : int
     collective : Collective
+    device : torch.device
+        Of the module.
     """
 
     def __init__(
@@ -195,6 +212,7 @@ class SharedHeldOut(HeldOut):
         *,
         seed: int,
         collective: Collective,
+        device: torch.device,
     ) -> None:
         self.plan, self.collective = plan, collective
         self.at_start, self.kl = None, math.nan
@@ -206,9 +224,9 @@ class SharedHeldOut(HeldOut):
             generator = generator_of(seed, HELD_OUT, 0, shard.number)
             size = (n_pairs, len(shard.index), n_components)
             drawn.append(generator.standard_normal(size, dtype=np.float32))
-        eps = torch.from_numpy(np.concatenate(drawn, axis=1))
-        index = torch.cat([torch.zeros(0, dtype=torch.long), *(s.index for s in shards)])
-        weight = torch.cat([torch.zeros(0), *(s.weight * s.factor for s in shards)])
+        eps = torch.from_numpy(np.concatenate(drawn, axis=1)).to(device)
+        index = torch.cat([torch.zeros(0, dtype=torch.long), *(s.index.cpu() for s in shards)])
+        weight = torch.cat([torch.zeros(0), *(s.weight * s.factor for s in shards)]).to(device)
         self.rows = Rows(cells.take(index), weight)
         self.share = weight.double() / n_rows
         self.eps = torch.cat([eps, -eps])
