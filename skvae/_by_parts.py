@@ -55,7 +55,7 @@ def at_hand(estimator: Any, X: Any, sample_weight: Any) -> tuple[Any, Any]:
     if n_rows > most:
         step = -(-n_rows // most)
         warn(
-            f"{type(estimator).__name__} is fitted to every {step}th of the {n_rows} rows of "
+            f"{type(estimator).__name__} is fitted to one in {step} of the {n_rows} rows of "
             f"{source.what}: it keeps rows in memory, at most {most} of {head.shape[1]} columns. "
             "All methods for rows take all of them."
         )

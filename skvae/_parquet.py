@@ -76,9 +76,10 @@ def to_parquet(
     ['vaetransformer0', 'vaetransformer1']
     """
     estimator = fitted_now(estimator)
-    methods = [method] if isinstance(method, str) else list(method)
+    methods: list[Any] = list(method) if isinstance(method, list | tuple) else [method]
     _check_methods(estimator, methods)
     target = Path(path)
+    _check_target(target, X)
     source = source_of(X)
     source = Source("X", lambda: iter([X]), lambda: len(X)) if source is None else source
     run = _Run(target.with_name(f"{target.name}.parts"), _fingerprint(estimator, source, methods))
@@ -131,11 +132,11 @@ class _Run:
         self.done = end
 
 
-def _check_methods(estimator: Any, methods: Sequence[str]) -> None:
+def _check_methods(estimator: Any, methods: list[Any]) -> None:
     known = [name for name in (*METHODS, "predict") if hasattr(estimator, name)]
     if "method" in signature(getattr(estimator, "score_samples", len)).parameters:
         known += SCORES
-    for method in methods:
+    for method in methods or [methods]:
         if method not in known:
             raise ValueError(
                 f"What {type(estimator).__name__} can write is found by its methods {known}. "
@@ -145,6 +146,19 @@ def _check_methods(estimator: Any, methods: Sequence[str]) -> None:
         raise ValueError(
             "With fdr, the label of a row depends on all rows, which are not read at once here. "
             "Write method='p_values', and apply scipy.stats.false_discovery_control to them."
+        )
+
+
+def _check_target(target: Path, X: Any) -> None:
+    if target.is_dir():
+        raise IsADirectoryError(
+            f"What is found is written to one file, but {target} is a folder. Name a file in it."
+        )
+    own = target.resolve()
+    if isinstance(X, str | os.PathLike) and Path(X).resolve() in (own, *own.parents):
+        raise ValueError(
+            f"{target} is one of the files of rows, or would be read as one the next time. Write "
+            "to another folder."
         )
 
 

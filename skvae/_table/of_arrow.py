@@ -24,23 +24,59 @@ def of_extra(what: str) -> Iterator[None]:
 
 
 def dataset_of(paths: Sequence[Path], what: str) -> Any:
-    """Return files, or one folder of them, as a pyarrow data set."""
+    """Return files, and those of folders, as a pyarrow data set of all their columns."""
     with of_extra(f"Reading {what}"):
+        import pyarrow as pa
         from pyarrow import dataset
 
-    some = next((p for p in paths[0].rglob("*") if p.suffix in FORMATS), paths[0])
-    suffix = (some if paths[0].is_dir() else paths[0]).suffix
-    if suffix not in FORMATS:
+    files = [file for path in paths for file in _files_of(path)]
+    formats = {FORMATS.get(file.suffix) for file in files}
+    if formats in ({None}, set()):
         known = ", ".join(FORMATS)
         raise ValueError(
             f"{what} is no file or folder that can be read part by part: the names of such files "
             f"end in {known}. Read others yourself, for example with pd.read_csv(path, "
             "chunksize=100_000), and pass the iterator."
         )
-    # As pandas.read_parquet has them: the columns of partitions are categories.
-    parts = dataset.HivePartitioning.discover(infer_dictionary=True)
-    files = str(paths[0]) if len(paths) == 1 else list(map(str, paths))
-    return dataset.dataset(files, format=FORMATS[suffix], partitioning=parts)
+    if len(formats) > 1:
+        names = [next(f.name for f in files if FORMATS.get(f.suffix) == one) for one in formats]
+        raise ValueError(
+            f"{what} holds files of several formats: {', '.join(sorted(names))}. Pass those of one "
+            "format, for example by a pattern: 'rows/*.parquet'."
+        )
+
+    def of_files(schema: Any = None) -> Any:
+        return dataset.dataset(
+            list(map(str, files)),
+            schema,
+            format=formats.copy().pop(),
+            # As pandas.read_parquet has them: the columns of partitions are categories.
+            partitioning=dataset.HivePartitioning.discover(infer_dictionary=True),
+            partition_base_dir=str(paths[0]) if len(paths) == 1 and paths[0].is_dir() else None,
+        )
+
+    try:
+        data = of_files()
+        own = [fragment.physical_schema for fragment in data.get_fragments()]
+        schema = pa.unify_schemas([data.schema, *own], promote_options="permissive")
+        return data if schema.equals(data.schema) else of_files(schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise ValueError(
+            f"The files of {what} must be whole, and each column must have a name of its own and "
+            f"be of one type in all of them. Arrow says: {error}"
+        ) from None
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return the files of a folder that are not hidden and of a known format; else the file."""
+    if not path.is_dir():
+        return [path]
+    found = (one for one in path.rglob("*") if one.suffix in FORMATS and one.is_file())
+    hidden = ("_", ".")
+    return sorted(
+        (f for f in found if not any(p.startswith(hidden) for p in f.relative_to(path).parts)),
+        key=str,
+    )
 
 
 def parts_of_dataset(data: Any, n_rows: int, schema: Any) -> Iterator[Any]:
@@ -75,7 +111,11 @@ def _batches(data: Any, n_rows: int, schema: Any) -> Iterator[Any]:
     plain = dataset.ParquetFileFormat()
     if files and all(_is_parquet(file) and file.format == plain for file in files):
         for file in files:
-            yield from _batches_of_file(file, n_rows, schema)
+            try:
+                yield from _batches_of_file(file, n_rows, schema)
+            except Exception as error:
+                error.add_note(f"This was raised while {file.path} was read.")
+                raise
         return
     known = {} if is_set else {"schema": schema}
     yield from data.to_batches(
@@ -109,7 +149,9 @@ def _batches_of_file(fragment: Any, n_rows: int, schema: Any) -> Iterator[Any]:
         for batch in batches:
             first = pa.array(np.zeros(len(batch), dtype=np.int64))
             columns = [
-                batch.column(own.index(field.name)).cast(field.type)
+                batch.column(own.index(field.name)).cast(
+                    field.type, safe=not pa.types.is_floating(field.type)
+                )
                 if field.name in own
                 else row.column(field.name).combine_chunks().take(first)
                 for field in schema

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .frames import has_pandas, library_of
-from .of_arrow import dataset_of, groups_of_dataset, parts_of_dataset, parts_of_table
+from .of_arrow import FORMATS, dataset_of, groups_of_dataset, parts_of_dataset, parts_of_table
 from .of_polars import lazy_parts, lazy_rows, polars_of_arrow
 from .statistics import CHUNK_CELLS
 
@@ -96,7 +96,7 @@ def source_of(X: Any) -> Source | None:
     if isinstance(X, np.ndarray) or library_of(X) is not None:
         return None
     if isinstance(X, str | os.PathLike):
-        return _of_path(os.fspath(X))
+        return _of_paths([os.fspath(X)], os.fspath(X))
     module, name = type(X).__module__.partition(".")[0], type(X).__name__
     if module == "pyarrow":
         return _of_arrow(X)
@@ -105,8 +105,8 @@ def source_of(X: Any) -> Source | None:
         return Source("the LazyFrame", partial(lazy_parts, X, n_rows), cache(partial(lazy_rows, X)))
     if isinstance(X, Iterator):
         return _of_iterables("the iterator", _replayed(X))
-    if isinstance(X, list | tuple) and X and all(library_of(part) is not None for part in X):
-        return _of_iterables(f"the {name} of frames", X)
+    if isinstance(X, list | tuple) and X:
+        return _of_list(X, f"the {name}")
     if callable(X) and not hasattr(X, "shape") and not isinstance(X, type):
         return _of_iterables("the function's parts", X)
     return None
@@ -127,28 +127,54 @@ def _part_rows(n_columns: int) -> int:
     return int(np.clip(PART_CELLS // max(n_columns, 1), *PART_ROWS))
 
 
-def _of_path(path: str) -> Source:
-    found = [Path(path)]
-    if not found[0].exists() and any(sign in path for sign in "*?["):
-        found = sorted(Path(found[0].anchor).glob(path.removeprefix(found[0].anchor)))
-    if not found or not found[0].exists():
-        raise FileNotFoundError(
-            f"X is the path {path!r}, and there is no such file or folder. Pass rows, or the path "
-            "of a Parquet or Arrow file, of a folder of them, or a pattern: 'rows/*.parquet'."
-        )
-    return _of_dataset(dataset_of(found, path), path)
+def _of_list(X: Any, what: str) -> Source | None:
+    """Return a list of frames, of matrices or of files as a source; None for one of other things.
+
+    A list of texts is one of files if their names say so: else it may be some rows of a text.
+    """
+    if all(isinstance(part, str | os.PathLike) and Path(part).suffix in FORMATS for part in X):
+        return _of_paths([os.fspath(part) for part in X], f"{what} of files")
+    if all(_is_arrow(part) or library_of(part) is not None for part in X):
+        return _of_iterables(f"{what} of frames", X)
+    if all(isinstance(part, np.ndarray) and part.ndim == 2 for part in X):
+        return _of_iterables(f"{what} of arrays", X)
+    return None
+
+
+def _of_paths(paths: list[str], what: str) -> Source:
+    found = []
+    for path in paths:
+        one = Path(path).expanduser()
+        own = [one]
+        if not one.exists() and any(sign in path for sign in "*?["):
+            own = sorted(Path(one.anchor).glob(str(one).removeprefix(one.anchor)))
+        if not own or not own[0].exists():
+            raise FileNotFoundError(
+                f"X is the path {path!r}, and there is no such file or folder. Pass rows, or the "
+                "path of a Parquet or Arrow file, of a folder of them, or a pattern: "
+                "'rows/*.parquet'."
+            )
+        found += own
+    return _of_dataset(dataset_of(found, what), what)
 
 
 def _of_arrow(X: Any) -> Source | None:
     name = type(X).__name__
-    if hasattr(X, "to_batches") and hasattr(X, "count_rows"):
+    if hasattr(X, "get_fragments"):
         return _of_dataset(X, f"the {name}")
-    if name == "Table":
+    if _is_arrow(X):
         parts = partial(parts_of_table, X, _part_rows(X.num_columns))
-        return Source("the Table", lambda: map(_frame, parts()), lambda: X.num_rows)
+        return Source(f"the {name}", lambda: map(_frame, parts()), lambda: X.num_rows)
+    if name == "Scanner":
+        return _of_iterables("the Scanner", X.to_batches)
     if name == "RecordBatchReader":
-        return _of_iterables("the RecordBatchReader", _replayed(batch.to_pandas() for batch in X))
+        return _of_iterables("the RecordBatchReader", _replayed(X))
     return None
+
+
+def _is_arrow(X: Any) -> bool:
+    is_of_arrow = type(X).__module__.partition(".")[0] == "pyarrow"
+    return is_of_arrow and type(X).__name__ in ("Table", "RecordBatch")
 
 
 def _of_dataset(data: Any, what: str) -> Source:
@@ -181,23 +207,45 @@ def _frame(table: Any) -> Any:
 
 def _of_iterables(what: str, parts: Callable[[], Iterable[Any]] | Iterable[Any]) -> Source:
     """Return a source of frames, or of arrays, that are there or made by a function."""
-    read: Any = parts if callable(parts) else lambda: parts
+
+    def read() -> Iterator[Any]:
+        found = parts() if callable(parts) else parts
+        if not isinstance(found, Iterable):
+            raise TypeError(
+                "X is a function, which must return an iterable of frames or arrays. It returned "
+                f"a {type(found).__name__}."
+            )
+        return map(_as_frame, found)
 
     def checked() -> Iterator[Any]:
-        number = -1
+        number, first = -1, ""
         for number, part in enumerate(read()):
+            kind = f"{library_of(part) or ''} {type(part).__name__}".strip()
             is_array = isinstance(part, np.ndarray) and part.ndim == 2
             if not is_array and library_of(part) is None:
                 raise TypeError(
                     f"The parts of X must be frames, or arrays of two dimensions. Part {number} of "
                     f"{what} is a {type(part).__name__}."
                 )
+            first = first or kind
+            if kind != first:
+                raise TypeError(
+                    f"The parts of X must be of one kind. Part {number} of {what} is a {kind}, and "
+                    f"part 0 a {first}."
+                )
             if len(part):
                 yield part
         if number < 0:
-            raise ValueError(f"X must have rows, but {what} has no parts.")
+            raise ValueError(
+                f"X must have rows, but nothing came from {what}. An iterator can be read once: "
+                "make it anew, and let a function make a new one each time."
+            )
 
     return Source(what, checked, cache(lambda: sum(map(len, checked()))))
+
+
+def _as_frame(part: Any) -> Any:
+    return _frame(part) if _is_arrow(part) else part
 
 
 def _replayed(parts: Iterator[Any]) -> Callable[[], Iterator[Any]]:
