@@ -1,5 +1,6 @@
 """What comes into an estimator: validated by scikit-learn; and what a fit leaves in it."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -35,7 +36,10 @@ E = TypeVar("E")
 NEGLIGIBLE = 1e-30  # share of the heaviest weight that changes no sum, and is a float32
 # Collections of rows that are not in memory, and how they or some of them get there.
 FETCHED = {
-    ("polars", "LazyFrame"): "X.collect(), or X.head(100_000).collect()",  # to most methods
+    # Those that most methods take, but not all.
+    ("polars", "LazyFrame"): "X.collect(), or X.head(100_000).collect()",
+    ("pyarrow", "Table"): "X.to_pandas(), or X.slice(0, 100_000).to_pandas()",
+    ("pyarrow", "FileSystemDataset"): "X.head(100_000).to_pandas(), or X.to_table().to_pandas()",
     ("dask_expr", "DataFrame"): "X.compute(), or X.sample(frac=0.1).compute()",
     ("dask", "DataFrame"): "X.compute(), or X.sample(frac=0.1).compute()",
     ("dask", "Series"): "X.compute()",
@@ -159,6 +163,11 @@ def validated(estimator: Any, X: Any, reset: bool) -> Any:
 
 def _check_in_memory(X: Any) -> None:
     """Raise a TypeError if the rows of X are elsewhere: NumPy would fetch them all, in silence."""
+    if isinstance(X, str | os.PathLike):
+        raise TypeError(
+            f"X is the path {os.fspath(X)!r}, and this method takes rows that are in memory. Pass "
+            "such rows: pd.read_parquet(path), or some of them."
+        )
     kind = type(X)
     how = FETCHED.get((kind.__module__.split(".")[0], kind.__name__))
     if how is None and hasattr(X, "__dask_graph__"):

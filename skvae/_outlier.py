@@ -162,7 +162,7 @@ class VAEOutlierDetector(WithModel, ByParts, Versioned, OutlierMixin, BaseEstima
         Parameters
         ----------
         X : array-like or frame of shape (n_samples, n_features)
-            Rows, of which some may be outliers.
+            Rows, of which some may be outliers; or a file or another source (``docs/scale.md``).
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -306,7 +306,7 @@ class VAEOutlierDetector(WithModel, ByParts, Versioned, OutlierMixin, BaseEstima
         Parameters
         ----------
         X : array-like or frame of shape (n_samples, n_features)
-            Rows, of which some may be outliers.
+            Rows, of which some may be outliers; or a file or another source (``docs/scale.md``).
         y : None
             Ignored.
         sample_weight : array-like of shape (n_samples,), default=None

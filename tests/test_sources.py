@@ -432,6 +432,13 @@ def test_a_file_that_goes_while_it_is_read_is_named(folder, rows, in_memory, tmp
     assert "1.parquet was read" in str(raised.value.__notes__)
 
 
+def test_methods_that_take_rows_in_memory_say_so(folder, in_memory):
+    with pytest.raises(TypeError, match=r"this method takes rows that are in memory. Pass such"):
+        in_memory.component_effects(folder / "rows.parquet")
+    with pytest.raises(TypeError, match=r"X is a FileSystemDataset of pyarrow, whose rows are not"):
+        in_memory.component_effects(pa.dataset.dataset(folder / "parts"))
+
+
 def test_parts_that_are_no_tables_are_refused():
     _raises(
         TypeError,
