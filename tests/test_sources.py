@@ -619,9 +619,7 @@ def test_a_file_is_not_written_over_what_is_read(folder, rows, in_memory, tmp_pa
     for path in (tmp_path, tmp_path / "rows.parquet"):
         with pytest.raises(ValueError, match=r"rows.parquet is one of the files of rows, or would"):
             to_parquet(in_memory, path, tmp_path / "rows.parquet")
-    with pytest.raises(
-        IsADirectoryError, match=r"is written to one file, but .* is a folder"
-    ):
+    with pytest.raises(IsADirectoryError, match=r"is written to one file, but .* is a folder"):
         to_parquet(in_memory, rows, tmp_path)
     for method in ([], 3):
         with pytest.raises(ValueError, match=rf"Got method={re.escape(str(method))} instead"):
