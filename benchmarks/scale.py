@@ -88,14 +88,14 @@ def fit(folder, kind, settings):
 
 
 def under_a_limit(folder, settings):
-    """Fit, encode and score a file in little memory; the most that was in use, in MB."""
+    """Fit, encode and score a file in little memory; the most that was in RAM, in MB."""
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_MB * 2**20,) * 2)
     vae, seconds = fit(folder, "Parquet", settings)
     begun = time.process_time()
     to_parquet(vae, folder / "rows.parquet", folder / "found.parquet", method=["transform", "elbo"])
     return seconds | {
         "codes and bounds": time.process_time() - begun,
-        "resident MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "MB in RAM, pages of files among them": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
