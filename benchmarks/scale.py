@@ -95,7 +95,7 @@ def under_a_limit(folder, settings):
     to_parquet(vae, folder / "rows.parquet", folder / "found.parquet", method=["transform", "elbo"])
     return seconds | {
         "codes and bounds": time.process_time() - begun,
-        "MB in RAM, pages of files among them": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "MB with pages of files": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
