@@ -15,6 +15,12 @@ from .rows import Batch, Rows
 VALIDATION_DRAWS = 2048  # rows times samples: a small held-out part gets more samples a row
 
 
+def pairs_for(n_rows: int, plan: Plan) -> int:
+    """Return how many pairs of opposite samples so many held-out rows get each."""
+    n_pairs = max(1, min(8, VALIDATION_DRAWS // (2 * n_rows)))
+    return max(n_pairs, (plan.n_samples + 1) // 2) if plan.objective == "iwae" else n_pairs
+
+
 class HeldOut:
     """Held-out rows with one fixed noise, in antithetic pairs, so that epochs compare.
 
@@ -25,12 +31,8 @@ class HeldOut:
     def __init__(
         self, rows: Rows, n_components: int, plan: Plan, generator: torch.Generator
     ) -> None:
-        weighted = plan.objective == "iwae"
         self.plan = plan
-        n_pairs = max(1, min(8, VALIDATION_DRAWS // (2 * len(rows))))
-        if weighted:
-            n_pairs = max(n_pairs, (plan.n_samples + 1) // 2)
-        size = (n_pairs, len(rows), n_components)
+        size = (pairs_for(len(rows), plan), len(rows), n_components)
         weight = rows.weight
         eps = torch.randn(size, generator=generator, dtype=weight.dtype, device=weight.device)
         self.rows = rows

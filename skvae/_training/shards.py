@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .._model.vae import VAE
 from .collective import Collective
-from .held_out import VALIDATION_DRAWS, HeldOut
+from .held_out import HeldOut, pairs_for
 from .loop import AVERAGED_EVERY, Run, Value
 from .plan import Plan
 from .rows import Batch, Cells, Rows, epoch_order
@@ -216,9 +216,7 @@ class SharedHeldOut(HeldOut):
     ) -> None:
         self.plan, self.collective = plan, collective
         self.at_start, self.kl = None, math.nan
-        n_pairs = max(1, min(8, VALIDATION_DRAWS // (2 * n_rows)))
-        if plan.objective == "iwae":
-            n_pairs = max(n_pairs, (plan.n_samples + 1) // 2)
+        n_pairs = pairs_for(n_rows, plan)
         drawn = [np.zeros((n_pairs, 0, n_components), dtype=np.float32)]
         for shard in shards:
             generator = generator_of(seed, HELD_OUT, 0, shard.number)
