@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from scipy.sparse import issparse
 from torch import distributed as torch_distributed
@@ -28,9 +29,33 @@ from ._inputs import (
     validated,
 )
 from ._parameters import VERSION, Parameters, Rule, seed_of
+from ._preparing import Prepared
 from ._resources import own_gradients
-from ._sharded import Given, Going, Progress, fit_shards
+from ._sharded import (
+    Going,
+    Own,
+    Progress,
+    Sample,
+    added,
+    columns_asked,
+    dealt,
+    encoded,
+    first_missing,
+    here,
+    prepared_of,
+    read_into,
+    sample_of,
+    schema_of,
+    shards_of,
+    train_shards,
+    which,
+    without_rows,
+)
+from ._table.column import Array
+from ._table.gathered import Gathered, SeenColumns
+from ._table.schema import Schema
 from ._table.sources import Source, in_slices, source_of
+from ._table.spool import is_large, spooled
 from ._training.collective import Alone, Collective, Gloo, agreed, together
 from ._training.plan import Epoch
 
@@ -138,6 +163,39 @@ def _told(parameters: Parameters) -> dict[str, str]:
     return told
 
 
+class Given(NamedTuple):
+    """The rows of a fit, the same in all processes."""
+
+    names: list[str]  # of the columns, for messages
+    labels: list[Any] | None  # as parameters name them
+    pieces: Sequence[Source]
+    check: Callable[[Any], Any]  # checks a part, and returns it
+    weight: Array | None  # (N,)  None: each row counts once
+    n_shards: int | None
+
+
+class _Piece(NamedTuple):
+    """Some rows of a shard, that are read together."""
+
+    gathered: Gathered
+    number: Array  # (n,)  of the rows, among all
+
+
+class _Local(NamedTuple):
+    """The rows of a process: those of its shards, one after the other."""
+
+    shards: list[int]  # their numbers
+    pieces: list[list[_Piece]]  # of each
+
+    @property
+    def where(self) -> str:
+        return which(self.shards)
+
+    @property
+    def all(self) -> list[_Piece]:
+        return [piece for shard in self.pieces for piece in shard]
+
+
 class _Begun(NamedTuple):
     """What a process knows of a fit before it reads its rows."""
 
@@ -186,7 +244,8 @@ def fit_together(
         if listeners is not None:
             listeners.attributes_of = lambda model: attributes | model_attributes(model)
         with columns_shown(estimator, attributes, listeners is not None and listeners.any):
-            fitted, history = fit_shards(parameters, rows, going, audience)
+            prepared, own = _prepared(parameters, rows, going)
+            fitted, history = train_shards(prepared, own, going, audience)
             if is_first:
                 warn_about_fit(parameters, fitted, history, rows.names)
                 warn_about_columns(fitted.schema)
@@ -194,3 +253,72 @@ def fit_together(
     if listeners is not None:
         listeners.end(history)
     checkpoint.remove()
+
+
+def _prepared(parameters: Parameters, given: Given, going: Going) -> tuple[Prepared, Own]:
+    """Learn the columns of all rows, read those of this process, and prepare its training."""
+    collective = going.collective
+    local = _local(parameters, given, collective)
+    asked, likelihoods = columns_asked(parameters, given.labels, given.names)
+
+    def see() -> list[SeenColumns]:
+        return [piece.gathered.seen(asked) for piece in local.all]
+
+    seen = collective.gather(together(collective, see, local.where))
+    schema = schema_of(asked, [one for some in seen for one in some])
+
+    def read() -> Sample:
+        return _read(local, schema, likelihoods, given.names)
+
+    whole = together(collective, read, local.where)
+    total, n_rows = added(collective, [whole.weight.sum(), len(whole.weight)])
+    first = np.min(collective.gather(first_missing(whole.table, whole.number)), axis=0)
+    sent = collective.gather(sample_of(whole, int(n_rows), first), to=0)
+
+    def prepare() -> Prepared | None:
+        if collective.rank > 0:
+            return None
+        return prepared_of(parameters, schema, likelihoods, sent, going.progress.seed)
+
+    first_has = together(collective, prepare, "which prepares the start")
+    parts = collective.gather(None if first_has is None else without_rows(first_has))
+    prepared = here(parts[0]) if first_has is None else first_has
+    rows = encoded(prepared, whole.table, whole.weight, total, int(n_rows))
+    sizes = [sum(len(piece.number) for piece in pieces) for pieces in local.pieces]
+    return prepared, Own(rows, local.shards, sizes, int(n_rows))
+
+
+def _local(parameters: Parameters, given: Given, collective: Collective) -> _Local:
+    """Return the shards of this process: fixed by the rows, whatever the number of processes."""
+    sizes = [piece.n_rows() for piece in given.pieces]
+    shards = shards_of(parameters, sizes, given.n_shards)
+    totals = [sum(sizes[number] for number in shard) for shard in shards]
+    own = dealt(totals, collective.size)[collective.rank]
+    first = np.cumsum([0, *sizes])
+    pieces: list[list[_Piece]] = []
+    for shard in own:
+        pieces.append([])
+        for number in shards[shard]:
+            weight = given.weight
+            if weight is not None:
+                weight = weight[first[number] : first[number + 1]]
+            count = sizes[number] if weight is None else int((weight > 0.0).sum())
+            shape = (count, len(given.names))
+            gathered = Gathered(given.pieces[number], given.check, weight, shape)
+            if count:
+                pieces[-1].append(_Piece(gathered, first[number] + np.arange(count)))
+    return _Local(own, pieces)
+
+
+def _read(local: _Local, schema: Schema, likelihoods: list[Any], names: list[str]) -> Sample:
+    """Read the rows of this process."""
+    number = np.concatenate([np.zeros(0, np.intp), *(piece.number for piece in local.all)])
+    shape = (len(number), len(names))
+    table = spooled(shape, np.float64) if is_large(shape) else np.empty(shape)
+    weights: list[Array] = [np.zeros(0)]
+    place = 0
+    for piece in local.all:
+        rows = table[place : place + len(piece.number)]
+        weights.append(read_into(rows, piece.gathered, schema, likelihoods, names))
+        place += len(piece.number)
+    return Sample(number, table, np.concatenate(weights))
