@@ -52,12 +52,20 @@ def at_hand(estimator: Any, X: Any, sample_weight: Any) -> tuple[Any, Any]:
         return X, sample_weight
     head = next(source.parts())
     n_rows, most = source.n_rows(), max(most_rows(head.shape[1]), 1)
-    if n_rows > most:
-        step = -(-n_rows // most)
-        warn(
-            f"{type(estimator).__name__} is fitted to one in {step} of the {n_rows} rows of "
-            f"{source.what}: it keeps rows in memory, at most {most} of {head.shape[1]} columns. "
-            "All methods for rows take all of them."
-        )
+    step = step_of(type(estimator).__name__, (n_rows, head.shape[1]), source.what)
+    if step > 1:
         sample_weight = None if sample_weight is None else np.asarray(sample_weight)[::step]
     return joined(source.some(most)), sample_weight
+
+
+def step_of(owner: str, shape: tuple[int, int], what: str) -> int:
+    """Return one in how many rows an estimator is fitted to, if not all fit in memory."""
+    n_rows, n_columns = shape
+    most = max(most_rows(n_columns), 1)
+    step = max(-(-n_rows // most), 1)
+    if step > 1:
+        warn(
+            f"{owner} is fitted to one in {step} of the {n_rows} rows of {what}: it keeps rows in "
+            f"memory, at most {most} of {n_columns} columns. All methods for rows take all of them."
+        )
+    return step

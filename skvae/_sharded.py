@@ -129,10 +129,11 @@ class Own(NamedTuple):
     shards: list[int]  # their numbers
     sizes: list[int]  # and how many rows each has
     n_rows: int  # of all processes
+    place: str = ""  # of the process, for a note
 
     @property
     def where(self) -> str:
-        return which(self.shards)
+        return which(self.shards) + self.place
 
 
 def which(shards: Sequence[int]) -> str:

@@ -1,8 +1,11 @@
 """Processes that hold rows together: sums over them, and what each has to tell the others."""
 
+import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -41,6 +44,22 @@ class Alone:
         return [value]
 
 
+class LostProcess(RuntimeError):
+    """Another process has ended, or does not answer."""
+
+
+@contextmanager
+def lost_to_others(late: timedelta) -> Iterator[None]:
+    """Raise what torch says when others are gone as what it is."""
+    try:
+        yield
+    except (RuntimeError, TimeoutError) as error:
+        raise LostProcess(
+            "Another process of this fit has ended, or has not answered for "
+            f"{late.total_seconds():.0f} s. Its own log says more."
+        ) from error
+
+
 class Gloo:
     """Processes that have a store in common, by torch's Gloo.
 
@@ -49,34 +68,52 @@ class Gloo:
 
     n_made = 0  # in this process
 
-    def __init__(self, store: Any, rank: int, size: int, a_step: Any, a_phase: Any) -> None:
+    def __init__(
+        self,
+        store: Any,
+        rank: int,
+        size: int,
+        a_step: timedelta,
+        a_phase: timedelta,
+        *,
+        host: str = "",
+    ) -> None:
         distributed: Any = torch.distributed  # it does not list all of its names
         self.rank, self.size = rank, size
         self._store, self._n_gathered = store, 0
+        self._late = a_step, a_phase
         self._kept: list[str] = []  # keys of this process, that others may still read
         store.set_timeout(a_phase)
-        own = distributed.PrefixStore("gloo", store)
-        self._group = distributed.ProcessGroupGloo(own, rank, size, a_step)
+        made = distributed.ProcessGroupGloo
+        options = made._Options()
+        options._timeout = a_step
+        if host and "GLOO_SOCKET_IFNAME" not in os.environ:  # the interface that the user wants
+            options._devices = [made.create_device(hostname=host)]
+        else:
+            options._devices = [made.create_default_device()]
+        with lost_to_others(a_step):
+            self._group = made(distributed.PrefixStore("gloo", store), rank, size, options)
 
     def add(self, vector: Tensor) -> None:
         """Put the sum over all processes in place of each one's vector."""
-        if vector.is_cpu:
-            self._group.allreduce([vector]).wait()
-            return
         own = vector.cpu()
-        self._group.allreduce([own]).wait()
-        vector.copy_(own)
+        with lost_to_others(self._late[0]):
+            self._group.allreduce([own]).wait()
+        if own is not vector:
+            vector.copy_(own)
 
     def gather(self, value: Any, to: int | None = None) -> list[Any]:
         """Return the value of each process; they trust each other, as their pickles are read."""
         number = self._n_gathered
         self._n_gathered += 1
-        self._put(f"skvae/{number}/{self.rank}", pickle.dumps(value))
-        if to not in (None, self.rank):
-            return []
-        found = [self._get(f"skvae/{number}/{rank}") for rank in range(self.size)]
-        if to is None:  # all have come this far, and so have read what was there before
-            self._forget(f"skvae/{number}/")
+        own = pickle.dumps(value)
+        with lost_to_others(self._late[1]):
+            self._put(f"skvae/{number}/{self.rank}", own)
+            if to not in (None, self.rank):
+                return []
+            found = [self._get(f"skvae/{number}/{rank}") for rank in range(self.size)]
+            if to is None:  # all have come this far, and so have read what was there before
+                self._forget(f"skvae/{number}/")
         return [pickle.loads(one) for one in found]
 
     def _put(self, key: str, data: bytes) -> None:
@@ -108,10 +145,12 @@ def together(collective: Collective, work: Callable[[], T], where: str) -> T:
     error: Exception | None = None
     try:
         result = work()
+    except LostProcess:  # who is to be told?
+        raise
     except Exception as raised:  # the others wait: they have to be told
         error = raised
         # Within another call it may have been told of already.
-        if collective.size > 1 and not _is_told(error):
+        if collective.size > 1 and not is_told(error):
             error.add_note(note)
     told = collective.gather(_portable(error))
     failed = [one for one in told if one is not None]
@@ -121,7 +160,8 @@ def together(collective: Collective, work: Callable[[], T], where: str) -> T:
     return result
 
 
-def _is_told(error: Exception) -> bool:
+def is_told(error: Exception) -> bool:
+    """Whether a note says already which process an error comes from."""
     return any(note.startswith("In process ") for note in getattr(error, "__notes__", ()))
 
 

@@ -1,0 +1,244 @@
+"""What the workers of a cluster do in a fit: read their rows, and train together."""
+
+import copy
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import wraps
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch.distributed
+from sklearn.utils.validation import _check_sample_weight
+
+from .._advice import heard
+from .._callbacks import Audience, Nobody
+from .._fitted import Fitted
+from .._history import History
+from .._parameters import Parameters
+from .._preparing import Prepared
+from .._resources import own_gradients
+from .._sharded import (
+    Going,
+    Own,
+    Progress,
+    Sample,
+    encoded,
+    first_missing,
+    here,
+    prepared_of,
+    read_into,
+    sample_of,
+    train_shards,
+    without_rows,
+)
+from .._table.column import Array
+from .._table.gathered import Gathered, SeenColumns
+from .._table.schema import Schema
+from .._table.sources import Source
+from .._training.collective import Alone, Collective, Gloo, is_told, lost_to_others
+from .._training.plan import Epoch
+
+
+class Result(NamedTuple):
+    """What a task found, and its warnings."""
+
+    found: Any
+    said: list[tuple[str, type[Warning]]]
+
+
+class Seen(NamedTuple):
+    """What a part holds."""
+
+    columns: SeenColumns
+    n_rows: int
+    n_counted: int  # of some weight
+
+
+def located(task: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a task's errors say where they were, and return its warnings with what it found."""
+
+    @wraps(task)
+    def on_worker(where: str, *arguments: Any) -> Result:
+        from distributed import get_worker
+
+        try:
+            with own_gradients(), heard() as said:
+                return Result(task(*arguments), said)
+        except Exception as error:
+            if not is_told(error):
+                error.add_note(f"In {where}, on the worker {get_worker().address}.")
+            raise
+
+    return on_worker
+
+
+def gathered_of(part: Any, weight: Any, check: Callable[[Any], Any], where: str) -> Gathered:
+    n_rows = part.shape[0]
+    if weight is not None:
+        if len(weight) != n_rows:
+            raise ValueError(
+                "sample_weight must have the partitions of X, row for row: the one here has "
+                f"{len(weight)} weights for {n_rows} rows."
+            )
+        weight = _check_sample_weight(
+            np.asarray(weight), np.empty((n_rows, 0)), dtype=np.float64, ensure_non_negative=True
+        )
+    source = Source(where, lambda: iter([part] if n_rows else []), lambda: n_rows)
+    count = n_rows if weight is None else int((weight > 0.0).sum())
+    return Gathered(source, check, weight, (count, part.shape[1]))
+
+
+@located
+def see(part: Any, weight: Any, check: Any, asked: Any) -> Seen:
+    gathered = gathered_of(part, weight, check, "X")
+    return Seen(gathered.seen(asked), part.shape[0], gathered.shape[0])
+
+
+@located
+def read(
+    part: Any, weight: Any, check: Any, columns: tuple[Schema, list[Any], list[str]], first: int
+) -> Sample:
+    gathered = gathered_of(part, weight, check, "X")
+    table = np.empty(gathered.shape)
+    own = read_into(table, gathered, *columns)
+    return Sample(first + np.arange(len(table)), table, own)
+
+
+@located
+def missing(whole: Result) -> tuple[Array, float]:
+    return first_missing(whole.found.table, whole.found.number), float(whole.found.weight.sum())
+
+
+@located
+def some(whole: Result, n_rows: int, first: Array) -> Sample:
+    return sample_of(whole.found, n_rows, first)
+
+
+@located
+def prepare(
+    parameters: Parameters,
+    columns: tuple[Schema, list[Any], list[str]],
+    samples: list[Result],
+    seed: int,
+) -> Prepared:
+    return prepared_of(parameters, *columns[:2], [one.found for one in samples], seed)
+
+
+@located
+def slim(prepared: Result) -> Prepared:
+    return without_rows(prepared.found)
+
+
+@located
+def rows_of(
+    prepared: Result,
+    wholes: list[Result],
+    shards: tuple[list[int], list[int]],
+    total: float,
+    n_rows: int,
+) -> Own:
+    from distributed import get_worker
+
+    begun = here(prepared.found)
+    table = np.concatenate([np.empty((0, len(begun.names))), *(one.found.table for one in wholes)])
+    weight = np.concatenate([np.zeros(0), *(one.found.weight for one in wholes)])
+    rows = encoded(begun, table, weight, total, n_rows)
+    return Own(rows, *shards, n_rows, f", on the worker {get_worker().address}")
+
+
+class Paused(BaseException):
+    """The time of a segment is over."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Some of a fit's training, that workers do together."""
+
+    name: str  # of what they tell each other by Dask
+    size: int  # how many they are
+    seconds: float
+    late: timedelta
+    n_heard: int  # epochs that the client has been told of
+    asks: bool  # whether the client answers to each
+    ends: bool  # with the last epoch that is known
+
+
+@located
+def train(
+    segment: Segment, rank: int, prepared: Result, own: Result, progress: Progress
+) -> tuple[Fitted, History] | Progress | None:
+    """Train for some time; the first worker returns the model, or how far they have come."""
+    from distributed import secede
+
+    secede()  # other tasks go on, and so do the segments of other fits: none waits for another
+    begun = time.monotonic()
+    begun_with, progress = here(prepared.found), copy.deepcopy(progress)  # the client's, in threads
+    audience: Audience = _Told(segment, progress) if rank == 0 else Nobody()
+    with _met(segment, rank) as collective:
+
+        def pause() -> None:
+            raise Paused
+
+        going = Going(
+            collective, progress, lambda: time.monotonic() - begun >= segment.seconds, pause
+        )
+        try:
+            found: Any = train_shards(begun_with, own.found, going, audience)
+        except Paused:
+            found = progress
+    return found if rank == 0 else None
+
+
+@contextmanager
+def _met(segment: Segment, rank: int) -> Iterator[Collective]:
+    """Let the workers of a segment find each other, by the host that Dask knows each by."""
+    if segment.size == 1:
+        yield Alone()
+        return
+    from distributed import Variable, get_worker
+    from distributed.comm.addressing import get_address_host
+
+    distributed: Any = torch.distributed
+    host, late = get_address_host(get_worker().address), segment.late
+    place = Variable(segment.name)
+    with lost_to_others(late):
+        if rank == 0:
+            store = distributed.TCPStore(
+                host, 0, is_master=True, timeout=late, wait_for_workers=False
+            )
+            place.set([host, store.port])
+        else:
+            to, port = place.get(timeout=late.total_seconds())
+            store = distributed.TCPStore(to, port, is_master=False, timeout=late)
+    collective = Gloo(store, rank, segment.size, late, late, host=host)
+    yield collective
+    collective.gather(None, to=0)  # whose the store is: it is not to end before the others
+
+
+class _Told:
+    """The client as the audience of a worker."""
+
+    def __init__(self, segment: Segment, progress: Progress) -> None:
+        from distributed import Queue
+
+        self.segment = segment
+        self.last = len(progress.epochs) - 1 if segment.ends else None
+        self.out = Queue(f"{segment.name}-told")
+        self.back = Queue(f"{segment.name}-answers")
+
+    def begin(self, max_epochs: int) -> None:
+        self._put(max_epochs)
+
+    def hear(self, epoch: Epoch, fitted: Callable[[], Any]) -> bool:
+        if epoch.number >= self.segment.n_heard:
+            self._put((replace(epoch, snapshot=dict), fitted() if self.segment.asks else None))
+            if self.segment.asks and self.back.get():
+                self.last = epoch.number
+        return epoch.number == self.last
+
+    def _put(self, message: Any) -> None:
+        self.out.put(pickle.dumps(message))

@@ -1,0 +1,251 @@
+"""Estimators for Dask collections: a model that the workers of a cluster fit together.
+
+They are shaped like those of ``lightgbm.dask`` and ``xgboost.dask``: ``fit`` takes a Dask DataFrame
+or Array, methods for rows are lazy, and ``to_local`` returns the estimator that needs no Dask.
+"""
+
+from __future__ import annotations  # help() shows the types by their names
+
+from functools import partial
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+
+from ._callbacks import Listeners, with_callbacks
+from ._cluster.collections import (
+    check_collection,
+    frames,
+    head_of,
+    is_collection,
+    parts_of,
+    per_cell,
+    per_row,
+    weights_of,
+)
+from ._cluster.estimator import OnCluster
+from ._health import warn_about_columns, warn_about_fit
+from ._inputs import (
+    attributes_of,
+    become,
+    check_transformer,
+    columns_shown,
+    fitted_now,
+    given,
+    model_attributes,
+    validated,
+)
+from ._parameters import Rule, check_parameters, seed_of
+from ._resources import own_gradients
+from ._table.sources import in_slices
+from ._transformer import VAETransformer
+
+__all__ = ["DaskVAEImputer", "DaskVAEOutlierDetector", "DaskVAETransformer"]
+
+RULES = {
+    "n_shards": Rule((None,), Integral, 1),
+    "n_workers": Rule((None,), Integral, 1),
+    "max_restarts": Rule((), Integral, 0),
+    "checkpoint_every": Rule((), Real, 0.0),
+}
+
+
+class DaskVAETransformer(OnCluster, VAETransformer):
+    """A VAETransformer that the workers of a Dask cluster fit together.
+
+    The workers read their partitions and take the same steps by sums of gradients. The partitions
+    are dealt to logical shards when a fit starts; the model depends on these, and not on how many
+    workers there are, but for the rounding of sums. It is that of :func:`skvae.distributed.fit`.
+
+    Parameters
+    ----------
+    n_components, hidden_layer_sizes, ..., verbose
+        As those of :class:`VAETransformer`.
+    client : distributed.Client or None, default=None
+        The cluster. None is the client that was made last.
+    n_shards : int or None, default=None
+        Number of logical shards, at most as many as partitions. None is one for each 512 rows of
+        ``batch_size``, 2 to 16.
+    n_workers : int or None, default=None
+        How many workers train, at most one a shard. None is all of them.
+    max_restarts : int, default=3
+        How often the fit goes on when a worker dies or does not answer.
+    checkpoint_every : float, default=60.0
+        Seconds of training that such a loss may cost. So often the client gets the state of
+        training, and new workers may join.
+
+    See Also
+    --------
+    skvae.distributed.fit : The same for processes that torchrun or another launcher has started.
+
+    Notes
+    -----
+    Methods take rows in memory, too, as those of :class:`VAETransformer` do. The workers need
+    skvae, and must reach each other's ports: sums of gradients travel by torch's Gloo, without
+    encryption. Held-out rows are chosen in each shard.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask import array
+    >>> from distributed import Client
+    >>> from skvae.dask import DaskVAETransformer
+    >>> X = array.from_array(np.random.default_rng(0).normal(size=(500, 4)), chunks=(100, 4))
+    >>> with Client(processes=False, dashboard_address=None) as client:
+    ...     vae = DaskVAETransformer(2, max_iter=1, random_state=0, client=client).fit(X)
+    ...     Z = vae.transform(X).compute()
+    >>> Z.shape
+    (500, 2)
+    """
+
+    own = {"client": None} | {
+        "n_shards": None,
+        "n_workers": None,
+        "max_restarts": 3,
+        "checkpoint_every": 60.0,
+    }
+
+    @with_callbacks
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None) -> DaskVAETransformer:
+        """Fit the model to a collection.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows. They are read twice, unless they are persisted; the workers keep them as numbers
+            while the fit lasts.
+        y : None
+            Ignored.
+        sample_weight : dask.array.Array or Series of shape (n_samples,), default=None
+            How often each row counts, in the partitions of X.
+
+        Returns
+        -------
+        self : DaskVAETransformer
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            As ``VAETransformer.fit``. A note says in which partition, and on which worker. The
+            estimator is left as it was.
+        RuntimeError
+            If more workers were lost than ``max_restarts`` allows.
+        """
+        from ._cluster.fit import ClusterFit, Limits, Listener, Rows
+
+        X, local = check_collection(X, type(self).__name__), self.to_local()
+        client, own = self._on_cluster()
+        check_parameters(type(self).__name__, own, RULES)
+        check_transformer(local)
+        parts = parts_of(X)
+        found = given(local, in_slices(head_of(X), 2))
+        blank = type(local)()
+        become(blank, vars(blank) | found.attributes)
+        rows = Rows(
+            found.rows.names,
+            found.rows.labels,
+            parts,
+            weights_of(sample_weight, len(parts)),
+            partial(_checked, blank),
+            own["n_shards"],
+        )
+        limits = Limits(own["n_workers"], own["max_restarts"], float(own["checkpoint_every"]))
+        parameters, listeners = local.get_params(deep=False), Listeners(self, X, None)
+        listeners.attributes_of = lambda model: found.attributes | model_attributes(model)
+        with own_gradients(), columns_shown(self, found.attributes, listeners.any):
+            whole = ClusterFit(client, parameters, rows, Listener(listeners, listeners.any), limits)
+            fitted, history = whole.run(seed_of(self.random_state))
+            warn_about_fit(parameters, fitted, history, rows.names)
+            warn_about_columns(fitted.schema)
+        become(self, found.attributes | attributes_of(fitted, history))
+        listeners.end(history)
+        return self
+
+    def transform(self, X: Any) -> Any:
+        """Return the posterior means of the rows, lazily.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows, in the units of the training rows.
+
+        Returns
+        -------
+        Z : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, `n_components_`)
+            As X is. The columns of a DataFrame have the names of ``get_feature_names_out``, and its
+            index is that of X.
+        """
+        if not is_collection(X):
+            return super().transform(X)
+        names = list(fitted_now(self).get_feature_names_out())
+        local = self.to_local().set_output(transform="default")
+        return per_cell(VAETransformer.transform, check_collection(X, "transform"), local, names)
+
+    def inverse_transform(self, X: Any) -> Any:
+        """Decode components to the mean of the rows that they stand for, lazily.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, `n_components_`)
+            Codes, as ``transform`` returns them.
+
+        Returns
+        -------
+        X_original : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            The decoder's mean, in original units, as the kind of collection that was fitted.
+        """
+        if not is_collection(X):
+            return super().inverse_transform(X)
+        local = fitted_now(self).to_local()
+        some = local.inverse_transform(np.zeros((1, local.n_components_)))
+        head = some[:0] if isinstance(some, np.ndarray) else some.head(0)
+        X = check_collection(X, "inverse_transform")
+        return frames(VAETransformer.inverse_transform, X, local, head)
+
+    def score_samples(self, X: Any, **how: Any) -> Any:
+        """Score each row, in nats, lazily: higher is more normal.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows, in the units of the training rows.
+        **how : dict
+            ``method`` and ``refine``, as those of :meth:`VAETransformer.score_samples`.
+
+        Returns
+        -------
+        scores : dask.dataframe.Series or dask.array.Array of shape (n_samples,)
+            As X is.
+        """
+        if not is_collection(X):
+            return super().score_samples(X, **how)
+        local = fitted_now(self).to_local()
+        function = partial(_scores, how=how)
+        return per_row(function, check_collection(X, "score_samples"), local)
+
+    def score(self, X: Any, y: None = None) -> float:
+        """Return the mean log p(x) of the rows, in nats a row and original units.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows, in the units of the training rows.
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        score : float
+            Higher is better. It is computed at once.
+        """
+        scores = self.score_samples(X)
+        return float(scores.mean().compute() if is_collection(scores) else scores.mean())
+
+
+def _checked(blank: Any, part: Any) -> Any:
+    return validated(blank, part, reset=False)
+
+
+def _scores(local: Any, part: Any, how: dict[str, Any]) -> Any:
+    return local.score_samples(part, **how)
