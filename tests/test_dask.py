@@ -3,7 +3,8 @@
 import os
 import pickle
 import signal
-import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import numpy as np
 import pandas as pd
@@ -101,8 +102,164 @@ def test_a_worker_that_dies_costs_a_segment(client, alone, monkeypatch, which):
     client.wait_for_workers(2)
     lost = lose(client, monkeypatch, which)
     with pytest.warns(RuntimeWarning, match="The fit on the cluster goes on after a loss: "):
-        vae = on(client, checkpoint_every=0.0).fit(collection())
+        vae = on(client, checkpoint_every=0.2).fit(collection())
     assert lost
     assert_allclose(weights(vae), weights(alone), rtol=1e-6, atol=1e-7)
     assert_allclose(vae.loss_curve_, alone.loss_curve_, rtol=1e-6)
     client.wait_for_workers(2)
+
+
+def test_the_only_worker_may_die(client, alone, monkeypatch):
+    client.wait_for_workers(2)
+    lost = lose(client, monkeypatch, 0)
+    with pytest.warns(RuntimeWarning, match="The fit on the cluster goes on after a loss: "):
+        vae = on(client, n_workers=1, checkpoint_every=0.2).fit(collection())
+    assert lost
+    assert_array_equal(weights(vae), weights(alone))  # whoever trains, the steps are the same
+    client.wait_for_workers(2)
+
+
+def test_after_max_restarts_an_error_says_what_was_lost(client, monkeypatch):
+    client.wait_for_workers(2)
+    lose(client, monkeypatch, 0)
+    vae = on(client, max_restarts=0)
+    said = r"The fit was lost 1 times, and max_restarts is 0: .*Look into the logs of the workers"
+    with pytest.raises(RuntimeError, match=said):
+        vae.fit(collection())
+    assert not hasattr(vae, "model_")
+    client.wait_for_workers(2)
+
+
+def test_a_frozen_worker_is_passed_over(client, alone, monkeypatch):
+    client.wait_for_workers(2)
+    monkeypatch.setattr(watching, "A_STEP", timedelta(seconds=6))
+    monkeypatch.setattr(watching, "QUIET", 3.0)
+    lost = lose(client, monkeypatch, 0, signal.SIGSTOP)
+    try:
+        with pytest.warns(RuntimeWarning, match="The fit on the cluster goes on after a loss: "):
+            vae = on(client, checkpoint_every=0.2).fit(collection())
+    finally:
+        os.kill(lost[0], signal.SIGCONT)
+    assert_allclose(weights(vae), weights(alone), rtol=1e-6, atol=1e-7)
+    client.wait_for_workers(2)
+
+
+def test_two_fits_at_once_both_end(client, alone):
+    client.wait_for_workers(2)
+    with ThreadPoolExecutor(2) as threads:
+        both = [threads.submit(on(client).fit, collection()) for _ in range(2)]
+        for one in both:
+            assert_allclose(weights(one.result(60)), weights(alone), rtol=1e-6, atol=1e-7)
+
+
+# -- rows -----------------------------------------------------------------------------------------
+
+
+def test_methods_for_rows_are_lazy_and_those_of_the_local_estimator(client, alone):
+    vae = on(client).fit(collection())
+    local = vae.to_local()
+    assert type(local) is VAETransformer
+    whole = pd.concat(frames())
+    Z = vae.transform(collection())
+    assert isinstance(Z, dd.DataFrame)
+    names = pd.Index(["daskvaetransformer0", "daskvaetransformer1"], dtype=object)
+    expected = pd.DataFrame(local.transform(whole), whole.index, names)
+    pd.testing.assert_frame_equal(Z.compute(), expected)
+    scores = vae.score_samples(collection(), method="elbo")
+    expected = pd.Series(local.score_samples(whole, method="elbo"), whole.index)
+    pd.testing.assert_series_equal(scores.compute(), expected)
+    back = vae.inverse_transform(Z)
+    assert list(back.columns) == list(whole.columns)
+    expected = local.inverse_transform(Z.compute().to_numpy())
+    pd.testing.assert_frame_equal(back.compute().reset_index(drop=True), expected)
+    few = collection().partitions[1:]
+    assert vae.score(few) == pytest.approx(local.score(few.compute()), abs=1e-9)
+    assert_array_equal(vae.transform(whole), local.transform(whole))  # rows in memory
+    assert_array_equal(vae.sample(3, random_state=0), local.sample(3, random_state=0))
+
+
+def test_arrays_in_blocks_of_columns_too(client):
+    X = np.random.default_rng(0).normal(size=(900, 4)) @ np.diag([1.0, 2.0, 3.0, 4.0])
+    blocks = da.from_array(X, chunks=(400, 3))
+    vae = on(client, n_shards=2).fit(blocks)
+    expected = fit(VAETransformer(**PARAMETERS), [X[:400], X[400:800], X[800:]], n_shards=2)
+    assert_allclose(weights(vae), weights(expected), rtol=1e-6, atol=1e-7)
+    local = vae.to_local()
+    Z = vae.transform(blocks)
+    assert isinstance(Z, da.Array) and Z.shape == (900, 2)
+    assert_allclose(Z.compute(), local.transform(X), rtol=1e-12)
+    assert_allclose(vae.score_samples(blocks).compute(), local.score_samples(X), rtol=1e-9)
+    assert_allclose(
+        vae.inverse_transform(Z).compute(), local.inverse_transform(local.transform(X)), rtol=1e-9
+    )
+    unknown = dd.from_pandas(pd.DataFrame(X), npartitions=2).to_dask_array()  # of unknown lengths
+    assert_allclose(vae.transform(unknown).compute(), local.transform(X), rtol=1e-12)
+
+
+def test_weights_count(client):
+    rng = np.random.default_rng(0)
+    counts = [rng.integers(0, 3, size).astype(float) for size in SIZES]
+    weight = da.concatenate([da.from_array(one, chunks=-1) for one in counts if len(one)])
+    rows = dd.concat([one for n, one in enumerate(collection().partitions) if SIZES[n]])
+    vae = on(client, n_workers=1).fit(rows, sample_weight=weight)
+    parts = [part for part in frames() if len(part)]
+    expected = fit(
+        VAETransformer(**PARAMETERS), parts, sample_weight=np.concatenate(counts), n_shards=4
+    )
+    assert_array_equal(weights(vae), weights(expected))
+    with pytest.raises(ValueError, match="sample_weight must have the partitions of X. Got 1 for"):
+        on(client).fit(rows, sample_weight=weight.rechunk(-1))
+    with pytest.raises(ValueError, match="row for row: the one here has 500 weights for 3000 rows"):
+        on(client).fit(rows, sample_weight=weight.rechunk(((500, 3000, 1, 80),)))
+    with pytest.raises(TypeError, match="sample_weight must be a Dask Array or Series"):
+        on(client).fit(rows, sample_weight=weight.compute())
+    with pytest.raises(ValueError, match="4 partitions have none of a weight above 0"):
+        on(client).fit(rows, sample_weight=0.0 * weight)
+    with pytest.raises(ValueError, match="finite numbers that are not below 0. Got -"):
+        on(client).fit(rows, sample_weight=-weight - 1.0)
+
+
+def fails(part):
+    if len(part) == 500:
+        raise KeyError("no such thing")
+    return part
+
+
+def test_an_error_in_a_partition_comes_out_as_itself(client):
+    vae = on(client)
+    with pytest.raises(KeyError, match="no such thing"):
+        vae.fit(collection().map_partitions(fails, meta=frames()[0].head(0)))
+    infinite = collection().map_partitions(
+        lambda part: part.assign(a=np.inf) if len(part) == 500 else part, meta=frames()[0].head(0)
+    )
+    with pytest.raises(ValueError, match="Column 'a' needs finite numbers; row 0 holds") as raised:
+        vae.fit(infinite)
+    assert "In partition 1 of X, on the worker tcp://" in " ".join(raised.value.__notes__)
+    with pytest.raises(ValueError, match="X must have rows, and its 1 partitions have none at all"):
+        vae.fit(collection().partitions[3])
+    assert not hasattr(vae, "model_")
+
+
+def test_what_is_not_admissible_is_said_before_anything_is_computed(client):
+    with pytest.raises(
+        TypeError, match=r"X must be a Dask DataFrame.*Got a DataFrame instead: rows"
+    ):
+        on(client).fit(frames()[0])
+    with pytest.raises(TypeError, match=r"Got a Array of 1 dimensions instead"):
+        on(client).fit(da.ones(10))
+    for name, value in [("n_shards", 0), ("n_workers", 0.5), ("max_restarts", -1)]:
+        with pytest.raises(ValueError, match=f"'{name}' parameter of DaskVAETransformer must be"):
+            on(client, **{name: value}).fit(collection())
+    with pytest.raises(TypeError, match=r"or skvae\.dask\.DaskVAETransformer"):
+        VAETransformer().fit(collection())
+
+
+def test_parameters_are_those_of_the_local_estimator_and_of_the_cluster(client):
+    vae = DaskVAETransformer(3, beta=2.0, client=client, max_restarts=5)
+    own = set(vae.get_params()) - set(VAETransformer().get_params())
+    assert own == {"client", "n_shards", "n_workers", "max_restarts", "checkpoint_every"}
+    again = clone(vae)
+    assert again.client is client and again.get_params() == vae.get_params()
+    assert pickle.loads(pickle.dumps(vae)).client is None
+    with pytest.raises(TypeError, match="unexpected keyword argument 'nothing'"):
+        DaskVAETransformer(nothing=1)

@@ -17,8 +17,8 @@ from .._parameters import Parameters
 from .._sharded import Progress, columns_asked, dealt, schema_of, shards_of
 from .._table.column import Array
 from .._table.schema import Schema
-from . import workers
-from .watching import A_STEP, Cluster, Kept, Lost, heard_of
+from . import watching, workers
+from .watching import Cluster, Kept, Lost
 
 
 class Rows(NamedTuple):
@@ -190,7 +190,13 @@ class ClusterFit:
         gang = self._gang(read)
         name = f"skvae-{uuid4().hex}"
         segment = workers.Segment(
-            name, len(gang.addresses), self.limits.seconds, A_STEP, self.n_heard, self.asks, ends
+            name,
+            len(gang.addresses),
+            self.limits.seconds,
+            watching.A_STEP,
+            self.n_heard,
+            self.asks,
+            ends,
         )
         start, slim = (self.kept.futures[one] for one in ("start", "slim"))
         futures = [
@@ -200,7 +206,7 @@ class ClusterFit:
         with closing(_Messages(self, name)) as messages:
             self.cluster.wait(futures, gang.addresses, messages.hear)
             messages.hear()
-            return heard_of(futures[0].result())
+            return self.cluster.result(futures[0], gang.addresses)
 
     def _gang(self, read: Read) -> "Gang":
         """Return the workers that train now, with the rows of their shards."""

@@ -40,10 +40,6 @@ class Cluster:
             found[address] = now - since
         return found
 
-    def quiet(self) -> set[str]:
-        """Return the workers that do not answer."""
-        return {address for address, age in self.ages().items() if age >= QUIET}
-
     def answering(self) -> list[str]:
         """Return the workers that answer; wait for one if there is none."""
         ends = time.monotonic() + A_WORKER
@@ -78,20 +74,54 @@ class Cluster:
                 return
             ages = self.ages()
             gone = [address for address in gang if address not in ages]
-            late = [one for one in gang or ages if ages.get(one, 0.0) >= A_STEP.total_seconds()]
-            if gone or late or errors:
-                whom = f"the worker {(gone + late)[0]}" if gone + late else "a worker"
-                how = "has ended" if gone else "does not answer"
-                raise Lost(f"{whom} {how}")
+            late = [one for one, age in ages.items() if age >= A_STEP.total_seconds()]
+            for address in late:
+                self._take_out(address)
+            lost = [*gone, *(address for address in late if address in gang)]
+            if lost or errors:
+                whom = f"the worker {lost[0]}" if lost else "a worker"
+                raise Lost(f"{whom} {'has ended' if gone else 'does not answer'}")
             time.sleep(PULSE)
+
+    def _take_out(self, address: str) -> None:
+        """Take a worker that does not answer out of the cluster.
+
+        The scheduler does so itself, some minutes later. Until then it waits for what the worker
+        has, and gives it more to do.
+        """
+
+        async def removed(dask_scheduler: Any) -> None:
+            await dask_scheduler.remove_worker(
+                address, stimulus_id=f"skvae-{time.time()}", close=False
+            )
+
+        self.client.run_on_scheduler(removed)
+        warn(
+            f"The worker {address} has not answered for {A_STEP.total_seconds():.0f} s, and was "
+            "taken out of the cluster. What it had is made again elsewhere.",
+            RuntimeWarning,
+        )
+
+    def result(self, future: Any, gang: Sequence[str] = ()) -> Any:
+        """Return what a task has found, and warn as it did.
+
+        The worker that has it may be lost after the task has ended.
+        """
+        ends = time.monotonic() + A_STEP.total_seconds()
+        while time.monotonic() < ends:
+            try:
+                found, said = future.result(timeout=1.0)
+            except TimeoutError:
+                self.wait([future], gang)
+                continue
+            for message, category in said:
+                warn(message, category)
+            return found
+        raise Lost("a worker does not hand out what it has")
 
 
 class Kept:
-    """Results of tasks that a fit keeps on the workers, and makes again where they are lost.
-
-    Dask itself makes those again that a dead worker had. Those of one that is there and does not
-    answer have to be asked for under other names.
-    """
+    """Results of tasks that a fit keeps on the workers; Dask makes those again that are lost."""
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
@@ -99,39 +129,18 @@ class Kept:
 
     def let_be(self, names: Sequence[Any], tasks: Callable[[list[Any]], list[Any]]) -> None:
         """Let all of these be there: ``tasks`` makes those of some names."""
-        client, quiet = self.cluster.client, self.cluster.quiet()
-        for name in self._lost(names, quiet):
-            self.futures.pop(name).release()
         new = [name for name in names if name not in self.futures]
         if new:
-            among = self.cluster.answering() if quiet else None
-            self.futures |= dict(zip(new, client.compute(tasks(new), workers=among), strict=True))
+            self.futures |= dict(zip(new, self.cluster.client.compute(tasks(new)), strict=True))
         self.cluster.wait([self.futures[name] for name in names])
 
-    def _lost(self, names: Sequence[Any], quiet: set[str]) -> list[Any]:
-        """Return those that were begun and will not be there."""
-        known = {name: self.futures[name] for name in names if name in self.futures}
-        where = self.cluster.client.who_has(list(known.values())) if quiet and known else {}
-        return [
-            name
-            for name, one in known.items()
-            if one.status in ("error", "cancelled")
-            or (quiet and set(where.get(one.key, ())) <= quiet)
-        ]
-
     def get(self, names: Sequence[Any]) -> list[Any]:
-        """Return results that are kept no longer, and warn as their tasks did."""
-        found = self.cluster.client.gather([self.futures.pop(name) for name in names])
-        return [heard_of(one) for one in found]
+        """Return results that are kept no longer."""
+        found = [self.cluster.result(self.futures[name]) for name in names]
+        for name in names:
+            del self.futures[name]
+        return found
 
     def forget(self) -> None:
         """Let nothing be kept."""
         self.futures = {}
-
-
-def heard_of(result: tuple[Any, list[Any]]) -> Any:
-    """Return what a task found, and warn as it did."""
-    found, said = result
-    for message, category in said:
-        warn(message, category)
-    return found

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch.distributed
-from sklearn.utils.validation import _check_sample_weight
 
 from .._advice import heard
 from .._callbacks import Audience, Nobody
@@ -84,9 +83,12 @@ def gathered_of(part: Any, weight: Any, check: Callable[[Any], Any], where: str)
                 "sample_weight must have the partitions of X, row for row: the one here has "
                 f"{len(weight)} weights for {n_rows} rows."
             )
-        weight = _check_sample_weight(
-            np.asarray(weight), np.empty((n_rows, 0)), dtype=np.float64, ensure_non_negative=True
-        )
+        weight = np.asarray(weight, dtype=np.float64)
+        if not (np.isfinite(weight) & (weight >= 0.0)).all():
+            raise ValueError(
+                "sample_weight must hold finite numbers that are not below 0. Got "
+                f"{weight[~(np.isfinite(weight) & (weight >= 0.0))][0]} instead."
+            )
     source = Source(where, lambda: iter([part] if n_rows else []), lambda: n_rows)
     count = n_rows if weight is None else int((weight > 0.0).sum())
     return Gathered(source, check, weight, (count, part.shape[1]))
