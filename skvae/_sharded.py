@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ._callbacks import Audience
 from ._fitted import Fitted, device_of
@@ -184,7 +185,7 @@ def read_into(
     return np.concatenate(weights)
 
 
-def first_missing(table: Any, number: Array) -> Array:  # (D,)
+def first_missing(table: Any, number: NDArray[np.intp]) -> Array:  # (D,)
     """Return the smallest number of a row in which each column misses; infinity without any."""
     first = np.full(table.shape[1], np.inf)
     for rows in row_chunks(*table.shape):
@@ -196,7 +197,7 @@ def first_missing(table: Any, number: Array) -> Array:  # (D,)
 class Sample(NamedTuple):
     """Rows that the start is made of."""
 
-    number: Array  # (n,)  among all rows
+    number: NDArray[np.intp]  # (n,)  among all rows
     table: Array  # (n, D)
     weight: Array  # (n,)
 

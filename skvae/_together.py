@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.sparse import issparse
 from torch import distributed as torch_distributed
 
@@ -178,7 +179,7 @@ class _Piece(NamedTuple):
     """Some rows of a shard, that are read together."""
 
     gathered: Gathered
-    number: Array  # (n,)  of the rows, among all
+    number: NDArray[np.intp]  # (n,)  of the rows, among all
 
 
 class _Local(NamedTuple):

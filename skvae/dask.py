@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ._advice import heard
 from ._callbacks import Listeners, with_callbacks
 from ._cluster.collections import (
     check_collection,
@@ -25,6 +26,7 @@ from ._cluster.collections import (
 )
 from ._cluster.estimator import OnCluster
 from ._health import warn_about_columns, warn_about_fit
+from ._imputer import VAEImputer
 from ._inputs import (
     attributes_of,
     become,
@@ -35,6 +37,7 @@ from ._inputs import (
     model_attributes,
     validated,
 )
+from ._outlier import VAEOutlierDetector
 from ._parameters import Rule, check_parameters, seed_of
 from ._resources import own_gradients
 from ._table.sources import in_slices
@@ -241,6 +244,223 @@ class DaskVAETransformer(OnCluster, VAETransformer):
         """
         scores = self.score_samples(X)
         return float(scores.mean().compute() if is_collection(scores) else scores.mean())
+
+
+class _FittedToSome(OnCluster):
+    """An estimator that a worker fits: it keeps rows in memory."""
+
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None) -> Any:
+        """Fit the estimator to a collection, on one of the workers.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows. Of more than 2^25 cells some at even distances are taken, and a warning says so.
+        y : None
+            Ignored.
+        sample_weight : dask.array.Array or Series of shape (n_samples,), default=None
+            How often each row counts, in the partitions of X.
+
+        Returns
+        -------
+        self : estimator instance
+            The fitted estimator.
+        """
+        from ._cluster.fit import fit_to_some
+
+        X, local = check_collection(X, type(self).__name__), self.to_local()
+        client, _ = self._on_cluster()
+        parts = parts_of(X)
+        found = fit_to_some(client, local, parts, weights_of(sample_weight, len(parts)))
+        own = {name: getattr(self, name) for name in self.own}
+        before = self.local(**{name: getattr(self, name) for name in local.get_params(deep=False)})
+        become(self, vars(found) | vars(before) | own)  # parameters as the user has them
+        return self
+
+
+class DaskVAEOutlierDetector(_FittedToSome, VAEOutlierDetector):
+    """A VAEOutlierDetector for Dask collections.
+
+    It is fitted to as many rows as one worker keeps in memory, and scores all of them, lazily.
+
+    Parameters
+    ----------
+    vae, score_method, ..., random_state
+        As those of :class:`VAEOutlierDetector`.
+    client : distributed.Client or None, default=None
+        The cluster. None is the client that was made last.
+
+    Notes
+    -----
+    Methods take rows in memory, too, as those of :class:`VAEOutlierDetector` do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask import array
+    >>> from distributed import Client
+    >>> from skvae.dask import DaskVAEOutlierDetector
+    >>> X = array.from_array(np.random.default_rng(0).normal(size=(500, 4)), chunks=(100, 4))
+    >>> with Client(processes=False, dashboard_address=None) as client:
+    ...     detector = DaskVAEOutlierDetector(random_state=0, client=client).fit(X)
+    ...     labels = detector.predict(X).compute()
+    >>> labels.shape
+    (500,)
+    """
+
+    def score_samples(self, X: Any) -> Any:
+        """Score each row by ``score_method_``, in nats, lazily: higher is more normal.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows, in the units of the training rows.
+
+        Returns
+        -------
+        scores : dask.dataframe.Series or dask.array.Array of shape (n_samples,)
+            As X is.
+        """
+        return self._of_rows("score_samples", X)
+
+    def decision_function(self, X: Any) -> Any:
+        """Return how far each row's score lies above the threshold, lazily.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows, in the units of the training rows.
+
+        Returns
+        -------
+        decision : dask.dataframe.Series or dask.array.Array of shape (n_samples,)
+            In nats: negative for outliers.
+        """
+        return self._of_rows("decision_function", X)
+
+    def p_values(self, X: Any) -> Any:
+        """Return conformal p-values, lazily, as :meth:`VAEOutlierDetector.p_values`.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows, in the units of the training rows.
+
+        Returns
+        -------
+        p : dask.dataframe.Series or dask.array.Array of shape (n_samples,)
+            As X is.
+        """
+        return self._of_rows("p_values", X)
+
+    def predict(self, X: Any) -> Any:
+        """Tell outliers from inliers, lazily.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows, in the units of the training rows.
+
+        Returns
+        -------
+        is_inlier : dask.dataframe.Series or dask.array.Array of int of shape (n_samples,)
+            -1 for outliers and 1 for inliers.
+
+        Raises
+        ------
+        ValueError
+            With ``fdr``, which looks at all rows together.
+        """
+        if is_collection(X) and self.fdr is not None:
+            raise ValueError(
+                f"predict with fdr={self.fdr} looks at all rows together, and those of a "
+                "collection are looked at in partitions. Take p_values(X).compute(), and "
+                "scipy.stats.false_discovery_control of them; or contamination instead of fdr."
+            )
+        return self._of_rows("predict", X, np.int64)
+
+    def fit_predict(self, X: Any, y: None = None, sample_weight: Any = None) -> Any:
+        """Fit to X, and tell outliers from inliers among its rows, lazily.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows, of which some may be outliers.
+        y : None
+            Ignored.
+        sample_weight : dask.array.Array or Series of shape (n_samples,), default=None
+            As in :meth:`fit`.
+
+        Returns
+        -------
+        is_inlier : dask.dataframe.Series or dask.array.Array of int of shape (n_samples,)
+            -1 for outliers and 1 for inliers, each as a new row.
+        """
+        return self.fit(X, sample_weight=sample_weight).predict(X)
+
+    def _of_rows(self, method: str, X: Any, dtype: Any = np.float64) -> Any:
+        local = fitted_now(self).to_local()
+        if not is_collection(X):
+            return getattr(local, method)(X)
+        return per_row(partial(_called, method), check_collection(X, method), local, dtype)
+
+
+class DaskVAEImputer(_FittedToSome, VAEImputer):
+    """A VAEImputer for Dask collections.
+
+    It is fitted to as many rows as one worker keeps in memory, and fills all of them, lazily.
+
+    Parameters
+    ----------
+    vae, missing_values, ..., random_state
+        As those of :class:`VAEImputer`.
+    client : distributed.Client or None, default=None
+        The cluster. None is the client that was made last.
+
+    Notes
+    -----
+    Methods take rows in memory, too, as those of :class:`VAEImputer` do.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dask import array
+    >>> from distributed import Client
+    >>> from skvae.dask import DaskVAEImputer
+    >>> X = np.random.default_rng(0).normal(size=(500, 4))
+    >>> X[::5, 1] = np.nan
+    >>> with Client(processes=False, dashboard_address=None) as client:
+    ...     rows = array.from_array(X, chunks=(100, 4))
+    ...     filled = DaskVAEImputer(random_state=0, client=client).fit_transform(rows).compute()
+    >>> bool(np.isnan(filled).any())
+    False
+    """
+
+    def transform(self, X: Any) -> Any:
+        """Fill what is missing, lazily.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows with missing values.
+
+        Returns
+        -------
+        X_imputed : dask.dataframe.DataFrame or dask.array.Array
+            X with its missing values replaced, of shape (n_samples, n_features_out).
+        """
+        local = fitted_now(self).to_local().set_output(transform="default")
+        if not is_collection(X):
+            return fitted_now(self).to_local().transform(X)
+        X = check_collection(X, "transform")
+        with heard():  # these rows are made up
+            some = local.transform(head_of(X))
+        head = some[:0] if isinstance(some, np.ndarray) else some.head(0)
+        return frames(VAEImputer.transform, X, local, head)
+
+
+def _called(method: str, local: Any, part: Any) -> Any:
+    return getattr(local, method)(part)
 
 
 def _checked(blank: Any, part: Any) -> Any:

@@ -4,6 +4,7 @@ import os
 import pickle
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 
 import numpy as np
@@ -19,10 +20,10 @@ import dask.array as da
 import dask.dataframe as dd
 from distributed import Client, LocalCluster
 
-from skvae import VAETransformer
-from skvae._callbacks import Listeners
+from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
+from skvae._callbacks import SUPPORTED, Listeners
 from skvae._cluster import watching
-from skvae.dask import DaskVAETransformer
+from skvae.dask import DaskVAEImputer, DaskVAEOutlierDetector, DaskVAETransformer
 from skvae.distributed import fit
 
 pytestmark = [
@@ -139,7 +140,8 @@ def test_a_frozen_worker_is_passed_over(client, alone, monkeypatch):
         with pytest.warns(RuntimeWarning, match="The fit on the cluster goes on after a loss: "):
             vae = on(client, checkpoint_every=0.2).fit(collection())
     finally:
-        os.kill(lost[0], signal.SIGCONT)
+        with suppress(ProcessLookupError):  # the worker was started again
+            os.kill(lost[0], signal.SIGCONT)
     assert_allclose(weights(vae), weights(alone), rtol=1e-6, atol=1e-7)
     client.wait_for_workers(2)
 
@@ -207,7 +209,7 @@ def test_weights_count(client):
         VAETransformer(**PARAMETERS), parts, sample_weight=np.concatenate(counts), n_shards=4
     )
     assert_array_equal(weights(vae), weights(expected))
-    with pytest.raises(ValueError, match="sample_weight must have the partitions of X. Got 1 for"):
+    with pytest.raises(ValueError, match=r"sample_weight must have the partitions of X\. Got 1"):
         on(client).fit(rows, sample_weight=weight.rechunk(-1))
     with pytest.raises(ValueError, match="row for row: the one here has 500 weights for 3000 rows"):
         on(client).fit(rows, sample_weight=weight.rechunk(((500, 3000, 1, 80),)))
@@ -215,7 +217,7 @@ def test_weights_count(client):
         on(client).fit(rows, sample_weight=weight.compute())
     with pytest.raises(ValueError, match="4 partitions have none of a weight above 0"):
         on(client).fit(rows, sample_weight=0.0 * weight)
-    with pytest.raises(ValueError, match="finite numbers that are not below 0. Got -"):
+    with pytest.raises(ValueError, match=r"finite numbers that are not below 0\. Got -"):
         on(client).fit(rows, sample_weight=-weight - 1.0)
 
 
@@ -263,3 +265,116 @@ def test_parameters_are_those_of_the_local_estimator_and_of_the_cluster(client):
     assert pickle.loads(pickle.dumps(vae)).client is None
     with pytest.raises(TypeError, match="unexpected keyword argument 'nothing'"):
         DaskVAETransformer(nothing=1)
+
+
+def test_a_detector_fitted_by_a_worker_scores_lazily(client):
+    whole = pd.concat(frames())
+    detector = DaskVAEOutlierDetector(random_state=0, client=client).fit(collection())
+    expected = VAEOutlierDetector(random_state=0).fit(whole)
+    assert detector.offset_ == pytest.approx(expected.offset_, abs=1e-9)
+    rows = collection().partitions[1:]
+    few = rows.compute()
+    for method in ("score_samples", "decision_function", "p_values", "predict"):
+        found = getattr(detector, method)(rows).compute()
+        assert found.index.equals(few.index)
+        assert_allclose(found, getattr(expected, method)(few), rtol=1e-9, atol=1e-12)
+        assert_allclose(getattr(detector, method)(few), found)  # rows in memory
+    assert type(detector.to_local()) is VAEOutlierDetector
+    assert detector.get_params()["vae"] is None
+    with pytest.raises(ValueError, match=r"predict with fdr=0\.1 looks at all rows together"):
+        DaskVAEOutlierDetector(fdr=0.1, client=client).fit_predict(rows)
+    with pytest.raises(ValueError, match="its 1 partitions have none at all"):
+        detector.fit(collection().partitions[3])
+
+
+def test_an_imputer_fitted_by_a_worker_fills_lazily(client, monkeypatch):
+    rows = collection().partitions[1:]
+    few = rows.compute()
+    imputer = DaskVAEImputer({"max_iter": 0}, random_state=0, client=client)
+    filled = imputer.fit(rows).transform(rows)
+    expected = VAEImputer({"max_iter": 0}, random_state=0).fit(few)
+    pd.testing.assert_frame_equal(filled.compute(), expected.transform(few))
+    pd.testing.assert_frame_equal(imputer.transform(few), expected.transform(few))
+    monkeypatch.setattr("skvae._by_parts.most_rows", lambda n_columns: 100)
+    with pytest.warns(UserWarning, match="VAEImputer is fitted to one in 6 of the 581 rows of X"):
+        imputer.fit(rows)
+    expected = VAEImputer({"max_iter": 0}, random_state=0).fit(few.iloc[::6])
+    pd.testing.assert_frame_equal(imputer.transform(few), expected.transform(few))
+
+
+def test_without_a_cluster_an_error_says_how_to_get_one(monkeypatch):
+    def none():
+        raise ValueError("No clients found")
+
+    monkeypatch.setattr("distributed.default_client", none)
+    with pytest.raises(ValueError, match="DaskVAEImputer needs a Dask cluster, and there is no"):
+        DaskVAEImputer().fit(collection())
+
+
+# -- who is told of a fit -------------------------------------------------------------------------
+
+
+def test_progress_reaches_the_client(client, capsys):
+    on(client, verbose=2).fit(collection())
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0].split(",")[0] for line in said] == [
+        "[DaskVAETransformer] linear start",
+        "[DaskVAETransformer] epoch 1 of at most 3",
+        "[DaskVAETransformer] epoch 2 of at most 3",
+        "[DaskVAETransformer] epoch 3 of at most 3",
+        "[DaskVAETransformer] kept epoch 3 after 3 epochs",
+    ]
+
+
+class Stops:
+    """A callback that stops a fit after an epoch, and looks at the model of each."""
+
+    def __init__(self, after):
+        self.after, self.found = after, []
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        self.found.append("down")
+
+    def on_fit_task_begin(self, estimator, context):
+        pass
+
+    def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+        if context.parent is None:
+            return False
+        if self.after is None:
+            raise KeyError("odd")
+        self.found.append(fitted_estimator.score(frames()[1]))
+        return len(self.found) == self.after
+
+
+@pytest.mark.skipif(not SUPPORTED, reason="scikit-learn 1.9 has callbacks")
+def test_callbacks_look_on_and_stop_the_fit(client):
+    stops = Stops(2)
+    vae = on(client, max_iter=5).set_callbacks(stops).fit(collection())
+    assert vae.n_iter_ == 2
+    *scores, last = stops.found
+    assert last == "down" and np.isfinite(scores).all() and scores[0] != scores[1]
+    again = on(client).set_callbacks(Stops(None))
+    with pytest.raises(KeyError, match="odd"):
+        again.fit(collection())
+    assert not hasattr(again, "model_")
+
+
+def test_an_interrupt_keeps_what_the_last_segment_came_to(client, alone, monkeypatch):
+    hear = Listeners.hear
+
+    def hearing(self, epoch, fitted):
+        if epoch.number == 2:
+            raise KeyboardInterrupt
+        return hear(self, epoch, fitted)
+
+    monkeypatch.setattr(Listeners, "hear", hearing)
+    with pytest.warns(UserWarning, match="interrupted"):
+        vae = on(client, checkpoint_every=0.01).fit(collection())
+    assert vae.validation_scores_ == pytest.approx(alone.validation_scores_[: vae.n_iter_ + 1])
+    assert vae.n_iter_ == 1
+    with pytest.raises(KeyboardInterrupt):
+        on(client, checkpoint_every=60.0).fit(collection())

@@ -55,15 +55,14 @@ def head_of(X: Any) -> Any:
     """Return two rows as those of a collection are: of the same names and dtypes."""
     if is_array(X):
         return np.zeros((2, X.shape[1]), dtype=X.dtype)
-    from dask.dataframe.dispatch import make_meta
-    from dask.dataframe.utils import meta_nonempty
+    from dask.dataframe.dispatch import make_meta, meta_nonempty
 
     return meta_nonempty(make_meta(X))
 
 
 def constant(value: Any) -> Any:
     """Return a value that many tasks share."""
-    from dask import delayed
+    from dask.delayed import delayed
 
     return delayed(value, pure=False, traverse=False)
 
@@ -100,7 +99,8 @@ def frames(function: Callable[..., Any], X: Any, estimator: Any, head: Any) -> A
     """Return what a function makes of rows, lazily: frames or arrays as ``head`` is."""
     local = constant(estimator)
     if not isinstance(head, np.ndarray):
-        from dask import dataframe, delayed
+        from dask import dataframe
+        from dask.delayed import delayed
 
         if not is_array(X):
             return X.map_partitions(_made, local, function, head, meta=head)

@@ -4,7 +4,7 @@ import inspect
 from functools import wraps
 from typing import Any, ClassVar
 
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 
 from .._inputs import become
 
@@ -21,7 +21,9 @@ class OnCluster:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.local = next(base for base in cls.__bases__ if base is not OnCluster)
+        if not issubclass(cls, BaseEstimator):
+            return  # what some of them share
+        cls.local = cls.__bases__[-1]
         of_local: Any = cls.local.__init__  # type: ignore[misc]
 
         @wraps(of_local)
@@ -36,8 +38,8 @@ class OnCluster:
             for name, default in cls.own.items()
         ]
         parameters = [*signature.parameters.values(), *own]
-        initialise.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-        cls.__init__ = initialise  # type: ignore[misc]
+        vars(initialise)["__signature__"] = signature.replace(parameters=parameters)
+        cls.__init__ = initialise  # type: ignore[method-assign]
 
     def to_local(self) -> Any:
         """Return the estimator that needs no Dask, fitted if this one is.
@@ -72,7 +74,8 @@ class OnCluster:
         parameters: dict[str, Any] = self.get_params(deep=False)  # type: ignore[attr-defined]
         client = parameters.pop("client")  # of which there is one
         parameters = {name: clone(value, safe=False) for name, value in parameters.items()}
-        return type(self)(**parameters, client=client)
+        again: Any = type(self)
+        return again(**parameters, client=client)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]

@@ -4,12 +4,15 @@ import pickle
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import numpy as np
 
 from .._advice import warn
+from .._by_parts import step_of
 from .._callbacks import Audience
 from .._fitted import Fitted
 from .._history import History
@@ -18,6 +21,7 @@ from .._sharded import Progress, columns_asked, dealt, schema_of, shards_of
 from .._table.column import Array
 from .._table.schema import Schema
 from . import watching, workers
+from .collections import constant
 from .watching import Cluster, Kept, Lost
 
 
@@ -260,11 +264,11 @@ class _Messages:
                     fit.audience.begin(message)
                 fit.is_told = True
                 continue
-            epoch, fitted = message
+            epoch = message[0]
             fit.n_heard = epoch.number + 1
             stop = True
             try:
-                stop = fit.audience.hear(epoch, lambda found=fitted: found)
+                stop = fit.audience.hear(epoch, partial(itemgetter(1), message))
             finally:
                 if fit.asks:
                     self.answers.put(bool(stop))
@@ -276,19 +280,38 @@ class _Messages:
         self.place.delete()
 
 
+def fit_to_some(client: Any, estimator: Any, parts: Sequence[Any], weights: Sequence[Any]) -> Any:
+    """Let a worker fit an estimator that keeps rows in memory: to all, or as many as it takes."""
+    kept = Kept(Cluster(client))
+    names = [("shape", n) for n in range(len(parts))]
+    kept.let_be(
+        names, lambda some: [_task(workers.shape_of, _partition(n), parts[n]) for _, n in some]
+    )
+    shapes = kept.get(names)
+    sizes = [size for size, _ in shapes]
+    if not sum(sizes):
+        raise ValueError(f"X must have rows, and its {len(sizes)} partitions have none at all.")
+    step = step_of(type(estimator).__name__, (sum(sizes), shapes[0][1]), "X")
+    first = np.cumsum([0, *sizes])
+    some = [
+        _task(workers.every, _partition(n), parts[n], weights[n], int(-first[n] % step), step)
+        for n in range(len(parts))
+    ]
+    kept.let_be(["fitted"], lambda _: [_task(workers.fitted, "the fit", estimator, some)])
+    return kept.get(["fitted"])[0]
+
+
 def _partition(number: int) -> str:
     return f"partition {number} of X"
 
 
 def _task(function: Any, *arguments: Any) -> Any:
     """Return a task of Dask's, under a name of its own."""
-    from dask import delayed
+    from dask.delayed import delayed
 
     return delayed(function, pure=False)(*arguments)
 
 
 def _constants(*values: Any) -> list[Any]:
     """Return values that many tasks share."""
-    from dask import delayed
-
-    return [delayed(value, pure=False, traverse=False) for value in values]
+    return [constant(value) for value in values]

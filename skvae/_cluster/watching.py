@@ -76,15 +76,15 @@ class Cluster:
             gone = [address for address in gang if address not in ages]
             late = [one for one, age in ages.items() if age >= A_STEP.total_seconds()]
             for address in late:
-                self._take_out(address)
+                self._restart(address)
             lost = [*gone, *(address for address in late if address in gang)]
             if lost or errors:
                 whom = f"the worker {lost[0]}" if lost else "a worker"
                 raise Lost(f"{whom} {'has ended' if gone else 'does not answer'}")
             time.sleep(PULSE)
 
-    def _take_out(self, address: str) -> None:
-        """Take a worker that does not answer out of the cluster.
+    def _restart(self, address: str) -> None:
+        """Let a worker that does not answer be started again, or else be taken out of the cluster.
 
         The scheduler does so itself, some minutes later. Until then it waits for what the worker
         has, and gives it more to do.
@@ -95,12 +95,15 @@ class Cluster:
                 address, stimulus_id=f"skvae-{time.time()}", close=False
             )
 
-        self.client.run_on_scheduler(removed)
         warn(
-            f"The worker {address} has not answered for {A_STEP.total_seconds():.0f} s, and was "
-            "taken out of the cluster. What it had is made again elsewhere.",
+            f"The worker {address} has not answered for {A_STEP.total_seconds():.0f} s. It is "
+            "started again, or taken out of the cluster if it has no nanny.",
             RuntimeWarning,
         )
+        if self.client.scheduler_info(n_workers=-1)["workers"].get(address, {}).get("nanny"):
+            self.client.restart_workers([address], timeout=A_WORKER, raise_for_error=False)
+        else:
+            self.client.run_on_scheduler(removed)
 
     def result(self, future: Any, gang: Sequence[str] = ()) -> Any:
         """Return what a task has found, and warn as it did.

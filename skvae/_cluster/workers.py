@@ -35,6 +35,7 @@ from .._sharded import (
     without_rows,
 )
 from .._table.column import Array
+from .._table.frames import joined, take_rows
 from .._table.gathered import Gathered, SeenColumns
 from .._table.schema import Schema
 from .._table.sources import Source
@@ -107,7 +108,8 @@ def read(
     gathered = gathered_of(part, weight, check, "X")
     table = np.empty(gathered.shape)
     own = read_into(table, gathered, *columns)
-    return Sample(first + np.arange(len(table)), table, own)
+    number = np.arange(first, first + len(table), dtype=np.intp)
+    return Sample(number, table, own)
 
 
 @located
@@ -150,6 +152,29 @@ def rows_of(
     weight = np.concatenate([np.zeros(0), *(one.found.weight for one in wholes)])
     rows = encoded(begun, table, weight, total, n_rows)
     return Own(rows, *shards, n_rows, f", on the worker {get_worker().address}")
+
+
+@located
+def shape_of(part: Any) -> tuple[int, int]:
+    return part.shape
+
+
+@located
+def every(part: Any, weight: Any, begin: int, step: int) -> tuple[Any, Array | None]:
+    """Return each so many-th row of a part, and its weight."""
+    gathered_of(part, weight, lambda rows: rows, "X")  # or its error
+    some = slice(begin, None, step)
+    return take_rows(part, np.arange(part.shape[0])[some]), (
+        None if weight is None else np.asarray(weight, dtype=np.float64)[some]
+    )
+
+
+@located
+def fitted(estimator: Any, some: list[Result]) -> Any:
+    """Fit an estimator to the rows of all partitions."""
+    parts = [one.found for one in some if len(one.found[0])]
+    weight = None if parts[0][1] is None else np.concatenate([weight for _, weight in parts])
+    return estimator.fit(joined([part for part, _ in parts]), sample_weight=weight)
 
 
 class Paused(BaseException):
