@@ -3,7 +3,6 @@
 ``parameters`` are those of ``VAETransformer.get_params``; nothing here knows the estimator itself.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +19,7 @@ from ._model.vae import VAE, State
 from ._parameters import Parameters, architecture_of
 from ._preparing import Prepared, generator_for, prepare, trainable
 from ._resources import enough_threads, training_resources
+from ._specification import copied
 from ._table.column import Array
 from ._table.columns import Columns
 from ._table.schema import LabelledRows
@@ -200,7 +200,7 @@ def describe(prepared: Prepared, state: State | None, memory: State | None = Non
 
     Components are renumbered by the information that they carry, falling.
     """
-    vae = copy.deepcopy(prepared.vae)  # a callback's look at an epoch must not move the fit
+    vae = copied(prepared.vae)  # a callback's look at an epoch must not move the fit
     if state is not None:
         vae.load_state_dict(state)
     information = _information(vae, prepared.rows)

@@ -1,6 +1,5 @@
 """Rows and parameters to what training begins with: columns, rows, a module at its start."""
 
-import copy
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from ._parameters import (
     per_column,
 )
 from ._resources import enough_threads
+from ._specification import copied
 from ._start.linear_start import evidence_of_components, start_linear
 from ._table.automatic import Look, look_at, with_remarks
 from ._table.checks import Said, check_support
@@ -233,7 +233,7 @@ def rows_for(
 
 def trainable(parameters: Parameters, vae: VAE) -> VAE:
     """Copy a module in the precision that training uses."""
-    return copy.deepcopy(vae).requires_grad_(True).to(trainable_dtype(parameters))
+    return copied(vae).requires_grad_(True).to(trainable_dtype(parameters))
 
 
 def generator_for(parameters: Parameters, seed: int) -> torch.Generator:

@@ -1,5 +1,7 @@
 """Frozen specifications, and the torch modules that hold what they learn."""
 
+import copy
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Generic, Self, TypeVar
 
@@ -19,13 +21,14 @@ class Specification:
 
     def with_values(self, values: Mapping[str, Tensor | None]) -> Self:
         """Return a copy that computes with these values of what is learned."""
-        copy = object.__new__(type(self))
-        copy.__dict__.update(self.__dict__)
-        copy.__dict__.update(values)
-        return copy
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.__dict__.update(values)
+        return other
 
 
 S = TypeVar("S", bound=Specification)
+M = TypeVar("M", bound=nn.Module)
 
 
 class Part(nn.Module, Generic[S]):
@@ -64,3 +67,30 @@ class Part(nn.Module, Generic[S]):
 
     def extra_repr(self) -> str:
         return repr(self.specification)
+
+
+def copied(module: M, memo: dict[int, Any] | None = None) -> M:
+    """Copy a module and its tensors, as ``copy.deepcopy`` does, in a quarter of the time.
+
+    That takes most of it for the dictionaries of hooks, which are empty, of each module in it.
+    """
+    memo = {} if memo is None else memo
+    other = memo[id(module)] = object.__new__(type(module))
+    for name, value in vars(module).items():
+        if type(value) in (dict, OrderedDict):
+            value = type(value)((key, _copied(part, memo)) for key, part in value.items())
+        elif value is not None and type(value) is not bool:
+            value = _copied(value, memo)
+        other.__dict__[name] = value
+    return other
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, nn.Module):
+        return copied(value, memo)
+    if type(value) is not Tensor or value.requires_grad:
+        return copy.deepcopy(value, memo)
+    other = memo[id(value)] = value.clone()
+    return other

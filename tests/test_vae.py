@@ -11,6 +11,7 @@ from skvae._inference.scores import noise_bank
 from skvae._model.bounds import elbo, importance_weighted_bound, log_weights
 from skvae._model.networks import ACTIVATIONS, tame
 from skvae._model.vae import VAE
+from skvae._specification import copied
 from skvae.likelihoods import Bernoulli, Gaussian
 from skvae.likelihoods._mixed import ColumnLikelihoods
 from skvae.priors import StandardNormal
@@ -54,6 +55,28 @@ def test_a_slope_is_the_derivative_of_its_activation(activation):
     x = torch.linspace(-4.0, 4.0, 30, dtype=torch.float64, requires_grad=True)
     (expected,) = torch.autograd.grad(ACTIVATIONS[activation].value(x).sum(), x)
     torch.testing.assert_close(ACTIVATIONS[activation].slope(x), expected)
+
+
+@each_likelihood
+def test_a_copy_is_the_same_module_with_tensors_of_its_own(name):
+    vae = random_vae(name)
+    vae.encoder.linear.requires_grad_(False)
+    other, x = copied(vae), rows().round()
+    eps = torch.zeros((1, 7, 3), dtype=torch.float64)
+    assert repr(other) == repr(vae) and elbo(other(x, None, eps)).equal(elbo(vae(x, None, eps)))
+    pairs = zip(
+        [*vae.named_parameters(), *vae.named_buffers()],
+        [*other.named_parameters(), *other.named_buffers()],
+        strict=True,
+    )
+    for (here, one), (there, two) in pairs:
+        assert here == there and one.equal(two) and type(one) is type(two)
+        assert one.requires_grad == two.requires_grad and one.data_ptr() != two.data_ptr()
+    assert all(one is not two for one, two in zip(vae.modules(), other.modules(), strict=True))
+    assert all(
+        vars(one).keys() == vars(two).keys()
+        for one, two in zip(vae.modules(), other.modules(), strict=True)
+    )
 
 
 def test_initialised_networks_are_still_linear():

@@ -1,6 +1,5 @@
 """The decoder of columns without Gaussian noise, as a generalised linear model of the codes."""
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from .._gaussian import normal_sample
 from .._model.networks import CODE_LIMIT, tame
 from .._model.vae import VAE
+from .._specification import copied
 from .._table.column import Array
 from ..likelihoods._mixed import ColumnLikelihoods
 
@@ -76,7 +76,7 @@ class _Regression:
     """Columns x (N, D), each cell counted so often, on codes z (S, N, K)."""
 
     def __init__(self, likelihood: ColumnLikelihoods, x: Tensor, count: Tensor, z: Tensor) -> None:
-        self.likelihood = copy.deepcopy(likelihood).float()
+        self.likelihood = copied(likelihood).float()
         self.x, self.count, z = x.float(), count.float(), z.float()
         self.z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
 

@@ -1,6 +1,5 @@
 """From a table to a module at its linear start: features, their moments, the fit to them."""
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +15,7 @@ from .._gaussian import normal_sample, standard_normal_like
 from .._model.bounds import importance_weighted_bound
 from .._model.vae import VAE
 from .._parameters import MAX_COLUMNS_FOR_COVARIANCE, NOISE_FLOOR
+from .._specification import copied
 from .._table.column import Array
 from .._table.columns import Columns
 from .._table.statistics import robust_units, row_chunks, some_rows
@@ -142,11 +142,11 @@ def start_linear(
     if (prior.begins_standard or isinstance(prior, StandardNormal)) and not is_maximum:
         on_seen, on_unseen = _gains(source)
         if on_unseen <= 0.0:
-            launch = copy.deepcopy(vae) if launch is vae else launch
+            launch = copied(vae) if launch is vae else launch
             optimism = max(on_seen - on_unseen, 0.0)
             _begin_independent(source)
     if prior.begins_standard:
-        launch = copy.deepcopy(vae) if launch is vae else launch
+        launch = copied(vae) if launch is vae else launch
         _start_prior(launch, x, observed, shares)
     return launch, optimism
 
@@ -160,7 +160,7 @@ def _softened(source: _Features, linear: LinearGaussian) -> VAE:
     vae, least = source.vae, GENTLE * source.floor
     if not (linear.noise[~source.fixed] < least).any():
         return vae
-    source = replace(source, vae=copy.deepcopy(vae))
+    source = replace(source, vae=copied(vae))
     noise = np.where(source.fixed, linear.noise, np.maximum(linear.noise, least))
     _place(source, linear._replace(noise=noise))
     return source.vae
@@ -279,7 +279,7 @@ def _gains(source: _Features) -> tuple[float, float]:
     trained, judged = kept > 0.0, held_out > 0.0
     part = replace(
         source,
-        vae=copy.deepcopy(vae),
+        vae=copied(vae),
         table=sample[trained],
         weight=(shares * kept / count)[trained],
         copies=kept[trained],
@@ -295,7 +295,7 @@ def _gain(source: _Features, rows: Array, weight: Array) -> float:
     It is estimated by importance sampling from the encoder, which is too low: the more samples, the
     less a start pays for an encoder that does not fit its decoder yet.
     """
-    vae, other = source.vae, replace(source, vae=copy.deepcopy(source.vae))
+    vae, other = source.vae, replace(source, vae=copied(source.vae))
     _begin_independent(other)
     n_rows = max(JUDGED_CELLS // (2 * FEWEST_PAIRS * vae.n_features), FEWEST_JUDGED)
     some = slice(None, None, -(-len(rows) // n_rows))

@@ -1,6 +1,5 @@
 """Which epoch to keep: rows held out, folds, early stopping."""
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +12,7 @@ from torch import Tensor
 from .._model.bounds import log_weights
 from .._model.vae import VAE, State
 from .._parameters import Parameters
+from .._specification import copied
 from .loop import train
 from .plan import Epoch, Plan, Start
 from .rows import Rows, folds, some_copies
@@ -178,7 +178,7 @@ def train_folds(
     good: it says how many epochs to train on all.
     """
     n_folds = len(parts)
-    runs = [train(copy.deepcopy(vae), *both, plan, generator, start=start) for both in parts]
+    runs = [train(copied(vae), *both, plan, generator, start=start) for both in parts]
     for epochs in zip(*runs, strict=True):
         bound = sum(e.bound for e in epochs) / n_folds
         held_out = sum(e.held_out for e in epochs) / n_folds
