@@ -839,9 +839,15 @@ READERS = {
     "imputed": lambda imputer: imputer.transform(HOLED),
 }
 HOLED = np.where(np.random.default_rng(0).random(X.shape) < 0.1, np.nan, X)
+
+
+def _once():
+    return _vae(max_iter=1, early_stopping=False)
+
+
 REFITTED = {
-    "predict": lambda: VAEOutlierDetector(_vae(max_iter=1), random_state=0),
-    "p_values": lambda: VAEOutlierDetector(_vae(max_iter=1), random_state=0),
+    "predict": lambda: VAEOutlierDetector(_once(), random_state=0),
+    "p_values": lambda: VAEOutlierDetector(_once(), random_state=0),
     "imputed": lambda: VAEImputer(_vae(max_iter=1)),
 }
 
