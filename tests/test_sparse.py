@@ -30,7 +30,8 @@ N, D = 150, 12
 
 def _vae(**params):
     small = {"n_components": 2, "hidden_layer_sizes": (8,), "max_iter": 0, "random_state": 0}
-    return VAETransformer(**small | {"scaling": "columns"} | params)
+    small |= {"scaling": "columns", "n_importance_samples": 8}
+    return VAETransformer(**small | params)
 
 
 def _counts(n_rows=N, n_columns=D, density=0.4, seed=0):

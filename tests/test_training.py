@@ -309,7 +309,7 @@ def test_below_500_distinct_rows_folds_choose_the_number_of_epochs(name):
     X, by_folds = SPLITS[name]
     # Fast, and so over-fitted soon: the best epoch is not the last.
     params = {"n_components": 8, "hidden_layer_sizes": (64,), "batch_size": 32, "alpha": 0.0}
-    vae = _vae(max_iter=60, learning_rate_init=0.02, n_iter_no_change=3, **params).fit(X)
+    vae = _vae(max_iter=40, learning_rate_init=0.02, n_iter_no_change=3, **params).fit(X)
     assert 0 < vae.best_iter_ <= vae.n_iter_
     assert len(vae.loss_curve_) == (vae.best_iter_ if by_folds else vae.n_iter_)
 
