@@ -55,8 +55,9 @@ TABLES = {
 def _assert_same_model(one, X, other, Y, rtol=1e-8):
     """The same scores and codes of X by the one and of Y by the other."""
     for method in METHODS:
-        scores = other.score_samples(Y, method=method)
-        assert_allclose(one.score_samples(X, method=method), scores, rtol=rtol, atol=rtol)
+        some = slice(40 if method == "log_likelihood" else None)  # each of them is a search
+        scores = other.score_samples(Y[some], method=method)
+        assert_allclose(one.score_samples(X[some], method=method), scores, rtol=rtol, atol=rtol)
     Z = other.transform(Y)
     assert_allclose(one.transform(X), Z, rtol=rtol, atol=rtol * np.abs(Z).max())
 
