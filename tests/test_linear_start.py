@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_allclose
-from scipy.linalg import subspace_angles
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.linalg import eigh, subspace_angles
 from sklearn.datasets import (
     load_breast_cancer,
     load_digits,
@@ -229,6 +229,18 @@ def test_a_driver_that_fails_is_followed_by_another(monkeypatch):
     values, vectors = symmetric_eigenpairs(matrix, 3)
     assert tried == [None, "evd", "ev"]
     assert_allclose(matrix @ vectors, vectors * values, rtol=1e-9)
+    monkeypatch.setattr(linear_gaussian, "dsyevr", lambda *args, **more: (None, None, 1))
+    values, vectors = symmetric_eigenpairs(matrix)
+    assert tried[3:] == ["evd", "ev"]
+    assert_allclose(matrix @ vectors, vectors * values, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 33, 130])
+def test_all_eigenpairs_are_scipys_to_the_last_bit(size):
+    A = np.random.default_rng(0).normal(size=(size + 2, size))
+    for matrix in (A.T @ A, np.eye(size), np.ones((size, size))):
+        for one, two in zip(symmetric_eigenpairs(matrix), eigh(matrix), strict=True):
+            assert_array_equal(one, two)
 
 
 # -- columns without Gaussian noise ---------------------------------------------------------------

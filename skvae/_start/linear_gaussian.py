@@ -8,11 +8,13 @@ levels of those that hold categories.
 
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, eigh
+from scipy.linalg.lapack import dsyevr, dsyevr_lwork
 from scipy.optimize import minimize
 from scipy.sparse.linalg import LinearOperator, svds
 
@@ -239,6 +241,24 @@ def centred_rows(rows: Any, weight: Array, mean: Array) -> LinearOperator:
     return LinearOperator(rows.shape, times, transposed_times, times, np.float64, transposed_times)
 
 
+def _all_of(matrix: Array) -> tuple[Array, Array]:
+    """Call LAPACK's driver as ``eigh`` does, which takes four times as long for few columns."""
+    if not len(matrix):
+        return eigh(matrix)
+    work, whole_work = _sizes_of_work(len(matrix))
+    matrix = np.asarray_chkfinite(matrix)
+    values, vectors, *_, info = dsyevr(matrix, lower=1, lwork=work, liwork=whole_work)
+    if info:
+        raise LinAlgError(f"LAPACK's dsyevr returned {info}.")
+    return values, vectors
+
+
+@cache
+def _sizes_of_work(size: int) -> tuple[int, int]:
+    work, whole_work, _ = dsyevr_lwork(size, lower=1)
+    return int(work), int(whole_work)
+
+
 def symmetric_eigenpairs(matrix: Array, n_kept: int | None = None) -> tuple[Array, Array]:
     """Return the largest eigenvalues of a symmetric matrix, rising, and their vectors.
 
@@ -249,7 +269,7 @@ def symmetric_eigenpairs(matrix: Array, n_kept: int | None = None) -> tuple[Arra
     wanted = size if n_kept is None else n_kept
     subset = None if n_kept is None else (size - n_kept, size - 1)
     with suppress(LinAlgError):
-        values, vectors = eigh(matrix, subset_by_index=subset)
+        values, vectors = eigh(matrix, subset_by_index=subset) if subset else _all_of(matrix)
         if len(values) == wanted and np.isfinite(vectors).all():
             return values, vectors
     try:
