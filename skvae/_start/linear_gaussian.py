@@ -249,7 +249,7 @@ def _all_of(matrix: Array) -> tuple[Array, Array]:
     matrix = np.asarray_chkfinite(matrix)
     values, vectors, *_, info = dsyevr(matrix, lower=1, lwork=work, liwork=whole_work)
     if info:
-        raise LinAlgError(f"LAPACK's dsyevr returned {info}.")
+        raise LinAlgError(f"LAPACK's dsyevr returned {info}.")  # internal: another driver follows
     return values, vectors
 
 
