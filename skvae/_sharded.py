@@ -148,7 +148,7 @@ def which(shards: Sequence[int]) -> str:
 def shards_of(
     parameters: Parameters, sizes: Sequence[int], n_shards: int | None
 ) -> list[list[int]]:
-    """Deal pieces of so many rows to shards: whatever the number of processes."""
+    """Give pieces of so many rows to shards: whatever the number of processes."""
     n_pieces = sum(size > 0 for size in sizes)
     per_step = plan_for(parameters, sum(sizes)).batch_size // ROWS_OF_A_SHARD
     return dealt(sizes, min(n_shards or int(np.clip(per_step, *SHARDS)), n_pieces))
@@ -220,7 +220,7 @@ def prepared_of(
     samples: Sequence[Sample],
     seed: int,
 ) -> Prepared:
-    """Prepare a fit by the rows that the start is made of."""
+    """Begin a fit with the rows that the start is made of."""
     order, table, weight = (np.concatenate(parts) for parts in zip(*samples, strict=True))
     order = np.argsort(order, kind="stable")
     return prepare_table(parameters, schema, asked, table[order], weight=weight[order], seed=seed)

@@ -24,7 +24,7 @@ from ._cluster.collections import (
     per_row,
     weights_of,
 )
-from ._cluster.estimator import OnCluster
+from ._cluster.estimator import FittedToSome, OnCluster
 from ._health import warn_about_columns, warn_about_fit
 from ._imputer import VAEImputer
 from ._inputs import (
@@ -246,39 +246,7 @@ class DaskVAETransformer(OnCluster, VAETransformer):
         return float(scores.mean().compute() if is_collection(scores) else scores.mean())
 
 
-class _FittedToSome(OnCluster):
-    """An estimator that a worker fits: it keeps rows in memory."""
-
-    def fit(self, X: Any, y: None = None, sample_weight: Any = None) -> Any:
-        """Fit the estimator to a collection, on one of the workers.
-
-        Parameters
-        ----------
-        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
-            Rows. Of more than 2^25 cells some at even distances are taken, and a warning says so.
-        y : None
-            Ignored.
-        sample_weight : dask.array.Array or Series of shape (n_samples,), default=None
-            How often each row counts, in the partitions of X.
-
-        Returns
-        -------
-        self : estimator instance
-            The fitted estimator.
-        """
-        from ._cluster.fit import fit_to_some
-
-        X, local = check_collection(X, type(self).__name__), self.to_local()
-        client, _ = self._on_cluster()
-        parts = parts_of(X)
-        found = fit_to_some(client, local, parts, weights_of(sample_weight, len(parts)))
-        own = {name: getattr(self, name) for name in self.own}
-        before = self.local(**{name: getattr(self, name) for name in local.get_params(deep=False)})
-        become(self, vars(found) | vars(before) | own)  # parameters as the user has them
-        return self
-
-
-class DaskVAEOutlierDetector(_FittedToSome, VAEOutlierDetector):
+class DaskVAEOutlierDetector(FittedToSome, VAEOutlierDetector):
     """A VAEOutlierDetector for Dask collections.
 
     It is fitted to as many rows as one worker keeps in memory, and scores all of them, lazily.
@@ -405,7 +373,7 @@ class DaskVAEOutlierDetector(_FittedToSome, VAEOutlierDetector):
         return per_row(partial(_called, method), check_collection(X, method), local, dtype)
 
 
-class DaskVAEImputer(_FittedToSome, VAEImputer):
+class DaskVAEImputer(FittedToSome, VAEImputer):
     """A VAEImputer for Dask collections.
 
     It is fitted to as many rows as one worker keeps in memory, and fills all of them, lazily.

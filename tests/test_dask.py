@@ -137,11 +137,14 @@ def test_a_frozen_worker_is_passed_over(client, alone, monkeypatch):
     monkeypatch.setattr(watching, "QUIET", 3.0)
     lost = lose(client, monkeypatch, 0, signal.SIGSTOP)
     try:
-        with pytest.warns(RuntimeWarning, match="The fit on the cluster goes on after a loss: "):
+        with pytest.warns(RuntimeWarning) as said:
             vae = on(client, checkpoint_every=0.2).fit(collection())
     finally:
         with suppress(ProcessLookupError):  # the worker was started again
             os.kill(lost[0], signal.SIGCONT)
+    told = " ".join(str(one.message) for one in said)
+    assert "has not answered for 6 s. It is started again, or taken out of the cluster" in told
+    assert "The fit on the cluster goes on after a loss: " in told
     assert_allclose(weights(vae), weights(alone), rtol=1e-6, atol=1e-7)
     client.wait_for_workers(2)
 
@@ -209,7 +212,8 @@ def test_weights_count(client):
         VAETransformer(**PARAMETERS), parts, sample_weight=np.concatenate(counts), n_shards=4
     )
     assert_array_equal(weights(vae), weights(expected))
-    with pytest.raises(ValueError, match=r"sample_weight must have the partitions of X\. Got 1"):
+    said = r"sample_weight must have the partitions of X\. Got 1 for 4"
+    with pytest.raises(ValueError, match=said):
         on(client).fit(rows, sample_weight=weight.rechunk(-1))
     with pytest.raises(ValueError, match="row for row: the one here has 500 weights for 3000 rows"):
         on(client).fit(rows, sample_weight=weight.rechunk(((500, 3000, 1, 80),)))
@@ -378,3 +382,30 @@ def test_an_interrupt_keeps_what_the_last_segment_came_to(client, alone, monkeyp
     assert vae.n_iter_ == 1
     with pytest.raises(KeyboardInterrupt):
         on(client, checkpoint_every=60.0).fit(collection())
+
+
+def test_a_cluster_without_workers_is_told_of(client, monkeypatch):
+    monkeypatch.setattr(watching, "A_WORKER", 0.2)
+    cluster = watching.Cluster(client)
+    monkeypatch.setattr(cluster, "ages", dict)
+    with pytest.raises(RuntimeError, match="The cluster has had no worker that answers for 0 s"):
+        cluster.answering()
+
+
+class Partial:
+    """A task whose worker does not hand out what it has found."""
+
+    status, n_asked = "finished", 0
+
+    def result(self, timeout):
+        self.n_asked += 1
+        raise TimeoutError
+
+
+def test_a_result_that_is_not_handed_out_is_lost(client, monkeypatch):
+    monkeypatch.setattr(watching, "A_STEP", timedelta(seconds=0.2))
+    monkeypatch.setattr(watching.Cluster, "ages", lambda self: {})
+    task = Partial()
+    with pytest.raises(watching.Lost, match="a worker does not hand out what it has"):
+        watching.Cluster(client).result(task)
+    assert task.n_asked > 1

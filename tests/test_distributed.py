@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from contextlib import nullcontext
+from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from scipy.sparse import csr_array
 from skvae import VAEOutlierDetector, VAETransformer, _sharded
 from skvae._callbacks import SUPPORTED
 from skvae._sharded import dealt
-from skvae._training.collective import Alone, Gloo, together
+from skvae._training.collective import Alone, Gloo, LostProcessError, together
 from skvae._training.plan import Plan
 from skvae._training.rows import DenseCells
 from skvae._training.shards import NOISE, Shard, ShardedRows, ShardedRun, generator_of
@@ -327,12 +328,25 @@ class Store(dict):
 def test_what_is_large_goes_through_the_store_in_pieces_and_is_forgotten():
     one = object.__new__(Gloo)
     one.rank, one.size, one._store, one._n_gathered, one._kept = 0, 1, Store(), 0, []
+    one._late = timedelta(seconds=1), timedelta(seconds=3)
     large = np.arange(3_000_000)
     for number in range(3):
         assert_array_equal(one.gather(large + number)[0], large + number)
         assert all(key.startswith(f"skvae/{number}/") for key in one._store)
     assert one.gather(1, to=1) == [] and one.gather(2, to=0) == [2]
     assert one.gather(3) == [3] and len(one._store) == 2
+
+
+def test_whoever_waits_for_a_process_that_has_ended_is_told():
+    one = object.__new__(Gloo)
+    one.rank, one.size, one._store, one._n_gathered, one._kept = 0, 2, Store(), 0, []
+    one._late = timedelta(seconds=1), timedelta(seconds=3)
+    one._store.get = lambda key: (_ for _ in ()).throw(RuntimeError("socket timeout"))
+    said = "Another process of this fit has ended, or has not answered for 3 s. Its own log"
+    with pytest.raises(LostProcessError, match=said):
+        one.gather(1)
+    with pytest.raises(LostProcessError, match=said):
+        together(one, lambda: one.gather(1), "here")
 
 
 def test_epochs_of_one_step_are_kept_whatever_gave_the_seed(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ FLOORS = [
     ["_preparing"],
     ["_fitting", "_health", "_inputs", "_versions", "_conditions", "_by_parts"],
     ["_sharded"],
-    ["_together"],
+    ["_together", "_cluster/"],
     ["_effects", "_html"],
     ["_transformer"],
     ["distributed"],
@@ -48,7 +48,7 @@ FLOORS = [
     ["_typical"],
     ["_detector"],
     ["_imputer", "_outlier"],
-    ["_parquet"],
+    ["_parquet", "dask"],
     ["_files/"],
     ["_persistence"],
     ["displays/"],
@@ -67,13 +67,15 @@ TORCHLESS = ["_table/", "_advice", "_parameters", "_callbacks", "_versions", "_h
 TORCHLESS += ["_effects", "_html", "displays/"]
 FRAMES = {"_table/of_pandas": {"pandas", "pyarrow"}, "_table/of_polars": {"polars"}}
 FRAMES |= {"_table/of_arrow": {"pyarrow"}}
-OF_EXTRAS = {"_onnx/": {"onnx", "skl2onnx"}}  # wings that only who has an extra comes to
+# Wings that only who has an extra comes to.
+OF_EXTRAS = {"_onnx/": {"onnx", "skl2onnx"}, "_cluster/": {"dask", "distributed"}}
 # Of scikit-learn these use numerical routines and warnings, not the conventions of estimators.
 ROUTINES = {
     "_table/statistics": {"sklearn.preprocessing"},
     "_health": {"sklearn.exceptions"},
     "_callbacks": {"sklearn.callback"},
     "_versions": {"sklearn.exceptions"},
+    "_cluster/estimator": {"sklearn.base"},
     "displays/_models": {"sklearn.pipeline"},
     "_onnx/export": {"sklearn.pipeline"},
     "_onnx/converters": {"sklearn.base", "sklearn.pipeline"},
@@ -258,6 +260,7 @@ def test_no_underscore_of_another_file_is_imported(file):
 OWN = {"self", "cls", "now", "super()"}
 OFFERED = {"_replace", "_fused_adamw_", "_standard_gamma", "_is_avx512_bf16_supported"}
 OFFERED |= {"_getframe", "_init_callback_context", "_repr_html_inner"}
+OFFERED |= {"_Options", "_timeout", "_devices"}  # of torch's Gloo
 
 
 @every_file
@@ -300,7 +303,7 @@ FORBIDDEN = re.compile(
 # A context there sets and restores it (tests/test_state.py): nothing else reaches torch's own MKL.
 SCOPED = {"_resources": {"torch.set_num_threads"}}
 # What a launcher says to its processes is read, and nothing written.
-SCOPED |= {"_together": {"os.environ", "os.environ.get"}}
+SCOPED |= {"_together": {"os.environ", "os.environ.get"}, "_training/collective": {"os.environ"}}
 
 
 @every_file

@@ -29,6 +29,8 @@ QUOTED_IN = {
     "ValueError": ("_files/", "_table/plain", "_table/stored"),
     "NotPlainError": ("_files/", "_table/plain", "_table/stored"),
     "UntranslatedError": ("_onnx/",),
+    "Lost": ("_cluster/",),
+    "Paused": ("_cluster/",),
 }
 WRAPPED = {"FileError": ("{target} cannot be loaded: ", ".")}  # by skvae.load
 
@@ -39,6 +41,7 @@ SECTIONS = {
     "Rows and columns": ["_inputs", "_table/", "likelihoods/_names"],
     "Fits": ["_fitting", "_preparing", "_health", "_start/", "_training/"],
     "Several processes": ["_sharded", "_together", "distributed"],
+    "Dask": ["_cluster/", "dask"],
     "Results in files": ["_parquet"],
     "Fitted models": [
         "_fitted",
@@ -58,6 +61,7 @@ SECTIONS = {
 }
 MEANINGS = {
     "Several processes": "A fit by several processes cannot begin, or go on.",
+    "Dask": "A Dask cluster cannot do what it was asked for.",
     "Results in files": "What is found of rows cannot be written.",
     "Parameters": "A parameter of an estimator, a likelihood or a prior is not admissible.",
     "Rows and columns": "What X holds, or the form in which it comes, does not fit the model.",

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from .._table.of_pandas import frame_of, series_of
+from .._table.of_pandas import frame_of
 
 
 def is_array(X: Any) -> bool:
@@ -121,7 +121,8 @@ def _numbers(part: Any, estimator: Any, function: Any, dtype: Any, width: int | 
 
 
 def _series(part: Any, estimator: Any, function: Any, dtype: Any) -> Any:
-    return series_of(_numbers(part, estimator, function, dtype), part.index)
+    numbers = _numbers(part, estimator, function, dtype)
+    return frame_of(numbers[:, None], part.index, [0])[0].rename(None)
 
 
 def _frame(part: Any, estimator: Any, function: Any, names: list[Any], dtype: Any) -> Any:

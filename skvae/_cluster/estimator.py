@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from sklearn.base import BaseEstimator, clone
 
 from .._inputs import become
+from .collections import check_collection, parts_of, weights_of
 
 
 class OnCluster:
@@ -80,3 +81,36 @@ class OnCluster:
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
         return {**state, "client": None}  # a connection is not for files
+
+
+class FittedToSome(OnCluster):
+    """An estimator that a worker fits: it keeps rows in memory."""
+
+    def fit(self, X: Any, y: None = None, sample_weight: Any = None) -> Any:
+        """Fit the estimator to a collection, on one of the workers.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows. Of more than 2^25 cells some at even distances are taken, and a warning says so.
+        y : None
+            Ignored.
+        sample_weight : dask.array.Array or Series of shape (n_samples,), default=None
+            How often each row counts, in the partitions of X.
+
+        Returns
+        -------
+        self : estimator instance
+            The fitted estimator.
+        """
+        from .fit import fit_to_some
+
+        X, local = check_collection(X, type(self).__name__), self.to_local()
+        client, _ = self._on_cluster()
+        parts = parts_of(X)
+        found = fit_to_some(client, local, parts, weights_of(sample_weight, len(parts)))
+        own = {name: getattr(self, name) for name in self.own}
+        names = local.get_params(deep=False)
+        before = self.local(**{name: getattr(self, name) for name in names})
+        become(self, vars(found) | vars(before) | own)  # parameters as the user has them
+        return self

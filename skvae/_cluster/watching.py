@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from .._advice import warn
-from .._training.collective import LostProcess
+from .._training.collective import LostProcessError
 
 A_STEP = timedelta(minutes=2)  # that a worker may be late, in a step or in its answers
 QUIET = 15.0  # seconds without an answer: such a worker is given nothing new
@@ -60,16 +60,16 @@ class Cluster:
         gang: Sequence[str] = (),
         meanwhile: Callable[[], None] = lambda: None,
     ) -> None:
-        """Wait until tasks have ended; ``gang`` are workers all of which they need.
+        """Return when tasks have ended; ``gang`` are workers all of which they need.
 
         Raises the error of a task, or ``Lost`` if they cannot all end.
         """
         while True:
             meanwhile()
-            errors = [one.exception() for one in futures if one.status == "error"]
-            own = [error for error in errors if not isinstance(error, LostProcess)]
-            if own:
-                raise own[0]
+            errors = [one for one in futures if one.status == "error"]
+            for one in errors:
+                if not isinstance(one.exception(), LostProcessError):
+                    one.result()  # which raises it as itself
             if all(one.status == "finished" for one in futures):
                 return
             ages = self.ages()

@@ -47,13 +47,6 @@ def frame_of(cells: NDArray, index: Any, names: Sequence[Any]) -> Any:
     return pd.DataFrame(cells, index=index, columns=pd.Index(names, dtype=object))
 
 
-def series_of(values: NDArray, index: Any) -> Any:
-    """Make a series of numbers."""
-    import pandas as pd
-
-    return pd.Series(values, index=index)
-
-
 def frame_of_effects(
     effect: NDArray, labels: Any, column: NDArray[np.intp], level: NDArray, names: Sequence[Any]
 ) -> Any:

@@ -44,7 +44,7 @@ class Alone:
         return [value]
 
 
-class LostProcess(RuntimeError):
+class LostProcessError(RuntimeError):
     """Another process has ended, or does not answer."""
 
 
@@ -54,7 +54,7 @@ def lost_to_others(late: timedelta) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, TimeoutError) as error:
-        raise LostProcess(
+        raise LostProcessError(
             "Another process of this fit has ended, or has not answered for "
             f"{late.total_seconds():.0f} s. Its own log says more."
         ) from error
@@ -145,7 +145,7 @@ def together(collective: Collective, work: Callable[[], T], where: str) -> T:
     error: Exception | None = None
     try:
         result = work()
-    except LostProcess:  # who is to be told?
+    except LostProcessError:  # who is to be told?
         raise
     except Exception as raised:  # the others wait: they have to be told
         error = raised
