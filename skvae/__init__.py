@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from . import dask as dask
     from . import displays as displays
     from . import distributed as distributed
     from . import likelihoods as likelihoods
@@ -29,6 +30,7 @@ __all__ = [
     "VAEImputer",
     "VAEOutlierDetector",
     "VAETransformer",
+    "dask",
     "displays",
     "distributed",
     "likelihoods",

@@ -210,7 +210,9 @@ def sample_of(whole: Sample, n_rows: int, first: Array) -> Sample:
     """
     step = -(-n_rows * whole.table.shape[1] // SAMPLE_CELLS)
     some = np.flatnonzero((whole.number % step == 0) | np.isin(whole.number, first))
-    return Sample(whole.number[some], np.array(whole.table[some]), whole.weight[some])
+    return Sample(
+        whole.number[some], np.array(whole.table[some], dtype=np.float64), whole.weight[some]
+    )
 
 
 def prepared_of(

@@ -118,7 +118,7 @@ def test_a_fitted_estimator_is_unpickled_in_a_fresh_interpreter(tmp_path):
 
 def test_the_public_names_are_listed_and_there():
     names = ["SKOPS_TRUSTED_TYPES", "FileError", "VAEImputer", "VAEOutlierDetector"]
-    names += ["VAETransformer", "displays", "distributed", "likelihoods", "load"]
+    names += ["VAETransformer", "dask", "displays", "distributed", "likelihoods", "load"]
     names += ["priors"]
     names += ["register_onnx_converters", "save", "to_onnx", "to_parquet"]
     assert skvae.__all__ == names

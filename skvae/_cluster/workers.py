@@ -109,7 +109,10 @@ def read(
     table = np.empty(gathered.shape)
     own = read_into(table, gathered, *columns)
     number = np.arange(first, first + len(table), dtype=np.intp)
-    return Sample(number, table, own)
+    with np.errstate(over="ignore"):
+        single = table.astype(np.float32)
+    is_single = np.array_equal(single, table, equal_nan=True)  # then half of the memory is enough
+    return Sample(number, single if is_single else table, own)
 
 
 @located
@@ -148,7 +151,8 @@ def rows_of(
     from distributed import get_worker
 
     begun = here(prepared.found)
-    table = np.concatenate([np.empty((0, len(begun.names))), *(one.found.table for one in wholes)])
+    tables = [np.empty((0, len(begun.names))), *(one.found.table for one in wholes)]
+    table = np.concatenate(tables, dtype=np.float64)
     weight = np.concatenate([np.zeros(0), *(one.found.weight for one in wholes)])
     rows = encoded(begun, table, weight, total, n_rows)
     return Own(rows, *shards, n_rows, f", on the worker {get_worker().address}")
@@ -205,7 +209,7 @@ def train(
     begun = time.monotonic()
     begun_with, progress = here(prepared.found), copy.deepcopy(progress)  # the client's, in threads
     audience: Audience = _Told(segment, progress) if rank == 0 else Nobody()
-    with _met(segment, rank) as collective:
+    with met(segment, rank) as collective:
 
         def pause() -> None:
             raise Paused
@@ -221,7 +225,7 @@ def train(
 
 
 @contextmanager
-def _met(segment: Segment, rank: int) -> Iterator[Collective]:
+def met(segment: Segment, rank: int) -> Iterator[Collective]:
     """Let the workers of a segment find each other, by the host that Dask knows each by."""
     if segment.size == 1:
         yield Alone()
