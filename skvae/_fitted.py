@@ -422,8 +422,8 @@ def device_of(name: str) -> "torch.device":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, TypeError, AssertionError) as error:
+        torch.empty(0, device=device).to("cpu")  # which "meta", without numbers, has no way to
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
         raise ValueError(
             "The 'device' parameter of VAETransformer must be 'auto' or a torch device that is "
             f"available here, such as 'cpu' or 'cuda'. Got {name!r} instead: {error}"

@@ -233,11 +233,11 @@ def without_rows(prepared: Prepared) -> Prepared:
     return prepared._replace(rows=None)  # type: ignore[arg-type]
 
 
-def here(prepared: Prepared) -> Prepared:
+def here(prepared: Prepared, device: str) -> Prepared:
     """Move modules that another process has made to the device of this one."""
     for module in (prepared.vae, prepared.launch):
-        module.to(device_of(prepared.parameters["device"]))
-    return prepared
+        module.to(device_of(device))
+    return prepared._replace(parameters={**prepared.parameters, "device": device})
 
 
 def encoded(prepared: Prepared, table: Any, weight: Array, total: float, n_rows: int) -> Rows:

@@ -89,6 +89,12 @@ def _met() -> tuple[Any, int, int]:
     return next(iter(distributed.rendezvous("env://", timeout=A_PHASE)))
 
 
+def device_of_rank(device: str) -> str:
+    """Return a GPU of its own for each process of a host, where the user has named none."""
+    rank, n_devices = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    return f"cuda:{rank % n_devices}" if device in ("auto", "cuda") and n_devices > 1 else device
+
+
 class Checkpoint:
     """How far a fit has come, in a file that process 0 writes now and then."""
 
@@ -239,6 +245,7 @@ def fit_together(
             collective, lambda: _begun(estimator, X, sample_weight, n_shards), "which looks at X"
         )
         parameters = estimator.get_params(deep=False)
+        parameters["device"] = device_of_rank(parameters["device"])
         progress = checkpoint.read(fit, seed)
         going = Going(collective, progress, checkpoint.due, lambda: checkpoint.write(fit, progress))
         audience: Audience = listeners or Nobody()
@@ -283,7 +290,7 @@ def _prepared(parameters: Parameters, given: Given, going: Going) -> tuple[Prepa
 
     first_has = together(collective, prepare, "which prepares the start")
     parts = collective.gather(None if first_has is None else without_rows(first_has))
-    prepared = here(parts[0]) if first_has is None else first_has
+    prepared = here(parts[0], parameters["device"]) if first_has is None else first_has
     rows = encoded(prepared, whole.table, whole.weight, total, int(n_rows))
     sizes = [sum(len(piece.number) for piece in pieces) for pieces in local.pieces]
     return prepared, Own(rows, local.shards, sizes, int(n_rows))

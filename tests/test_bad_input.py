@@ -112,6 +112,7 @@ BAD_PARAMETERS = [
     ("precision", "half", "'auto', 'float32', 'float64'"),
     ("device", "gpu", "'auto' or a torch device that is available here"),
     ("device", "cuda:99", "'auto' or a torch device that is available here"),
+    ("device", "meta", "'auto' or a torch device that is available here"),
     ("device", None, "'auto' or a torch device that is available here"),
     ("verbose", -1, "an integer >= 0"),
 ]

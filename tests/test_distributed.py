@@ -21,6 +21,7 @@ from scipy.sparse import csr_array
 from skvae import VAEOutlierDetector, VAETransformer, _sharded
 from skvae._callbacks import SUPPORTED
 from skvae._sharded import dealt
+from skvae._together import device_of_rank
 from skvae._training.collective import Alone, Gloo, LostProcessError, together
 from skvae._training.plan import Plan
 from skvae._training.rows import DenseCells
@@ -459,6 +460,23 @@ def test_gradients_of_uneven_shards_add_up_to_that_of_all_rows(split):
         run._mean_of(whole)
         gradients.append(run.flat.grad.clone())
     assert_allclose(gradients[1], gradients[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("device, expected", [("auto", "cuda:1"), ("cuda:0", "cuda:0")])
+def test_each_process_of_a_host_has_a_gpu_of_its_own(device, expected, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert device_of_rank(device) == device or torch.cuda.device_count() > 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device_of_rank(device) == expected
+    assert device_of_rank("cpu") == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="There is no GPU.")
+def test_processes_with_a_gpu_make_the_model_of_those_without(alone, tmp_path):
+    before = "VAETransformer.__init__.__kwdefaults__['device'] = 'cuda'"
+    _run(2, tmp_path / "out", before="from skvae import VAETransformer\n" + before)
+    for found in _found(tmp_path / "out"):
+        assert_allclose(found, weights(alone), rtol=1e-3, atol=1e-3)
 
 
 # -- errors ---------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def rows_of(
 ) -> Own:
     from distributed import get_worker
 
-    begun = here(prepared.found)
+    begun = here(prepared.found, prepared.found.parameters["device"])
     tables = [np.empty((0, len(begun.names))), *(one.found.table for one in wholes)]
     table = np.concatenate(tables, dtype=np.float64)
     weight = np.concatenate([np.zeros(0), *(one.found.weight for one in wholes)])
@@ -207,7 +207,8 @@ def train(
 
     secede()  # other tasks go on, and so do the segments of other fits: none waits for another
     begun = time.monotonic()
-    begun_with, progress = here(prepared.found), copy.deepcopy(progress)  # the client's, in threads
+    begun_with = here(prepared.found, prepared.found.parameters["device"])
+    progress = copy.deepcopy(progress)  # the client's, in threads
     audience: Audience = _Told(segment, progress) if rank == 0 else Nobody()
     with met(segment, rank) as collective:
 
