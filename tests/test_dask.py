@@ -1,5 +1,6 @@
 """A Dask cluster fits the model that a process alone fits, whoever has which rows, and dies."""
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -35,7 +36,11 @@ PARAMETERS = {"n_components": 2, "max_iter": 3, "random_state": 0, "batch_size":
 
 @pytest.fixture(scope="module")
 def client():
+    # Workers begin with what they need: else each imports torch, which takes longer than most fits.
+    preload = ["distributed", "pandas", "skvae._cluster.workers"]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
     with (
+        dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
