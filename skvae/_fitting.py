@@ -203,18 +203,21 @@ def describe(prepared: Prepared, state: State | None, memory: State | None = Non
     vae = copied(prepared.vae)  # a callback's look at an epoch must not move the fit
     if state is not None:
         vae.load_state_dict(state)
-    information = _information(vae, prepared.rows)
+    information = _information(copy.deepcopy(vae).without_idle_layers(), prepared.rows)
     order = torch.argsort(information, descending=True, stable=True)
     vae.load_state_dict(vae.reordered(vae.state_dict(), order))
+    weights = to_arrays(vae.state_dict())
+    memory = None if memory is None else vae.reordered(memory, order)
+    vae.without_idle_layers()  # which take long to say nothing
     return Fitted(
         schema=prepared.schema,
         columns=prepared.columns,
         architecture=architecture_of(prepared.parameters),
-        weights=to_arrays(vae.state_dict()),
+        weights=weights,
         kl_per_component=information[order].cpu().numpy(),
         component_scale=_component_scale(vae, prepared.rows),
         noise_variance=_noise_variance(vae, prepared.columns),
-        memory=None if memory is None else to_arrays(vae.reordered(memory, order)),
+        memory=None if memory is None else to_arrays(memory),
         codes=_spread_codes(vae, prepared.rows),
         evidence=prepared.evidence,
     )

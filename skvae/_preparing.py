@@ -185,13 +185,22 @@ def module_at_start(
     if n_components > vae.n_features:  # a linear model has no more of them
         vae = module_for(architecture_of(parameters), columns, vae.n_features)
     vae = vae.to(device_of(parameters["device"]))
+    linear = copy.deepcopy(vae).without_idle_layers()  # which take long to say nothing
     with enough_threads(float(vae.n_features) ** 2 * CHUNK_ROWS):
         launch, optimism = start_linear(
-            vae, columns, table, weight, np.ones(len(weight)) if copies is None else copies
+            linear, columns, table, weight, np.ones(len(weight)) if copies is None else copies
         )
-    for module in {vae, launch}:
-        module.initialise(torch.Generator().manual_seed(seed))
-    return Begun(vae, launch, optimism, evidence)
+    begins = [_with_layers(vae, linear, seed)]
+    begins += [] if launch is linear else [_with_layers(vae, launch, seed)]
+    return Begun(begins[0], begins[-1], optimism, evidence)
+
+
+def _with_layers(vae: VAE, linear: VAE, seed: int) -> VAE:
+    """Return a linear start with the hidden layers of ``vae``, drawn."""
+    whole = copy.deepcopy(vae)
+    whole.load_state_dict(linear.state_dict(), strict=False)
+    whole.initialise(torch.Generator().manual_seed(seed))
+    return whole
 
 
 def _components(

@@ -91,11 +91,15 @@ def column_moments(chunks: Iterable[tuple[Array, Array]], n_columns: int) -> Mom
     first = np.zeros(n_columns)
     second = np.zeros((n_columns, n_columns) if with_covariance else n_columns)
     for rows, weight in chunks:
-        weighted = rows * weight[:, None]
         n_rows += len(rows)
         total += weight.sum()
-        first += weighted.sum(0)
-        second += weighted.T @ rows if with_covariance else (weighted * rows).sum(0)
+        first += weight @ rows
+        if with_covariance:
+            alike = bool((weight == weight[0]).all())
+            root = rows if alike else rows * np.sqrt(weight)[:, None]
+            second += (weight[0] if alike else 1.0) * (root.T @ root)  # one triangle is computed
+        else:
+            second += np.einsum("n,nd,nd->d", weight, rows, rows)
     mean = first / total
     n_samples = max(total, n_rows)  # weights that sum to less are shares, not repetitions
     if not with_covariance:

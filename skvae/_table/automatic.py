@@ -41,7 +41,7 @@ def look_at(X: Any, weight: Array, columns: Sequence[Column], copies: Array) -> 
     n_columns = len(columns)  # what follows says which of them are missing
     names = [column.name for column in columns]
     moments = measure(X, weight, names + (X.shape[1] - n_columns) * ["of holes"])
-    binary = two_valued(X)
+    binary = two_valued(X, moments.from_zero_to_one)
     numbers = all(column.kind != "category" for column in columns)
     # A pixel that is only ever 0 or 1 among grey pixels is no boolean.
     one_unit = numbers and not issparse(X) and share_one_unit(X[:, :n_columns])

@@ -82,11 +82,14 @@ class Columns:
         """
         X = X.toarray() if issparse(X) else X
         with np.errstate(over="ignore"):
-            x = (X.astype(np.float64, copy=False) - self.shift) / self.scale
+            x = X.astype(np.float64)
+            x -= self.shift
+            x /= self.scale
         for column, shape in self.shapes.items():
             x[:, column] = shape.scores(X[:, column].astype(np.float64, copy=False))
-        if not (np.abs(x).max(initial=0.0) <= FARTHEST):
-            x = np.clip(x, -FARTHEST, FARTHEST)  # nan stays
+        if self.empty is None and max(x.max(initial=0.0), -x.min(initial=0.0)) <= FARTHEST:
+            return x, None  # no nan is less than anything
+        np.clip(x, -FARTHEST, FARTHEST, out=x)  # nan stays
         if self.empty is not None:
             x[:, self.empty] = np.nan
         missing = np.isnan(x)

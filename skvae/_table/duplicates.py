@@ -8,7 +8,7 @@ from scipy.sparse import issparse
 
 from .column import Array
 from .spool import is_on_disk
-from .statistics import CHUNK_ROWS, row_chunks
+from .statistics import CACHE_CELLS, CHUNK_ROWS, row_chunks
 
 MOST_COPIES = 2**24  # of all rows: more are no counts
 
@@ -22,7 +22,7 @@ def merge_duplicates(X: Any, weight: Array) -> tuple[NDArray[np.intp], Array, Ar
     """
     kept = np.flatnonzero(weight > 0.0)
     key = row_keys(X)[kept]
-    order = np.argsort(key, kind="stable")
+    order = np.argsort(key)
     kept, key = kept[order], key[order]
     new = np.ones(len(kept), dtype=bool)
     for start in range(1, len(kept), CHUNK_ROWS):
@@ -70,7 +70,7 @@ def _row_hash(X: NDArray) -> NDArray[np.uint64]:
     """Return 64 well-mixed bits for each row: equal for equal rows, whatever their dtype."""
     key = np.zeros(len(X), dtype=np.uint64)
     column = np.arange(X.shape[1], dtype=np.uint64)
-    for rows in row_chunks(*X.shape):
+    for rows in row_chunks(len(X), X.shape[1], CACHE_CELLS):
         key[rows] = _cell_hash(X[rows], column).sum(1, dtype=np.uint64)
     return key
 
@@ -85,13 +85,20 @@ def _sparse_row_hash(X: Any) -> NDArray[np.uint64]:
 
 def _cell_hash(values: NDArray, column: Any) -> NDArray[np.uint64]:
     """Mix a value's bits and its column by SplitMix64 (Steele et al. 2014); 0 for the value 0."""
-    values = values.astype(np.float64) + 0.0  # -0.0 becomes 0.0
-    values[np.isnan(values)] = np.nan  # one of the many bit patterns of nan
+    values = values.astype(np.float64)
+    values += 0.0  # -0.0 becomes 0.0
+    if np.isnan(values @ values if values.ndim == 1 else values.sum()):
+        values[np.isnan(values)] = np.nan  # one of the many bit patterns of nan
+    is_zero = values == 0.0
+    bits = values.view(np.uint64)  # mixed in place: what passes over memory takes all the time
     with np.errstate(over="ignore"):
-        bits = values.view(np.uint64) + (column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-        bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.where(values == 0.0, np.uint64(0), bits ^ (bits >> np.uint64(31)))
+        bits += (column + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            bits ^= bits >> np.uint64(shift)
+            bits *= np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    bits[is_zero] = 0
+    return bits
 
 
 def merged(X: Any, weight: Array) -> tuple[Any, Array, NDArray[np.int64] | None]:
@@ -108,4 +115,5 @@ def merged(X: Any, weight: Array) -> tuple[Any, Array, NDArray[np.int64] | None]
     copies = np.rint(total / unit)
     if np.abs(total / unit - copies).max() >= 1e-6 or copies.sum() > MOST_COPIES:
         copies = n_rows
-    return X[index], total, copies.astype(np.int64) if copies.max() > 1.0 else None
+    X = X[index] if issparse(X) else X.take(index, axis=0)
+    return X, total, copies.astype(np.int64) if copies.max() > 1.0 else None

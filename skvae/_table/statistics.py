@@ -16,6 +16,9 @@ CHUNK_ROWS = 4096
 ROUNDING = 8.0 * float(np.finfo(np.float64).eps)  # relative size of a difference that is none
 SMALLEST_VARIANCE = float(np.finfo(np.float64).tiny)  # below it, floats lose their digits
 CHUNK_CELLS = 2**20  # numbers in a chunk: 8 MB in float64
+CACHE_CELLS = 2**16  # numbers in a block that stays in a core's own cache
+LONG_ROW = 512  # numbers, from which on a loop over a row of them is fast
+COVARIANCE_AT_ONCE = 300  # columns, up to which it is added up with the other moments
 ROWS_FOR_STATISTICS = 10_000
 BEYOND_ALL = 1e30  # a spread, and a number in float32
 HEAVY_ROWS = 100  # from which on a few wild values are evidence
@@ -31,6 +34,8 @@ class ColumnMoments(NamedTuple):
     is_rounding: NDArray[np.bool_]  # what it varies by
     is_tiny: NDArray[np.bool_]  # the same, so that its squares are no floats
     n_missing: Array
+    from_zero_to_one: NDArray[np.bool_] | None = None  # the extremes are these
+    covariance: Array | None = None  # (D, D)  of few dense columns that miss nothing
 
 
 def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
@@ -39,22 +44,11 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
     Whether a column varies is seen from its extremes: neither the number of rows nor the unit of
     their weights says anything about that.
     """
-    from sklearn.preprocessing import StandardScaler  # of fits alone: a model is read without it
-
-    scaler = StandardScaler(with_mean=not issparse(X))
-    mean_weight = weight.mean()
-    n_missing, extremes = np.zeros(X.shape[1]), Extremes(X.shape[1])
-    for rows in row_chunks(*X.shape):
-        chunk = X[rows].astype(np.float64, copy=False)
-        cells = chunk.data if issparse(chunk) else chunk
-        if cells.dtype.kind == "f" and np.isnan(cells).any():
-            n_missing += np.isnan(chunk.toarray() if issparse(chunk) else chunk).sum(0)
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told below
-            scaler.partial_fit(chunk, sample_weight=weight[rows] / mean_weight)
-        extremes.see(chunk[weight[rows] > 0.0])
+    sums = _sums_of_sparse(X, weight) if issparse(X) else _sums_of_dense(X, weight)
+    n_missing, extremes = sums.n_missing, sums.extremes
     empty = n_missing == X.shape[0]
-    mean = np.where(empty, 0.0, scaler.mean_)
-    variance = np.where(empty, 0.0, np.maximum(scaler.var_, 0.0))  # its rounding can fall below
+    mean = np.where(empty, 0.0, sums.mean)
+    variance = np.where(empty, 0.0, np.maximum(sums.variance, 0.0))  # its rounding can fall below
     if not np.isfinite(variance).all():
         column = int(np.argmin(np.isfinite(variance)))
         largest = np.nanmax(np.abs(X[:, [column]].toarray() if issparse(X) else X[:, column]))
@@ -66,7 +60,87 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
     varies = more & (variance > SMALLEST_VARIANCE)
     scale = np.sqrt(np.where(varies, variance, 1.0))
     tiny = more & ~varies
-    return ColumnMoments(mean, variance, scale, varies, differ & ~more, tiny, n_missing)
+    binary = (extremes.lowest == 0.0) & (extremes.highest == 1.0)
+    return ColumnMoments(
+        mean, variance, scale, varies, differ & ~more, tiny, n_missing, binary, sums.covariance
+    )
+
+
+class _Sums(NamedTuple):
+    """What passes over all rows add up."""
+
+    mean: Array
+    variance: Array
+    n_missing: Array
+    extremes: "Extremes"
+    covariance: Array | None
+
+
+def _sums_of_sparse(X: Any, weight: Array) -> _Sums:
+    from sklearn.preprocessing import StandardScaler  # of fits alone: a model is read without it
+
+    scaler = StandardScaler(with_mean=False)
+    mean_weight = weight.mean()
+    n_missing, extremes = np.zeros(X.shape[1]), Extremes(X.shape[1])
+    for rows in row_chunks(*X.shape):
+        chunk = X[rows].astype(np.float64, copy=False)
+        if np.isnan(chunk.data).any():
+            n_missing += np.isnan(chunk.toarray()).sum(0)
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told above
+            scaler.partial_fit(chunk, sample_weight=weight[rows] / mean_weight)
+        extremes.see(chunk[weight[rows] > 0.0])
+    return _Sums(scaler.mean_, scaler.var_, n_missing, extremes, None)
+
+
+def _sums_of_dense(X: NDArray, weight: Array) -> _Sums:
+    """Add up blocks that a cache holds, each centred at its own mean (Chan et al. 1983)."""
+    n_columns = X.shape[1]
+    n_missing, extremes = np.zeros(n_columns), Extremes(n_columns)
+    total, mean = np.zeros(n_columns), np.zeros(n_columns)
+    with_covariance = n_columns <= COVARIANCE_AT_ONCE
+    second = np.zeros((n_columns, n_columns) if with_covariance else n_columns)
+    share, alike = weight / weight.mean(), bool((weight == weight[0]).all())
+    for rows in row_chunks(len(X), n_columns, CACHE_CELLS):
+        x, own = X[rows].astype(np.float64), share[rows]
+        extremes.see(x if alike else x[own > 0.0])
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told above
+            centre, count, lost = _centre(x, own)
+            n_missing += lost
+            before, total = total, total + count
+            part = count / np.where(total > 0.0, total, 1.0)
+            moved = centre - mean
+            mean = mean + part * moved
+            root = np.sqrt(before * part) * moved
+            if with_covariance:
+                x *= np.sqrt(own)[:, None]
+                second += x.T @ x
+                second += np.outer(root, root)
+            else:
+                second += np.einsum("n,nd,nd->d", own, x, x) + root**2
+    variance = (second.diagonal() if with_covariance else second) / np.where(total > 0, total, 1.0)
+    covariance = second / total if with_covariance and not n_missing.any() else None
+    # What a column's only value is, is its mean, whatever sums make of it.
+    mean = np.where(extremes.lowest == extremes.highest, extremes.lowest, mean)
+    return _Sums(mean, variance, n_missing, extremes, covariance)
+
+
+def _centre(x: Array, share: Array) -> tuple[Array, Array, Any]:  # (D,) each
+    """Move rows to have the mean 0, in place; return that mean, what it is of, and holes.
+
+    Holes become 0.
+    """
+    first = share @ x
+    if not np.isnan(first).any() or not (missing := np.isnan(x)).any():
+        count = np.full(x.shape[1], share.sum())
+        centre = first / np.where(count > 0.0, count, 1.0)
+        x -= centre
+        return centre, count, 0
+    count = share @ ~missing
+    x[missing] = 0.0
+    centre = (share @ x) / np.where(count > 0.0, count, 1.0)
+    x -= centre
+    x[missing] = 0.0
+    return centre, count, missing.sum(0)
 
 
 class Extremes:
@@ -82,7 +156,7 @@ class Extremes:
         if issparse(chunk):
             low, high = (f(axis=0).toarray().ravel() for f in (chunk.nanmin, chunk.nanmax))
         else:
-            low, high = np.fmin.reduce(chunk, axis=0), np.fmax.reduce(chunk, axis=0)
+            low, high = _along_columns(np.fmin, chunk), _along_columns(np.fmax, chunk)
         self.lowest, self.highest = np.fmin(self.lowest, low), np.fmax(self.highest, high)
 
     def differ(self, relative: float) -> NDArray[np.bool_]:
@@ -90,6 +164,15 @@ class Extremes:
         size = np.maximum(np.abs(self.lowest), np.abs(self.highest))
         with np.errstate(invalid="ignore", over="ignore"):  # of a column that is empty
             return self.highest - self.lowest > relative * size
+
+
+def _along_columns(extreme: np.ufunc, rows: NDArray) -> NDArray:  # (N, D) -> (D,)
+    """Return the extremes of columns, of several rows beside each other where they are short."""
+    n_rows, n_columns = rows.shape
+    beside = max(min(LONG_ROW // max(n_columns, 1), n_rows), 1)
+    whole = n_rows - n_rows % beside
+    found = extreme.reduce(rows[:whole].reshape(-1, beside * n_columns), axis=0)
+    return extreme.reduce(np.concatenate([found.reshape(beside, -1), rows[whole:]]), axis=0)
 
 
 def geometric_mean(cells: Any) -> float:
@@ -114,8 +197,13 @@ def row_chunks(
         yield slice(start, start + size)
 
 
-def two_valued(X: Any) -> NDArray[np.bool_]:
-    """Tell the columns that hold 0 and 1 alone, and both."""
+def two_valued(X: Any, among: NDArray[np.bool_] | None = None) -> NDArray[np.bool_]:
+    """Tell the columns that hold 0 and 1 alone, and both; ``among`` says which may."""
+    if among is not None:
+        result = among.copy()
+        if among.any():
+            result[among] = two_valued(X if among.all() else X[:, among])
+        return result
     both = np.zeros((2, X.shape[1]), dtype=bool)
     others = np.zeros(X.shape[1], dtype=bool)
     for rows in row_chunks(*X.shape):
