@@ -17,6 +17,7 @@ from ._parameters import (
 )
 from ._resources import enough_threads
 from ._specification import copied
+from ._start.features import Counted
 from ._start.linear_start import evidence_of_components, start_linear
 from ._table.automatic import Look, look_at, with_remarks
 from ._table.checks import Said, check_support
@@ -26,10 +27,14 @@ from ._table.duplicates import merged
 from ._table.gathered import Gathered
 from ._table.holes import holes_of, widened
 from ._table.schema import LabelledRows, Schema, fit_schema
-from ._table.statistics import CHUNK_ROWS
+from ._table.statistics import ColumnMoments
 from ._table.support import limits_of
 from ._training.rows import Rows, encode_rows
 from .likelihoods._names import check_joint, is_open, kind_of, kinds_of, name_of, supports_of
+
+# Work of a preparation: eigenvalues and passes over cells gain little by a second thread, and take
+# five times longer where that has to wait for a processor.
+LITTLE = 0.0
 
 
 class Begun(NamedTuple):
@@ -81,13 +86,16 @@ def prepare_table(
     seed: int,
 ) -> Prepared:
     """Begin with a table whose schema, and the likelihoods asked for, are known."""
-    table, weight, copies = merged(table, weight)
-    number = np.broadcast_to(1.0 if copies is None else copies.astype(np.float64), weight.shape)
-    schema, columns, table = look_and_scale(
-        parameters, schema, asked, table, weight=weight, number=number
-    )
-    begun = module_at_start(parameters, columns, table, weight, seed, copies=number)
-    encoded = rows_for(parameters, columns, table, weight, copies=copies)
+    with enough_threads(LITTLE):
+        table, weight, copies = merged(table, weight)
+        number = np.broadcast_to(1.0 if copies is None else copies.astype(np.float64), weight.shape)
+        schema, columns, table, moments = look_and_scale(
+            parameters, schema, asked, table, weight=weight, number=number
+        )
+    counted = Counted(table, weight, number, moments)
+    begun = module_at_start(parameters, columns, counted, seed)
+    with enough_threads(LITTLE):
+        encoded = rows_for(parameters, columns, table, weight, copies=copies)
     return _prepared(parameters, schema, columns, begun, encoded)
 
 
@@ -105,7 +113,7 @@ def look_and_scale(
     *,
     weight: Array,
     number: Array,
-) -> tuple[Schema, Columns, Any]:
+) -> tuple[Schema, Columns, Any, ColumnMoments]:
     """Add holes that say something to a table, choose likelihoods, and learn to scale its columns.
 
     ``number`` (N,) is how many rows each row stands for, and ``weight`` how often it counts.
@@ -118,7 +126,8 @@ def look_and_scale(
     look = look_at(table, weight, schema.columns, number)
     schema = replace(with_remarks(schema, look, len(weight)), holes=holes)
     asked = [*asked, *("bernoulli" for _ in holes)]
-    return schema, columns_for(parameters, schema, asked, table, look, count=count), table
+    columns = columns_for(parameters, schema, asked, table, look, count=count)
+    return schema, columns, table, look.moments
 
 
 def fit_table(parameters: Parameters, rows: LabelledRows) -> tuple[Schema, list[Any], Any]:
@@ -170,26 +179,16 @@ def columns_for(
     return fit_columns(table, look, kinds, parameters["scaling"], count)
 
 
-def module_at_start(
-    parameters: Parameters,
-    columns: Columns,
-    table: Any,
-    weight: Array,
-    seed: int,
-    *,
-    copies: Array | None = None,
-) -> Begun:
+def module_at_start(parameters: Parameters, columns: Columns, counted: Counted, seed: int) -> Begun:
     """Build a module at its start, and one where training begins."""
-    n_components, evidence = _components(parameters, columns, table, weight)
+    n_components, evidence = _components(parameters, columns, counted.table, counted.weight)
     vae = module_for(architecture_of(parameters), columns, n_components)
     if n_components > vae.n_features:  # a linear model has no more of them
         vae = module_for(architecture_of(parameters), columns, vae.n_features)
     vae = vae.to(device_of(parameters["device"]))
     linear = copy.deepcopy(vae).without_idle_layers()  # which take long to say nothing
-    with enough_threads(float(vae.n_features) ** 2 * CHUNK_ROWS):
-        launch, optimism = start_linear(
-            linear, columns, table, weight, np.ones(len(weight)) if copies is None else copies
-        )
+    with enough_threads(LITTLE):
+        launch, optimism = start_linear(linear, columns, counted)
     begins = [_with_layers(vae, linear, seed)]
     begins += [] if launch is linear else [_with_layers(vae, launch, seed)]
     return Begun(begins[0], begins[-1], optimism, evidence)
@@ -212,7 +211,7 @@ def _components(
         return int(asked), None
     if asked == "evidence":
         probe = module_for(architecture_of(parameters), columns, 1)
-        with enough_threads(float(probe.n_features) ** 2 * CHUNK_ROWS):
+        with enough_threads(LITTLE):
             evidence = evidence_of_components(probe, columns, table, weight)
         if evidence is not None:
             return evidence.chosen, np.stack(evidence, axis=1)

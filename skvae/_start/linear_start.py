@@ -1,12 +1,10 @@
 """From a table to a module at its linear start: features, their moments, the fit to them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, issparse, vstack
 from scipy.sparse.linalg import LinearOperator
 
@@ -14,19 +12,19 @@ from .._advice import warn
 from .._gaussian import normal_sample, standard_normal_like
 from .._model.bounds import importance_weighted_bound
 from .._model.vae import VAE
-from .._parameters import MAX_COLUMNS_FOR_COVARIANCE, NOISE_FLOOR
+from .._parameters import MAX_COLUMNS_FOR_COVARIANCE
 from .._specification import copied
 from .._table.column import Array
 from .._table.columns import Columns
-from .._table.statistics import robust_units, row_chunks, some_rows
+from .._table.statistics import robust_units, row_chunks
 from ..likelihoods._likelihood import LinearFit
 from ..priors import StandardNormal
 from .em import ObservedRows, em_for_missing
 from .evidence import Evidence, evidence_of
+from .features import Counted, Features, Seen
 from .glm import fit_decoder, glm_rows
 from .linear_gaussian import (
     FIXED_NOISE,
-    Groups,
     LinearGaussian,
     Moments,
     centred_rows,
@@ -36,9 +34,6 @@ from .linear_gaussian import (
     probabilistic_pca,
 )
 from .refit import fit_encoder
-
-Seen = NDArray[np.bool_]
-
 
 EM_ROWS = 5000
 MOST_OF_EM = 30  # components of a model whose moments stand for those of complete rows
@@ -50,86 +45,15 @@ GENTLE = 30.0  # times the smallest noise, that training begins with
 EXACT_CELLS = 2**26  # of wide features, up to which they are kept in float64: half a GB
 
 
-@dataclass(frozen=True)
-class _Features:
-    """The features of a table's rows, chunk by chunk, in float64."""
-
-    vae: VAE
-    columns: Columns
-    table: Any
-    weight: Array
-    copies: Array  # (N,)  how many rows each stands for
-
-    @property
-    def column(self) -> NDArray[np.intp]:
-        return self.vae.encoder.column.numpy(force=True)
-
-    @property
-    def fixed(self) -> Seen:
-        """Those without Gaussian noise: their variance given z is not the linear fit's to say."""
-        return self.columns.kinds.with_units("none")[self.column]
-
-    @property
-    def groups(self) -> Groups:
-        """Those that share their noise."""
-        return Groups.of(self.vae.likelihood.noise == "shared", self.fixed)
-
-    @property
-    def floor(self) -> float:
-        """The smallest noise scale."""
-        return NOISE_FLOOR * self.columns.rms
-
-    def sample(self) -> tuple[Array, Array]:
-        """Return some rows of the table, and their weights."""
-        return self.some_of(self.table), self.some_of(self.weight).copy()
-
-    def some_of(self, rows: Any) -> Array:
-        return some_rows(rows, self.vae.n_features)
-
-    def of(self, rows: Any) -> tuple[Array, Seen | None]:
-        """Return features (N, P) of rows of a table, and which are observed (None: all)."""
-        return self._features(*self.columns.encode(rows))
-
-    def _features(self, x: Array, observed: Seen | None) -> tuple[Array, Seen | None]:
-        features = self.vae.likelihood.features(torch.from_numpy(x).to(self.vae.device))
-        seen = None if observed is None else observed[:, self.column]
-        return features.numpy(force=True), seen
-
-    def chunks(self) -> Iterator[tuple[Array, Seen | None, Array]]:
-        for rows, x, observed in self.columns.chunks(self.table, self.vae.n_features):
-            yield *self._features(x, observed), self.weight[rows]
-
-    def filled(self) -> Iterator[tuple[Array, Array]]:
-        """Yield them with the mean of what is observed in place of what is not."""
-        mean = self.observed_moments()[0] if self.columns.may_miss.any() else np.zeros(1)
-        for features, seen, weight in self.chunks():
-            yield features if seen is None else np.where(seen, features, mean), weight
-
-    def observed_moments(self) -> tuple[Array, Array]:
-        """Return the mean and the variance of what is observed."""
-        first, second = np.zeros(self.vae.n_features), np.zeros(self.vae.n_features)
-        count = np.full(self.vae.n_features, 1e-300)
-        for features, seen, weight in self.chunks():
-            counted = weight[:, None] * (np.ones(features.shape) if seen is None else seen)
-            first += (features * counted).sum(0)
-            second += (features**2 * counted).sum(0)
-            count += counted.sum(0)
-        mean = first / count
-        return mean, np.maximum(second / count - mean**2, 0.0)
-
-
-def start_linear(
-    vae: VAE, columns: Columns, table: Any, weight: Array, copies: Array
-) -> tuple[VAE, float]:
+def start_linear(vae: VAE, columns: Columns, counted: Counted) -> tuple[VAE, float]:
     """Let ``vae`` begin at the linear-Gaussian model of the table's features.
 
     Where columns hold levels or something is missing, that model is no maximum of a likelihood. It
     begins with independent columns, which is K = 0, if those are better on rows not seen. Nothing
     leads training away from there, so it begins at the linear model. What training begins at is
-    returned, and by how many nats a row its bound is higher on rows that it has seen. ``copies``
-    (N,) are how many rows each of the table's stands for, where weights are no numbers of rows.
+    returned, and by how many nats a row its bound is higher on rows that it has seen.
     """
-    source = _Features(vae, columns, table, weight, copies)
+    source = Features(vae, columns, *counted)
     linear = _begin_linear(source)
     few = slice(None, EM_ROWS)
     sample, shares = (part[few] for part in source.sample())
@@ -151,7 +75,7 @@ def start_linear(
     return launch, optimism
 
 
-def _softened(source: _Features, linear: LinearGaussian) -> VAE:
+def _softened(source: Features, linear: LinearGaussian) -> VAE:
     """Return the linear start with no noise that is next to nothing: the start itself if none is.
 
     A column that the components reproduce has a posterior so narrow that any step of training
@@ -173,7 +97,7 @@ def evidence_of_components(
 
     None where there are too few rows, or too many columns for their covariance.
     """
-    source = _Features(vae, columns, table, weight, np.ones(len(weight)))
+    source = Features(vae, columns, table, weight, np.ones(len(weight)))
     if vae.n_features > MAX_COLUMNS_FOR_COVARIANCE:
         return None
     sample, shares = source.sample()
@@ -203,9 +127,9 @@ def evidence_of_components(
     return evidence_of(features / scale, shares, fit, seen=seen, complete=complete)
 
 
-def _begin_linear(source: _Features) -> LinearGaussian:
+def _begin_linear(source: Features) -> LinearGaussian:
     vae, columns = source.vae, source.columns
-    moments = column_moments(source.filled(), vae.n_features)
+    moments = source.moments()
     scale = _feature_scale(source, moments)
     sample, shares = source.sample()
     _, observed = columns.encode(sample)
@@ -225,7 +149,7 @@ def _begin_linear(source: _Features) -> LinearGaussian:
     return linear
 
 
-def _robust_units(source: _Features, features: Array) -> tuple[Array, Array]:
+def _robust_units(source: Features, features: Array) -> tuple[Array, Array]:
     """Find centre and spread of each feature for the MLP; joint columns share one spread."""
     columns, varies = source.columns, source.columns.varies[source.column]
     center, spread = robust_units(features, columns.scaling, varies)
@@ -235,7 +159,7 @@ def _robust_units(source: _Features, features: Array) -> tuple[Array, Array]:
     return center, spread
 
 
-def _place(source: _Features, linear: LinearGaussian) -> None:
+def _place(source: Features, linear: LinearGaussian) -> None:
     """Let the module begin at a linear model, and fit what that leaves open."""
     vae, columns, (sample, shares) = source.vae, source.columns, source.sample()
     _begin_at(vae, linear, _with_nan(*columns.encode(sample)), torch.from_numpy(shares))
@@ -247,7 +171,7 @@ def _place(source: _Features, linear: LinearGaussian) -> None:
             fit_encoder(vae, *cells, own)
 
 
-def _begin_independent(source: _Features) -> None:
+def _begin_independent(source: Features) -> None:
     """Begin without loadings, after a linear start: each column has its marginal distribution."""
     vae = source.vae
     scale = vae.feature_scale.numpy(force=True)
@@ -261,7 +185,7 @@ def _begin_independent(source: _Features) -> None:
     _begin_at(vae, linear, x, torch.from_numpy(shares))
 
 
-def _gains(source: _Features) -> tuple[float, float]:
+def _gains(source: Features) -> tuple[float, float]:
     """Return how much better the linear start is than independent columns, in nats a row.
 
     On rows it has seen, and on others; where the first is too much for chance, it stands for both.
@@ -283,13 +207,14 @@ def _gains(source: _Features) -> tuple[float, float]:
         table=sample[trained],
         weight=(shares * kept / count)[trained],
         copies=kept[trained],
+        known=None,
     )
     _begin_linear(part)
     return gain, _gain(part, sample[judged], (shares * held_out / count)[judged])
 
 
 @torch.no_grad()
-def _gain(source: _Features, rows: Array, weight: Array) -> float:
+def _gain(source: Features, rows: Array, weight: Array) -> float:
     """Return how much higher log p is than that of independent columns, in nats a row.
 
     It is estimated by importance sampling from the encoder, which is too low: the more samples, the
@@ -372,7 +297,7 @@ def _start_prior(vae: VAE, x: Array, observed: Seen | None, weight: Array) -> No
     )
 
 
-def _feature_scale(features: _Features, moments: Moments) -> Array:
+def _feature_scale(features: Features, moments: Moments) -> Array:
     """Return what a feature is divided by for the linear fit: a column's total variance is then 1.
 
     A category's indicators share theirs, so thousands of levels weigh no more than a number.
@@ -388,7 +313,7 @@ def _feature_scale(features: _Features, moments: Moments) -> Array:
 
 
 def _fit(
-    features: _Features, moments: Moments, scale: Array, n_components: int
+    features: Features, moments: Moments, scale: Array, n_components: int
 ) -> tuple[LinearGaussian, float]:
     """Fit pPCA where all columns share one Gaussian noise, else factor analysis by groups.
 
@@ -411,7 +336,7 @@ def _fit(
     return linear._replace(noise=np.sqrt(groups.mean(left, FIXED_NOISE))), floor
 
 
-def _wide(features: _Features, scale: Array, moments: Moments) -> LinearOperator:
+def _wide(features: Features, scale: Array, moments: Moments) -> LinearOperator:
     """Gather all features, scaled and centred; kept sparse where that is smaller."""
     parts: list[Any] = []
     small = features.table.shape[0] * len(scale) < EXACT_CELLS

@@ -10,6 +10,8 @@ from .column import Array
 from .spool import is_on_disk
 from .statistics import CACHE_CELLS, CHUNK_ROWS, row_chunks
 
+MANY_ROWS = 100_000  # of which a sample tells whether rows repeat
+SOME_ROWS = 20_000  # in it: if every row comes twice, hundreds of pairs are among a million's
 MOST_COPIES = 2**24  # of all rows: more are no counts
 
 
@@ -101,17 +103,32 @@ def _cell_hash(values: NDArray, column: Any) -> NDArray[np.uint64]:
     return bits
 
 
+def _seem_distinct(X: Any) -> bool:
+    """Tell whether there are no equal rows among some: those drawn, and neighbours."""
+    drawn = np.random.default_rng(0).choice(X.shape[0], SOME_ROWS, replace=False)
+    keys = row_keys(X[np.union1d(drawn, np.arange(CHUNK_ROWS))])
+    return len(np.unique(keys)) == len(keys)
+
+
+def _shuffled(weight: Array) -> tuple[NDArray[np.intp], Array, Array]:
+    """Return what merging would of distinct rows, in an order that depends on their number."""
+    kept = np.random.default_rng(0).permutation(np.flatnonzero(weight > 0.0))
+    return kept, weight[kept], np.ones(len(kept))
+
+
 def merged(X: Any, weight: Array) -> tuple[Any, Array, NDArray[np.int64] | None]:
     """Take one row of each kind, in a copy, how often it counts, and how many rows it stands for.
 
     That number is the weight in units of the lightest row's, where these are whole numbers: else
     weights are no counts, and rows are. None: each row stands for itself. A large table in a file
-    stays as it is: it is read in its order, and no copy of it fits.
+    stays as it is: it is read in its order, and no copy of it fits. Of very many rows none is
+    merged if a sample has no equal ones: a few that are would say next to nothing.
     """
     if is_on_disk(X):
         return X, weight, None
     unit = weight[weight > 0.0].min()
-    index, total, n_rows = merge_duplicates(X, weight)
+    distinct = X.shape[0] >= MANY_ROWS and _seem_distinct(X)
+    index, total, n_rows = _shuffled(weight) if distinct else merge_duplicates(X, weight)
     copies = np.rint(total / unit)
     if np.abs(total / unit - copies).max() >= 1e-6 or copies.sum() > MOST_COPIES:
         copies = n_rows

@@ -16,7 +16,7 @@ from scipy.special import xlogy
 
 from .column import Array
 from .spool import is_on_disk, spooled
-from .statistics import row_chunks
+from .statistics import CACHE_CELLS, row_chunks
 from .unseen import Unseen
 
 Holes = tuple[tuple[int, ...], ...]  # sets of columns that always miss together
@@ -52,6 +52,8 @@ def holes_of(X: Any, n_levels: Sequence[int], count: Array, missing: str) -> Hol
 def _together(X: Array) -> Holes:
     """Return the sets of columns that always miss together, but not in all rows."""
     n_lost, key = np.zeros(X.shape[1]), [blake2b(digest_size=16) for _ in range(X.shape[1])]
+    if not any(np.isnan(X[rows]).any() for rows in row_chunks(len(X), X.shape[1], CACHE_CELLS)):
+        return ()
     for rows in row_chunks(*X.shape):
         lost = np.isnan(X[rows])
         n_lost += lost.sum(axis=0)

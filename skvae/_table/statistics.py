@@ -243,7 +243,7 @@ def share_one_unit(X: NDArray) -> bool:
     (b) neighbouring columns correlate clearly more (1.5 times) than any two do: order carries
     meaning in a signal, not in a table.
     """
-    X = some_rows(X).astype(np.float64)
+    X = some_rows(X, X.shape[1]).astype(np.float64)
     missing = np.isnan(X)
     if missing.any():
         X[missing] = np.broadcast_to(np.nansum(X, 0) / np.maximum((~missing).sum(0), 1), X.shape)[
@@ -259,6 +259,7 @@ def share_one_unit(X: NDArray) -> bool:
     standardised = X - X.mean(0)
     norms = np.linalg.norm(standardised, axis=0)
     standardised /= np.where(norms > 0.0, norms, 1.0)
+    standardised = standardised.astype(np.float32)  # means of thousands of numbers are compared
     correlation = np.abs(standardised.T @ standardised)
     n_columns = len(correlation)
     neighbours = np.diagonal(correlation, offset=1).mean()
