@@ -391,7 +391,7 @@ def module_for(architecture: Parameters, columns: Columns, n_components: int) ->
     from .likelihoods._names import likelihood_of
     from .priors import PRIORS
 
-    known = {name: likelihood_of(name, architecture["noise"]) for name in columns.kinds.likelihoods}
+    known = {n: likelihood_of(n, architecture["noise"]) for n in set(columns.kinds.likelihoods)}
     each = [known[name] for name in columns.kinds.likelihoods]
     edges = {column: shape.edges for column, shape in columns.shapes.items()}
     likelihood = ColumnLikelihoods(each, columns.kinds.n_levels, columns.rms, edges)

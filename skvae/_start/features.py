@@ -69,16 +69,17 @@ class Features:
 
     def of(self, rows: Any) -> tuple[Array, Seen | None]:
         """Return features (N, P) of rows of a table, and which are observed (None: all)."""
-        return self._features(*self.columns.encode(rows))
+        return self.of_cells(*self.columns.encode(rows))
 
-    def _features(self, x: Array, observed: Seen | None) -> tuple[Array, Seen | None]:
+    def of_cells(self, x: Array, observed: Seen | None) -> tuple[Array, Seen | None]:
+        """Return the same of encoded rows."""
         features = self.vae.likelihood.features(torch.from_numpy(x).to(self.vae.device))
         seen = None if observed is None else observed[:, self.column]
         return features.numpy(force=True), seen
 
     def chunks(self) -> Iterator[tuple[Array, Seen | None, Array]]:
         for rows, x, observed in self.columns.chunks(self.table, self.vae.n_features):
-            yield *self._features(x, observed), self.weight[rows]
+            yield *self.of_cells(x, observed), self.weight[rows]
 
     def filled(self) -> Iterator[tuple[Array, Array]]:
         """Yield them with the mean of what is observed in place of what is not."""

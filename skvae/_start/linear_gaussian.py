@@ -24,6 +24,7 @@ from .._table.column import Array
 SMALLEST_SHARE = 1e-12  # of a column's variance, that can be noise
 MAX_COLUMNS_FOR_ALL = 300  # eigenvalues in each step of factor analysis
 MAX_FACTOR_WORK = 2**33  # of its eigenvalue problems, as multiplications
+FEW_ROWS = 1000  # whose products with each other are fewer than those of the columns
 FIXED_NOISE = 0.25  # variance that stands for the noise of features that have none of their own
 # (a column's total is 1): at 1 weak structure gets no loadings, at less what is mostly missing
 # gets too many. Over 11 mixed tables 0.25 has the best codes, and about the best bound.
@@ -296,7 +297,14 @@ def _leading_eigenpairs(
     assert wide is not None
     n_found = min(n_kept, min(wide.shape) - 1)
     values, vectors = np.zeros(n_kept), np.zeros((n_columns, n_kept))
-    if n_found > 0:
+    if n_found > 0 and wide.shape[0] <= FEW_ROWS:
+        transposed = wide.rmatmat(np.eye(wide.shape[0]))  # (D, N)
+        squares, rows = symmetric_eigenpairs(transposed.T @ transposed, n_found)
+        values[:n_found] = np.maximum(squares[::-1], 0.0)
+        known = values[:n_found] > np.finfo(float).eps * values[0]  # others have no direction
+        norms = np.sqrt(np.where(known, values[:n_found], np.inf))
+        vectors[:, :n_found] = transposed @ (rows[:, ::-1] / norms)
+    elif n_found > 0:
         _, singular, rows = svds(wide, n_found, random_state=0)
         values[:n_found] = singular[::-1] ** 2
         vectors[:, :n_found] = rows[::-1].T

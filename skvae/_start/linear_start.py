@@ -131,10 +131,11 @@ def _begin_linear(source: Features) -> LinearGaussian:
     vae, columns = source.vae, source.columns
     moments = source.moments()
     scale = _feature_scale(source, moments)
-    sample, shares = source.sample()
-    _, observed = columns.encode(sample)
-    features, seen = source.of(sample)
     linear, floor = _fit(source, moments.in_units_of(scale), scale, vae.n_components)
+    sample, shares = source.sample()
+    x, observed = columns.encode(sample)
+    features, seen = source.of_cells(x, observed)
+    del x  # of a wide table it is as large as the features
     if observed is not None and seen is not None:
         if moments.covariance is not None:
             few = slice(None, EM_ROWS)
@@ -345,5 +346,8 @@ def _wide(features: Features, scale: Array, moments: Moments) -> LinearOperator:
         is_sparse = np.count_nonzero(part) < 0.3 * part.size
         parts.append(csr_matrix(part) if is_sparse else part)
     some_sparse = any(issparse(part) for part in parts)
-    rows = vstack(parts, format="csr") if some_sparse else np.concatenate(parts)
+    if len(parts) == 1:
+        rows = parts[0]
+    else:
+        rows = vstack(parts, format="csr") if some_sparse else np.concatenate(parts)
     return centred_rows(rows, features.weight, moments.mean)

@@ -88,5 +88,6 @@ def with_remarks(schema: Schema, look: Look, n_rows: int) -> Schema:
         remark = TINY if moments.is_tiny[number] else remark
         if moments.n_missing[number] == n_rows and column.kind != "category":
             remark = EMPTY
-        said.append(replace(column, remark=column.remark or remark))
+        new = remark and not column.remark
+        said.append(replace(column, remark=remark) if new else column)
     return replace(schema, columns=tuple(said))

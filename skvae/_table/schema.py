@@ -150,7 +150,8 @@ class Schema:
             raw = raw_column(values, column.name)
             cells[:, number], rows, held = column.encode(raw)
             check_finite(cells[:, number], column.name)
-            unseen = unseen.with_more(rows, number)
+            if len(rows):
+                unseen = unseen.with_more(rows, number)
             if column.rare:
                 places, log_share = column.rare_cells(raw)
                 unseen = unseen.with_more(places, number, log_share)

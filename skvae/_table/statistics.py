@@ -223,16 +223,29 @@ def heavy_tailed(X: NDArray) -> NDArray[np.bool_]:
     """
     X = some_rows(X).astype(np.float64, copy=False)
     result = np.zeros(X.shape[1], dtype=bool)
-    for column, cells in enumerate(X.T):
-        present = np.sort(cells[~np.isnan(cells)])
-        if len(present) < HEAVY_ROWS:
-            continue
-        low, center, high = np.quantile(present, [0.25, 0.5, 0.75])
-        far = int((np.abs(present - center) > 10.0 * (high - low) / 1.349).sum())
-        repeats = np.diff(np.flatnonzero(np.diff(present, prepend=np.nan, append=np.nan) != 0))
-        share = far / len(present)
-        is_tail = far >= 3 and 0.005 < share < 0.1
-        result[column] = high > low and is_tail and repeats.max() < 0.1 * len(present)
+    for columns in row_chunks(X.shape[1], len(X)):  # so many that there is room for their cells
+        cells = X[:, columns]
+        holed = np.isnan(cells).any(axis=0)
+        own = np.zeros(cells.shape[1], dtype=bool)
+        own[~holed] = _have_tails(cells if not holed.any() else cells[:, ~holed])
+        for column in np.flatnonzero(holed):
+            present = cells[~np.isnan(cells[:, column]), column]
+            own[column] = _have_tails(present[:, None])[0]
+        result[columns] = own
+    return result
+
+
+def _have_tails(cells: Array) -> NDArray[np.bool_]:
+    """Tell the same of columns (N, D) that miss nothing."""
+    result = np.zeros(cells.shape[1], dtype=bool)
+    if len(cells) < HEAVY_ROWS:
+        return result
+    low, center, high = np.quantile(cells, [0.25, 0.5, 0.75], axis=0)
+    far = (np.abs(cells - center) > 10.0 * (high - low) / 1.349).sum(axis=0)
+    share = far / len(cells)
+    for column in np.flatnonzero((high > low) & (far >= 3) & (share > 0.005) & (share < 0.1)):
+        _, repeats = np.unique(cells[:, column], return_counts=True)
+        result[column] = repeats.max() < 0.1 * len(cells)
     return result
 
 
@@ -277,7 +290,8 @@ def robust_units(
     a unit (a pixel that is rarely lit must not be blown up).
     """
     empty = np.isnan(features).all(axis=0)
-    features = np.where(empty, 0.0, features)
+    if empty.any():
+        features = np.where(empty, 0.0, features)
     if scaling != "columns":
         common = float(np.sqrt(np.nanvar(features, axis=0).mean()))
         spread = np.where(varies, common if common > 0.0 else 1.0, BEYOND_ALL)

@@ -63,7 +63,10 @@ def kinds_of(
     ]
     # Equal ones are evaluated together, whatever they were called: as one, so that all agree.
     first: dict[Likelihood, Any] = {}
-    likelihoods = tuple(first.setdefault(likelihood_of(one, noise), one) for one in chosen)
+    called = {
+        one: first.setdefault(likelihood_of(one, noise), one) for one in dict.fromkeys(chosen)
+    }
+    likelihoods = tuple(called[one] for one in chosen)
     return Kinds(
         likelihoods=likelihoods,
         names=tuple(name_of(one) for one in likelihoods),
