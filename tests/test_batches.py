@@ -406,3 +406,35 @@ def test_rows_that_all_fit_need_no_randomness():
     before = generator.get_state()
     list(batches(rows, 4, generator))
     assert torch.equal(generator.get_state(), before)
+
+
+# -- very many rows -------------------------------------------------------------------------------
+
+
+def _few_are_many(monkeypatch):
+    monkeypatch.setattr(duplicates, "MANY_ROWS", 1000)
+    monkeypatch.setattr(duplicates, "SOME_ROWS", 500)
+    monkeypatch.setattr(duplicates, "CHUNK_ROWS", 50)
+
+
+def test_very_many_distinct_rows_are_shuffled_in_a_copy_and_not_sorted(monkeypatch):
+    _few_are_many(monkeypatch)
+    monkeypatch.setattr(duplicates, "merge_duplicates", None)
+    X, weight = np.random.default_rng(0).normal(size=(2000, 3)), np.arange(2000.0)
+    rows, counted, copies = duplicates.merged(X, weight)
+    assert not np.shares_memory(rows, X)
+    order = np.argsort(counted)
+    np.testing.assert_array_equal(rows[order], X[1:])  # the first weighs nothing
+    np.testing.assert_array_equal(counted[order], weight[1:])
+    np.testing.assert_array_equal(copies[order], weight[1:])
+    assert abs(np.corrcoef(counted, np.arange(1999))[0, 1]) < 0.1
+    assert duplicates.merged(X, np.ones(2000))[2] is None
+
+
+@pytest.mark.parametrize("again", [lambda X: np.repeat(X, 2, axis=0), lambda X: np.r_[X, X]])
+@pytest.mark.parametrize("make", [np.asarray, csr_array])
+def test_very_many_rows_that_come_twice_are_merged(again, make, monkeypatch):
+    _few_are_many(monkeypatch)
+    X = np.random.default_rng(0).normal(size=(1000, 3))
+    rows, weight, copies = duplicates.merged(make(again(X)), np.ones(2000))
+    assert rows.shape[0] == 1000 and (weight == 2.0).all() and (copies == 2).all()

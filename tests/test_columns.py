@@ -11,8 +11,11 @@ from skvae import VAETransformer
 from skvae._table.automatic import Look
 from skvae._table.columns import fit_columns
 from skvae._table.statistics import (
+    CACHE_CELLS,
     CHUNK_CELLS,
     CHUNK_ROWS,
+    COVARIANCE_AT_ONCE,
+    heavy_tailed,
     measure,
     robust_units,
     row_chunks,
@@ -469,3 +472,39 @@ def test_a_clock_varies_and_a_column_that_varies_by_rounding_alone_is_named():
     with pytest.warns(UserWarning, match="Column 4 varies by no more than the rounding of float64"):
         vae = VAETransformer(2, max_iter=1, random_state=0).fit(X)
     assert vae.model_.columns.varies.tolist() == [True, True, True, True, False]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("n_rows", [2, 60, 3 * CACHE_CELLS // len(SCALES)])
+def test_the_covariance_comes_with_the_moments(n_rows, weighted):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_rows, len(SCALES))) @ rng.normal(size=2 * (len(SCALES),)) + 7.0
+    weight = rng.integers(1, 4, n_rows).astype(float) if weighted else np.ones(n_rows)
+    moments = measure(X, weight, X.shape[1] * ["x"])
+    expected = np.cov(X.T, fweights=weight.astype(int), ddof=0)
+    np.testing.assert_allclose(moments.covariance, expected, rtol=0, atol=1e-12 * expected.max())
+    np.testing.assert_allclose(moments.variance, expected.diagonal(), rtol=1e-12)
+
+
+def test_of_holes_and_of_very_many_columns_there_is_no_covariance_with_the_moments():
+    X = np.random.default_rng(0).normal(size=(20, COVARIANCE_AT_ONCE + 1))
+    assert measure(X, np.ones(20), X.shape[1] * ["x"]).covariance is None
+    X = X[:, :3]
+    assert measure(X, np.ones(20), 3 * ["x"]).covariance is not None
+    X[4, 1] = np.nan
+    assert measure(X, np.ones(20), 3 * ["x"]).covariance is None
+
+
+def test_the_mean_of_a_constant_column_is_its_value_to_the_last_bit():
+    X = np.full((3 * CHUNK_ROWS + 5, 2), [0.1, 1.0 / 3.0])
+    assert measure(X, np.ones(len(X)), ["x", "y"]).mean.tolist() == [0.1, 1.0 / 3.0]
+
+
+@pytest.mark.parametrize("holes", [0.0, 0.1])
+def test_heavy_tails_of_a_column_do_not_depend_on_the_others(holes):
+    rng = np.random.default_rng(0)
+    X = np.c_[rng.standard_t(1.5, (500, 30)), rng.normal(size=(500, 5)), rng.poisson(0.1, 500)]
+    X[:, ::2] = _with_holes(X[:, ::2], holes) if holes else X[:, ::2]
+    together = heavy_tailed(X)
+    assert together.tolist() == [heavy_tailed(X[:, [n]])[0] for n in range(X.shape[1])]
+    assert together[:30].any() and not together[30:].any()

@@ -18,8 +18,10 @@ from sklearn.datasets import (
 )
 from sklearn.decomposition import PCA, FactorAnalysis
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info
 
-from skvae import VAETransformer
+from skvae import VAETransformer, _preparing
+from skvae._start import features, linear_gaussian
 from skvae._start.linear_gaussian import symmetric_eigenpairs
 from skvae._training.rows import DenseCells, Rows
 
@@ -374,3 +376,64 @@ def test_the_coding_of_few_kinds_of_row_moves_no_score(change):
     one, two = (linear(rows, 2).score_samples(rows) for rows in (X, other))
     assert np.abs(one - two).max() < 0.2
     assert abs((one - two).mean()) < 0.005
+
+
+@pytest.mark.parametrize("n_rows", [3, 40, 120])
+def test_of_very_many_columns_the_products_of_rows_give_the_same_model(n_rows, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_rows, 4)) @ rng.normal(size=(4, 60)) + rng.normal(size=(n_rows, 60))
+    X[:, 5] = X[:, 4]
+    plain = linear(X, 2)
+    monkeypatch.setattr(linear_gaussian, "MAX_COLUMNS_FOR_COVARIANCE", 50)
+    monkeypatch.setattr(features.Features, "_are_cells", lambda *_: False)
+    for few_rows in (0, 1000):  # by Lanczos steps, and by the rows' products
+        monkeypatch.setattr(linear_gaussian, "FEW_ROWS", few_rows)
+        wide = linear(X, 2)
+        assert_allclose(wide.score_samples(X), plain.score_samples(X), rtol=1e-9)
+        assert_allclose(wide.noise_variance_, plain.noise_variance_, rtol=1e-9)
+
+
+@pytest.mark.parametrize("noise", MODELS)
+def test_a_table_of_numbers_is_passed_over_once_for_all_its_moments(noise, monkeypatch):
+    X = load_wine().data
+    expected = linear(X, noise=noise)
+    again = []
+
+    def count(*arguments):
+        again.append(1)
+        return linear_gaussian.column_moments(*arguments)
+
+    monkeypatch.setattr(features, "column_moments", count)
+    vae = linear(X, noise=noise)
+    assert not again
+    assert_allclose(vae.noise_variance_, expected.noise_variance_, rtol=1e-12)
+    monkeypatch.setattr(features.Features, "_are_cells", lambda *_: False)
+    vae = linear(X, noise=noise)
+    assert again == [1]
+    assert_allclose(vae.score_samples(X), expected.score_samples(X), rtol=1e-6)
+
+
+def test_a_start_asks_for_one_thread(monkeypatch):
+    seen, before = set(), torch.get_num_threads()
+
+    def watched(name):
+        own = getattr(_preparing, name)
+
+        def call(*arguments, **keywords):
+            libraries = threadpool_info()
+            seen.add((name, torch.get_num_threads(), *(one["num_threads"] for one in libraries)))
+            return own(*arguments, **keywords)
+
+        monkeypatch.setattr(_preparing, name, call)
+
+    names = ["merged", "look_and_scale", "start_linear", "rows_for"]
+    for name in names:
+        watched(name)
+    try:
+        torch.set_num_threads(2)
+        linear(np.random.default_rng(0).normal(size=(50, 400)))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert {name for name, *_ in seen} == set(names)
+    assert {number for _, *numbers in seen for number in numbers} == {1}

@@ -112,7 +112,8 @@ def _sums_of_dense(X: NDArray, weight: Array) -> _Sums:
             mean = mean + part * moved
             root = np.sqrt(before * part) * moved
             if with_covariance:
-                x *= np.sqrt(own)[:, None]
+                if not alike:
+                    x *= np.sqrt(own)[:, None]
                 second += x.T @ x
                 second += np.outer(root, root)
             else:
