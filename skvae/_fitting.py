@@ -203,7 +203,7 @@ def describe(prepared: Prepared, state: State | None, memory: State | None = Non
     vae = copied(prepared.vae)  # a callback's look at an epoch must not move the fit
     if state is not None:
         vae.load_state_dict(state)
-    information = _information(copy.deepcopy(vae).without_idle_layers(), prepared.rows)
+    information = _information(copied(vae).without_idle_layers(), prepared.rows)
     order = torch.argsort(information, descending=True, stable=True)
     vae.load_state_dict(vae.reordered(vae.state_dict(), order))
     weights = to_arrays(vae.state_dict())
