@@ -76,7 +76,9 @@ def copied(table, weight):
 
 def assert_same(found, expected):
     """Hold that two are the same but for the rounding of products of more or fewer rows."""
-    assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+    # Scores are nats, and those near 0 are sums of large terms: 1e-9 of the score would be less
+    # than what the last step of a search for a mode leaves.
+    assert_allclose(found, expected, rtol=1e-9, atol=2e-9)
 
 
 def _vae(**params):
