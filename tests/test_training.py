@@ -18,6 +18,7 @@ from skvae import VAETransformer
 from skvae import _preparing as preparing
 from skvae._inputs import history_of
 from skvae._model.bounds import elbo
+from skvae._start.features import Counted
 from skvae._table.automatic import look_at
 from skvae._table.column import Column
 from skvae._table.schema import Schema
@@ -56,7 +57,7 @@ def _start(X, n_components=3, hidden=(8,)):
     look = look_at(X, weight, schema.columns, weight)
     columns = preparing.columns_for(parameters, schema, asked, X, look)
     rows = preparing.rows_for(parameters, columns, X.copy(), weight)
-    module, *_ = preparing.module_at_start(parameters, columns, X, weight, seed=0)
+    module, *_ = preparing.module_at_start(parameters, columns, Counted(X, weight, weight), 0)
     return Start(preparing.trainable(parameters, module), rows)
 
 
