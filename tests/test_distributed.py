@@ -1,7 +1,9 @@
 """Several processes fit one model: that of one process, whoever holds which rows, and dies."""
 
 import json
+import multiprocessing
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -90,11 +92,23 @@ def _run(n_processes, out, **job):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(n_processes)}
+    # Forks of one process that has imported what all need: torch takes longer than these fits.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pandas", "skvae._together", "test_distributed"])
     started = [
-        subprocess.Popen([sys.executable, script], env=_environment(RANK=str(rank), **common))
+        context.Process(target=_run_script, args=(script, {"RANK": str(rank)} | common))
         for rank in range(n_processes)
     ]
-    assert [process.wait(timeout=120) for process in started] == [0] * n_processes
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(timeout=120)
+    assert [process.exitcode for process in started] == [0] * n_processes
+
+
+def _run_script(script, environment):
+    os.environ.update(environment)
+    runpy.run_path(script, run_name="__main__")
 
 
 def _found(out):
