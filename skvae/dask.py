@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ._advice import heard
 from ._callbacks import Listeners, with_callbacks
 from ._cluster.collections import (
     check_collection,
@@ -24,7 +23,13 @@ from ._cluster.collections import (
     per_row,
     weights_of,
 )
-from ._cluster.estimator import FittedToSome, OnCluster
+from ._cluster.estimator import (
+    EncodesLazily,
+    FillsLazily,
+    FittedToSome,
+    called,
+    checked_rows,
+)
 from ._health import warn_about_columns, warn_about_fit
 from ._imputer import VAEImputer
 from ._inputs import (
@@ -32,14 +37,14 @@ from ._inputs import (
     become,
     check_transformer,
     columns_shown,
-    fitted_now,
     given,
     model_attributes,
     validated,
 )
 from ._outlier import VAEOutlierDetector
-from ._parameters import Rule, check_parameters, seed_of
+from ._parameters import Rule, check_parameters, check_score, seed_of
 from ._resources import own_gradients
+from ._table.frames import float_dtype
 from ._table.sources import in_slices
 from ._transformer import VAETransformer
 
@@ -53,7 +58,7 @@ RULES = {
 }
 
 
-class DaskVAETransformer(OnCluster, VAETransformer):
+class DaskVAETransformer(EncodesLazily, VAETransformer):
     """A VAETransformer that the workers of a Dask cluster fit together.
 
     The workers read their partitions and take the same steps by sums of gradients. The partitions
@@ -85,7 +90,8 @@ class DaskVAETransformer(OnCluster, VAETransformer):
     -----
     Methods take rows in memory, too, as those of :class:`VAETransformer` do. The workers need
     skvae, and must reach each other's ports: sums of gradients travel by torch's Gloo, without
-    encryption. Held-out rows are chosen in each shard.
+    encryption. Held-out rows are chosen in each shard. A fit begins anew, whatever ``warm_start``
+    is.
 
     Examples
     --------
@@ -165,26 +171,6 @@ class DaskVAETransformer(OnCluster, VAETransformer):
         listeners.end(history)
         return self
 
-    def transform(self, X: Any) -> Any:
-        """Return the posterior means of the rows, lazily.
-
-        Parameters
-        ----------
-        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
-            Rows, in the units of the training rows.
-
-        Returns
-        -------
-        Z : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, `n_components_`)
-            As X is. The columns of a DataFrame have the names of ``get_feature_names_out``, and its
-            index is that of X.
-        """
-        if not is_collection(X):
-            return super().transform(X)
-        names = list(fitted_now(self).get_feature_names_out())
-        local = self.to_local().set_output(transform="default")
-        return per_cell(VAETransformer.transform, check_collection(X, "transform"), local, names)
-
     def inverse_transform(self, X: Any) -> Any:
         """Decode components to the mean of the rows that they stand for, lazily.
 
@@ -200,21 +186,32 @@ class DaskVAETransformer(OnCluster, VAETransformer):
         """
         if not is_collection(X):
             return super().inverse_transform(X)
-        local = fitted_now(self).to_local()
-        some = local.inverse_transform(np.zeros((1, local.n_components_)))
+        local, X = self.for_tasks(), check_collection(X, "inverse_transform")
+        codes = np.zeros((1, X.shape[1]), float_dtype(head_of(X)))
+        some = local.inverse_transform(codes)  # or its error
         head = some[:0] if isinstance(some, np.ndarray) else some.head(0)
-        X = check_collection(X, "inverse_transform")
-        return frames(VAETransformer.inverse_transform, X, local, head)
+        return frames(partial(called, "inverse_transform"), X, local, head)
 
-    def score_samples(self, X: Any, **how: Any) -> Any:
+    def score_samples(
+        self,
+        X: Any,
+        *,
+        method: str = "log_likelihood",
+        refine: bool = True,
+        return_diagnostics: bool = False,
+    ) -> Any:
         """Score each row, in nats, lazily: higher is more normal.
 
         Parameters
         ----------
         X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
             Rows, in the units of the training rows.
-        **how : dict
-            ``method`` and ``refine``, as those of :meth:`VAETransformer.score_samples`.
+        method : {"log_likelihood", "elbo", "reconstruction", "kl"}, default="log_likelihood"
+            As that of :meth:`VAETransformer.score_samples`.
+        refine : bool, default=True
+            As that of :meth:`VAETransformer.score_samples`.
+        return_diagnostics : bool, default=False
+            For rows in memory only.
 
         Returns
         -------
@@ -222,10 +219,38 @@ class DaskVAETransformer(OnCluster, VAETransformer):
             As X is.
         """
         if not is_collection(X):
-            return super().score_samples(X, **how)
-        local = fitted_now(self).to_local()
-        function = partial(_scores, how=how)
-        return per_row(function, check_collection(X, "score_samples"), local)
+            return super().score_samples(
+                X, method=method, refine=refine, return_diagnostics=return_diagnostics
+            )
+        check_score(method, return_diagnostics)
+        if return_diagnostics:
+            raise ValueError(
+                "return_diagnostics=True is for rows in memory. Got a Dask collection: compute "
+                "some of its rows first."
+            )
+        local, how = self.for_tasks(), {"method": method, "refine": refine}
+        X, _ = checked_rows(X, local, "score_samples")
+        return per_row(partial(_scores, how=how), X, local)
+
+    def score_features(self, X: Any) -> Any:
+        """Say which columns make a row odd, lazily: each one's share of the reconstruction term.
+
+        Parameters
+        ----------
+        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            Rows, in the units of the training rows.
+
+        Returns
+        -------
+        scores : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
+            As X is, in nats.
+        """
+        if not is_collection(X):
+            return super().score_features(X)
+        local = self.for_tasks()
+        X, head = checked_rows(X, local, "score_features")
+        names = list(getattr(head, "columns", range(local.n_features_in_)))
+        return per_cell(partial(called, "score_features"), X, local, names)
 
     def score(self, X: Any, y: None = None) -> float:
         """Return the mean log p(x) of the rows, in nats a row and original units.
@@ -242,8 +267,10 @@ class DaskVAETransformer(OnCluster, VAETransformer):
         score : float
             Higher is better. It is computed at once.
         """
-        scores = self.score_samples(X)
-        return float(scores.mean().compute() if is_collection(scores) else scores.mean())
+        if not is_collection(X):
+            return super().score(X)
+        client, _ = self._on_cluster()
+        return float(client.compute(self.score_samples(X).mean()).result())
 
 
 class DaskVAEOutlierDetector(FittedToSome, VAEOutlierDetector):
@@ -367,13 +394,14 @@ class DaskVAEOutlierDetector(FittedToSome, VAEOutlierDetector):
         return self.fit(X, sample_weight=sample_weight).predict(X)
 
     def _of_rows(self, method: str, X: Any, dtype: Any = np.float64) -> Any:
-        local = fitted_now(self).to_local()
+        local = self.for_tasks()
         if not is_collection(X):
             return getattr(local, method)(X)
-        return per_row(partial(_called, method), check_collection(X, method), local, dtype)
+        X, _ = checked_rows(X, local, method)
+        return per_row(partial(called, method), X, local, dtype)
 
 
-class DaskVAEImputer(FittedToSome, VAEImputer):
+class DaskVAEImputer(FillsLazily, VAEImputer):
     """A VAEImputer for Dask collections.
 
     It is fitted to as many rows as one worker keeps in memory, and fills all of them, lazily.
@@ -403,32 +431,6 @@ class DaskVAEImputer(FittedToSome, VAEImputer):
     >>> bool(np.isnan(filled).any())
     False
     """
-
-    def transform(self, X: Any) -> Any:
-        """Fill what is missing, lazily.
-
-        Parameters
-        ----------
-        X : dask.dataframe.DataFrame or dask.array.Array of shape (n_samples, n_features)
-            Rows with missing values.
-
-        Returns
-        -------
-        X_imputed : dask.dataframe.DataFrame or dask.array.Array
-            X with its missing values replaced, of shape (n_samples, n_features_out).
-        """
-        local = fitted_now(self).to_local().set_output(transform="default")
-        if not is_collection(X):
-            return fitted_now(self).to_local().transform(X)
-        X = check_collection(X, "transform")
-        with heard():  # these rows are made up
-            some = local.transform(head_of(X))
-        head = some[:0] if isinstance(some, np.ndarray) else some.head(0)
-        return frames(VAEImputer.transform, X, local, head)
-
-
-def _called(method: str, local: Any, part: Any) -> Any:
-    return getattr(local, method)(part)
 
 
 def _checked(blank: Any, part: Any) -> Any:

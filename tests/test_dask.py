@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -12,6 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.sparse import csr_array
+from sklearn import config_context
 from sklearn.base import clone
 from test_distributed import SIZES, frames, weights
 
@@ -179,8 +182,11 @@ def test_methods_for_rows_are_lazy_and_those_of_the_local_estimator(client, alon
     pd.testing.assert_series_equal(scores.compute(), expected)
     back = vae.inverse_transform(Z)
     assert list(back.columns) == list(whole.columns)
-    expected = local.inverse_transform(Z.compute().to_numpy())
-    pd.testing.assert_frame_equal(back.compute().reset_index(drop=True), expected)
+    expected = local.inverse_transform(Z.compute().to_numpy()).set_axis(whole.index)
+    pd.testing.assert_frame_equal(back.compute(), expected)
+    shares = vae.score_features(collection())
+    expected = pd.DataFrame(local.score_features(whole), whole.index, list(whole.columns))
+    pd.testing.assert_frame_equal(shares.compute(), expected, check_column_type=False)
     few = collection().partitions[1:]
     assert vae.score(few) == pytest.approx(local.score(few.compute()), abs=1e-9)
     assert_array_equal(vae.transform(whole), local.transform(whole))  # rows in memory
@@ -216,7 +222,7 @@ def test_weights_count(client):
         VAETransformer(**PARAMETERS), parts, sample_weight=np.concatenate(counts), n_shards=4
     )
     assert_array_equal(weights(vae), weights(expected))
-    said = r"sample_weight must have the partitions of X\. Got 1 for 4"
+    said = r"sample_weight must have as many partitions as X\. Got 1 for 4"
     with pytest.raises(ValueError, match=said):
         on(client).fit(rows, sample_weight=weight.rechunk(-1))
     with pytest.raises(ValueError, match="row for row: the one here has 500 weights for 3000 rows"):
@@ -252,10 +258,10 @@ def test_an_error_in_a_partition_comes_out_as_itself(client):
 
 def test_what_is_not_admissible_is_said_before_anything_is_computed(client):
     with pytest.raises(
-        TypeError, match=r"X must be a Dask DataFrame.*Got a DataFrame instead: rows"
+        TypeError, match=r"X must be a Dask DataFrame.*Got pandas's DataFrame instead\. Rows"
     ):
         on(client).fit(frames()[0])
-    with pytest.raises(TypeError, match=r"Got a Array of 1 dimensions instead"):
+    with pytest.raises(TypeError, match=r"Got dask's Array of 1 dimensions instead"):
         on(client).fit(da.ones(10))
     for name, value in [("n_shards", 0), ("n_workers", 0.5), ("max_restarts", -1)]:
         with pytest.raises(ValueError, match=f"'{name}' parameter of DaskVAETransformer must be"):
@@ -295,6 +301,15 @@ def test_a_detector_fitted_by_a_worker_scores_lazily(client):
         detector.fit(collection().partitions[3])
 
 
+def test_a_detector_whose_worker_is_lost_says_so(client, monkeypatch):
+    def lost(*arguments):
+        raise watching.Lost("the worker tcp://a has ended")
+
+    monkeypatch.setattr(watching.Cluster, "wait", lost)
+    with pytest.raises(RuntimeError, match="The worker that fitted was lost: the worker tcp://a"):
+        DaskVAEOutlierDetector(client=client).fit(collection())
+
+
 def test_an_imputer_fitted_by_a_worker_fills_lazily(client, monkeypatch):
     rows = collection().partitions[1:]
     few = rows.compute()
@@ -314,7 +329,7 @@ def test_without_a_cluster_an_error_says_how_to_get_one(monkeypatch):
     def none():
         raise ValueError("No clients found")
 
-    monkeypatch.setattr("distributed.default_client", none)
+    monkeypatch.setattr("distributed.get_client", none)
     with pytest.raises(ValueError, match="DaskVAEImputer needs a Dask cluster, and there is no"):
         DaskVAEImputer().fit(collection())
 
@@ -371,27 +386,39 @@ def test_callbacks_look_on_and_stop_the_fit(client):
     assert not hasattr(again, "model_")
 
 
-def test_an_interrupt_keeps_what_the_last_segment_came_to(client, alone, monkeypatch):
-    hear = Listeners.hear
+@pytest.mark.parametrize("checkpoint_every", [0.01, 60.0])
+def test_an_interrupt_keeps_the_best_so_far(client, alone, checkpoint_every, monkeypatch):
+    hear, told = Listeners.hear, []
 
     def hearing(self, epoch, fitted):
+        told.append(epoch.number)
         if epoch.number == 2:
             raise KeyboardInterrupt
         return hear(self, epoch, fitted)
 
     monkeypatch.setattr(Listeners, "hear", hearing)
     with pytest.warns(UserWarning, match="interrupted"):
-        vae = on(client, checkpoint_every=0.01).fit(collection())
-    assert vae.validation_scores_ == pytest.approx(alone.validation_scores_[: vae.n_iter_ + 1])
-    assert vae.n_iter_ == 1
+        vae = on(client, max_iter=500, checkpoint_every=checkpoint_every).fit(collection())
+    assert 1 <= vae.n_iter_ < 400
+    assert told[:3] == [0, 1, 2]
+
+
+def test_an_interrupt_of_the_reading_leaves_everything(client, monkeypatch):
+    vae = on(client)
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watching.Cluster, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        on(client, checkpoint_every=60.0).fit(collection())
+        vae.fit(collection())
+    assert not hasattr(vae, "model_")
 
 
 def test_a_cluster_without_workers_is_told_of(client, monkeypatch):
     monkeypatch.setattr(watching, "A_WORKER", 0.2)
     cluster = watching.Cluster(client)
-    monkeypatch.setattr(cluster, "ages", dict)
+    monkeypatch.setattr(cluster, "workers", dict)
     with pytest.raises(RuntimeError, match="The cluster has had no worker that answers for 0 s"):
         cluster.answering()
 
@@ -413,3 +440,104 @@ def test_a_result_that_is_not_handed_out_is_lost(client, monkeypatch):
     with pytest.raises(watching.Lost, match="a worker does not hand out what it has"):
         watching.Cluster(client).result(task)
     assert task.n_asked > 1
+
+
+def test_modelled_holes_are_those_of_a_process_alone(client):
+    own = {"missing": "model", "max_iter": 1}
+    alone = fit(VAETransformer(**PARAMETERS | own), frames(), n_shards=4)
+    vae = on(client, n_workers=1, **own).fit(collection())
+    assert vae.model_.schema.holes == alone.model_.schema.holes != ()
+    assert_array_equal(weights(vae), weights(alone))
+
+
+def test_tasks_that_are_cancelled_are_begun_again(client, alone, monkeypatch):
+    client.wait_for_workers(2)
+    hear, cancelled = Listeners.hear, []
+
+    def hearing(self, epoch, fitted):
+        if epoch.number == 0 and not cancelled:
+            cancelled.append(True)
+            client.restart(timeout=60)
+        return hear(self, epoch, fitted)
+
+    monkeypatch.setattr(Listeners, "hear", hearing)
+    with pytest.warns(RuntimeWarning, match="goes on after a loss: "):
+        vae = on(client, checkpoint_every=0.2).fit(collection())
+    assert_allclose(weights(vae), weights(alone), rtol=1e-6, atol=1e-7)
+
+
+def test_nothing_is_left_on_the_cluster(client):
+    def left():
+        return client.run_on_scheduler(
+            lambda dask_scheduler: [
+                *dask_scheduler.tasks,
+                *dask_scheduler.extensions["queues"].queues,
+                *dask_scheduler.extensions["variables"].variables,
+            ]
+        )
+
+    def soon_empty(before):
+        ends = time.monotonic() + 10.0
+        while set(left()) - set(before) and time.monotonic() < ends:
+            time.sleep(0.1)
+        return not set(left()) - set(before)
+
+    before = left()  # of workers that other tests have killed
+    on(client, checkpoint_every=0.3).fit(collection())
+    assert soon_empty(before)
+    with pytest.raises(KeyError):
+        on(client).fit(collection().map_partitions(fails, meta=frames()[0].head(0)))
+    assert soon_empty(before)
+
+
+def test_outputs_are_lazy_whatever_set_output_says(client):
+    vae = on(client, max_iter=1).set_output(transform="pandas").fit(collection())
+    few = frames()[1]
+    with config_context(transform_output="pandas"):
+        assert isinstance(vae.transform(collection()), dd.DataFrame)
+    assert isinstance(vae.transform(few), pd.DataFrame)
+    again = clone(vae)
+    assert again.client is client
+    assert isinstance(again.fit(collection()).transform(few), pd.DataFrame)
+    local = vae.to_local()
+    local.loss_curve_.append(0.0)
+    assert len(vae.loss_curve_) == 1
+
+
+def test_meta_says_what_comes(client):
+    X = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
+    index = pd.Index(np.arange(10, 610, 2), name="key")
+    rows = dd.from_pandas(pd.DataFrame(X, index, list("abcd")), npartitions=3)
+    vae = on(client, max_iter=1, n_shards=2).fit(rows)
+    Z = vae.transform(rows)
+    back = vae.inverse_transform(Z)
+    for found in (Z, back, vae.score_features(rows)):
+        dd.assert_eq(found, found.compute())
+        assert found.index.name == "key"
+    assert (Z.dtypes == np.float32).all()
+    assert len(back.loc[10:20]) == 6
+    assert vae.transform(da.from_array(X, chunks=100)).dtype == np.float32
+
+
+def test_what_is_known_is_checked_when_a_method_is_called(client):
+    vae = on(client, max_iter=1).fit(collection())
+    with pytest.raises(ValueError, match="feature names"):
+        vae.transform(collection().drop(columns="a"))
+    with pytest.raises(ValueError, match="'nope'"):
+        vae.score_samples(collection(), method="nope")
+    with pytest.raises(ValueError, match=r"return_diagnostics=True is for rows in memory\. Got a"):
+        vae.score_samples(collection(), return_diagnostics=True)
+    with pytest.raises(ValueError, match="inverse_transform expects one for each of the 2"):
+        vae.inverse_transform(da.ones((4, 3)))
+    with pytest.raises(TypeError, match="must be a VAETransformer, which one worker fits"):
+        DaskVAEOutlierDetector(vae, client=client).fit(collection())
+    with pytest.raises(TypeError, match=r"client must be a distributed\.Client that is not as"):
+        on("tcp://scheduler:8786").fit(collection())
+    sparse = da.from_array(np.eye(4), chunks=2).map_blocks(csr_array)
+    with pytest.raises(TypeError, match="X must have dense blocks"):
+        on(client).fit(sparse)
+    texts = da.from_array(np.array(["a", "b"]), chunks=1)
+    with pytest.raises(
+        ValueError, match="sample_weight needs numbers, one for each row: could not"
+    ):
+        on(client).fit(da.ones((2, 2), chunks=(1, 2)), sample_weight=texts)

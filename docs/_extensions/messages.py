@@ -31,6 +31,7 @@ QUOTED_IN = {
     "UntranslatedError": ("_onnx/",),
     "Lost": ("_cluster/",),
     "Paused": ("_cluster/",),
+    "Interrupted": ("_cluster/",),
 }
 WRAPPED = {"FileError": ("{target} cannot be loaded: ", ".")}  # by skvae.load
 

@@ -15,16 +15,20 @@ def is_array(X: Any) -> bool:
 
 def is_collection(X: Any) -> bool:
     """Whether rows are partitions of Dask."""
-    return hasattr(X, "__dask_graph__") and hasattr(X, "to_delayed")
+    kinds = {(one.__module__.partition(".")[0], one.__name__) for one in type(X).__mro__}
+    names = ("Array", "DataFrame", "Series")
+    return any((module, name) in kinds for module in ("dask", "dask_expr") for name in names)
 
 
 def check_collection(X: Any, owner: str) -> Any:
     """Return a DataFrame, or an Array in blocks of whole rows; raise for anything else."""
     if not is_collection(X) or X.ndim != 2:
-        what = f"a {type(X).__name__}" + (f" of {X.ndim} dimensions" if is_collection(X) else "")
+        kind = type(X)
+        what = f"{kind.__module__.partition('.')[0]}'s {kind.__name__}"
+        what += f" of {X.ndim} dimensions" if is_collection(X) else ""
         raise TypeError(
             f"X must be a Dask DataFrame, or a Dask Array of two dimensions, for {owner}. Got "
-            f"{what} instead: rows in memory are for the estimator without Dask."
+            f"{what} instead. Rows in memory are for the estimator without Dask."
         )
     return X.rechunk({1: -1}) if is_array(X) and X.numblocks[1] > 1 else X
 
@@ -46,7 +50,7 @@ def weights_of(sample_weight: Any, n_parts: int) -> list[Any]:
     found = parts_of(sample_weight)
     if len(found) != n_parts:
         raise ValueError(
-            f"sample_weight must have the partitions of X. Got {len(found)} for {n_parts}."
+            f"sample_weight must have as many partitions as X. Got {len(found)} for {n_parts}."
         )
     return found
 
@@ -91,7 +95,7 @@ def per_cell(
     if is_array(X):
         size = {"chunks": (X.chunks[0], (len(names),)), "meta": np.empty((0, 0), dtype)}
         return X.map_blocks(_numbers, local, function, dtype, len(names), dtype=dtype, **size)
-    head = frame_of(np.empty((0, len(names)), dtype), None, names)
+    head = frame_of(np.empty((0, len(names)), dtype), _no_index(X), names)
     return X.map_partitions(_frame, local, function, names, dtype, meta=head)
 
 
@@ -103,12 +107,20 @@ def frames(function: Callable[..., Any], X: Any, estimator: Any, head: Any) -> A
         from dask.delayed import delayed
 
         if not is_array(X):
+            head = head.set_axis(_no_index(X))
             return X.map_partitions(_made, local, function, head, meta=head)
         parts = [delayed(_made)(part, local, function, head) for part in parts_of(X)]
         return dataframe.from_delayed(parts, meta=head)
     X = X if is_array(X) else X.to_dask_array()
     size = {"chunks": (X.chunks[0], (head.shape[1],)), "meta": np.empty((0, 0), head.dtype)}
     return X.map_blocks(_made, local, function, head, dtype=head.dtype, **size)
+
+
+def _no_index(X: Any) -> Any:
+    """Return the index of a DataFrame's partitions, without its rows."""
+    from dask.dataframe.dispatch import make_meta
+
+    return make_meta(X).index[:0]
 
 
 # -- what happens to a part -----------------------------------------------------------------------
@@ -132,5 +144,7 @@ def _frame(part: Any, estimator: Any, function: Any, names: list[Any], dtype: An
 def _made(part: Any, estimator: Any, function: Any, head: Any) -> Any:
     if not len(part):
         return head
-    found = function(estimator, np.asarray(part) if isinstance(head, np.ndarray) else part)
-    return found
+    if isinstance(head, np.ndarray):
+        return function(estimator, np.asarray(part))
+    found = function(estimator, part)
+    return found.set_axis(part.index) if hasattr(part, "index") else found

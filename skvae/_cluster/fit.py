@@ -50,6 +50,14 @@ class Gang(NamedTuple):
     rows: list[Any]  # futures, each on its worker
 
 
+class Interrupted(Exception):
+    """The user has interrupted the training."""
+
+    def __init__(self, found: Any) -> None:
+        super().__init__()
+        self.found = found  # what it had come to
+
+
 class Limits(NamedTuple):
     """How a fit goes about on a cluster."""
 
@@ -101,16 +109,24 @@ class ClusterFit:
                         return found
                     progress = found
                 except Lost as lost:
-                    self.gang = None
+                    self._let_go()
                     self._count(lost)
-        except KeyboardInterrupt:
-            if read is None or not progress.epochs:
-                raise
-            fitted, history = self._train(read, progress, ends=True)
+        except Interrupted as interrupt:
+            found = interrupt.found
+            if isinstance(found, Progress):
+                assert read is not None  # training comes after it
+                found = self._train(read, found, ends=True)
+            fitted, history = found
             return fitted, replace(history, interrupted=True)
         finally:
+            self._let_go()
             self.kept.forget()
-            self.gang = None
+
+    def _let_go(self) -> None:
+        """Let the gang go."""
+        for one in () if self.gang is None else self.gang.rows:
+            one.release()
+        self.gang = None
 
     def _count(self, lost: Lost) -> None:
         self.losses.append(str(lost))
@@ -208,9 +224,23 @@ class ClusterFit:
             for rank, (address, rows) in enumerate(zip(*gang, strict=True))
         ]
         with closing(_Messages(self, name)) as messages:
-            self.cluster.wait(futures, gang.addresses, messages.hear)
-            messages.hear()
-            return self.cluster.result(futures[0], gang.addresses)
+            try:
+                self.cluster.wait(futures, gang.addresses, messages.hear)
+                messages.hear()
+                return self.cluster.result(futures[0], gang.addresses)
+            except KeyboardInterrupt:
+                messages.stop()
+                self.cluster.wait(futures, gang.addresses)
+                found = self.cluster.result(futures[0], gang.addresses)
+                if isinstance(found, Progress) and not found.epochs:
+                    raise  # there is nothing to keep yet
+                raise Interrupted(found) from None
+            except BaseException:
+                messages.stop()
+                raise
+            finally:
+                for one in futures:
+                    one.release()
 
     def _gang(self, read: Read) -> "Gang":
         """Return the workers that train now, with the rows of their shards."""
@@ -273,6 +303,10 @@ class _Messages:
                 if fit.asks:
                     self.answers.put(bool(stop))
 
+    def stop(self) -> None:
+        """Let the workers come to an end."""
+        self.answers.put(True)
+
     def close(self) -> None:
         """Let the scheduler forget them."""
         self.told.close()
@@ -283,6 +317,17 @@ class _Messages:
 def fit_to_some(client: Any, estimator: Any, parts: Sequence[Any], weights: Sequence[Any]) -> Any:
     """Let a worker fit an estimator that keeps rows in memory: to all, or as many as it takes."""
     kept = Kept(Cluster(client))
+    try:
+        return _fitted_to_some(kept, estimator, parts, weights)
+    except Lost as lost:
+        raise RuntimeError(f"The worker that fitted was lost: {lost}. Call fit again.") from lost
+    finally:
+        kept.forget()
+
+
+def _fitted_to_some(
+    kept: Kept, estimator: Any, parts: Sequence[Any], weights: Sequence[Any]
+) -> Any:
     names = [("shape", n) for n in range(len(parts))]
     kept.let_be(
         names, lambda some: [_task(workers.shape_of, _partition(n), parts[n]) for _, n in some]

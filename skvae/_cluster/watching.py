@@ -1,5 +1,6 @@
 """A Dask cluster as a fit sees it: which workers answer, and results that survive their loss."""
 
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -10,7 +11,7 @@ from .._training.collective import LostProcessError
 
 A_STEP = timedelta(minutes=2)  # that a worker may be late, in a step or in its answers
 QUIET = 15.0  # seconds without an answer: such a worker is given nothing new
-A_WORKER = 60.0  # seconds to wait for a worker, if there is none
+A_WORKER = 300.0  # seconds to wait for a worker, if there is none
 PULSE = 0.1  # seconds between two looks at the cluster
 
 
@@ -25,15 +26,15 @@ class Cluster:
         self.client = client
         self._heard: dict[str, tuple[float, float]] = {}  # when, by the scheduler's clock and ours
 
+    def workers(self) -> dict[str, Any]:
+        """Return what the scheduler knows of each worker."""
+        found: dict[str, Any] = self.client.scheduler_info(n_workers=-1).get("workers", {})
+        return found
+
     def ages(self) -> dict[str, float]:
-        """Return for how many seconds each worker has not been heard of; one of each process."""
-        found: dict[str, float] = {}
-        processes, now = set(), time.monotonic()
-        for address, worker in self.client.scheduler_info(n_workers=-1)["workers"].items():
-            process = address.rpartition("/")[0] if address.startswith("inproc:") else address
-            if process in processes or worker["status"] != "running":
-                continue
-            processes.add(process)
+        """Return for how many seconds each worker has not been heard of."""
+        found, now = {}, time.monotonic()
+        for address, worker in self.workers().items():
             told, since = self._heard.get(address, (worker["last_seen"], now))
             since = since if told == worker["last_seen"] else now
             self._heard[address] = worker["last_seen"], since
@@ -41,18 +42,25 @@ class Cluster:
         return found
 
     def answering(self) -> list[str]:
-        """Return the workers that answer; wait for one if there is none."""
+        """Return the workers that answer, one of each process; wait for one if there is none."""
         ends = time.monotonic() + A_WORKER
         while True:
-            found = [address for address, age in self.ages().items() if age < QUIET]
+            ages, found = self.ages(), {}
+            for address, worker in self.workers().items():
+                if worker["status"] == "running" and ages.get(address, 0.0) < QUIET:
+                    is_thread = address.startswith("inproc:")
+                    found[address.rpartition("/")[0] if is_thread else address] = address
             if found:
-                return sorted(found)
-            if time.monotonic() > ends:
-                raise RuntimeError(
-                    f"The cluster has had no worker that answers for {A_WORKER:.0f} s. Start some, "
-                    "or look into their logs for why they ended."
-                )
+                return sorted(found.values())
+            self._check_for_workers(ends)
             time.sleep(PULSE)
+
+    def _check_for_workers(self, ends: float) -> None:
+        if time.monotonic() > ends:
+            raise RuntimeError(
+                f"The cluster has had no worker that answers for {A_WORKER:.0f} s. Start some, or "
+                "look into their logs for why they ended."
+            )
 
     def wait(
         self,
@@ -64,17 +72,23 @@ class Cluster:
 
         Raises the error of a task, or ``Lost`` if they cannot all end.
         """
+        ends = time.monotonic() + A_WORKER
         while True:
             meanwhile()
-            errors = [one for one in futures if one.status == "error"]
-            for one in errors:
-                if not isinstance(one.exception(), LostProcessError):
-                    one.result()  # which raises it as itself
+            errors = [one.exception() for one in futures if one.status == "error"]
+            for error in errors:
+                if not isinstance(error, LostProcessError):
+                    raise _copied(error)
             if all(one.status == "finished" for one in futures):
                 return
+            if any(one.status == "cancelled" for one in futures):
+                raise Lost("its tasks were cancelled")
             ages = self.ages()
+            ends = time.monotonic() + A_WORKER if ages else ends
+            self._check_for_workers(ends)
             gone = [address for address in gang if address not in ages]
-            late = [one for one, age in ages.items() if age >= A_STEP.total_seconds()]
+            needed = [address for address in gang or ages if address in ages]
+            late = [one for one in needed if ages[one] >= A_STEP.total_seconds()]
             for address in late:
                 self._restart(address)
             lost = [*gone, *(address for address in late if address in gang)]
@@ -100,7 +114,7 @@ class Cluster:
             "started again, or taken out of the cluster if it has no nanny.",
             RuntimeWarning,
         )
-        if self.client.scheduler_info(n_workers=-1)["workers"].get(address, {}).get("nanny"):
+        if self.workers().get(address, {}).get("nanny"):
             self.client.restart_workers([address], timeout=A_WORKER, raise_for_error=False)
         else:
             self.client.run_on_scheduler(removed)
@@ -132,6 +146,8 @@ class Kept:
 
     def let_be(self, names: Sequence[Any], tasks: Callable[[list[Any]], list[Any]]) -> None:
         """Let all of these be there: ``tasks`` makes those of some names."""
+        for name in [name for name, one in self.futures.items() if one.status == "cancelled"]:
+            del self.futures[name]
         new = [name for name in names if name not in self.futures]
         if new:
             self.futures |= dict(zip(new, self.cluster.client.compute(tasks(new)), strict=True))
@@ -141,9 +157,20 @@ class Kept:
         """Return results that are kept no longer."""
         found = [self.cluster.result(self.futures[name]) for name in names]
         for name in names:
-            del self.futures[name]
+            self.futures.pop(name).release()
         return found
 
     def forget(self) -> None:
         """Let nothing be kept."""
+        for one in self.futures.values():
+            one.release()
         self.futures = {}
+
+
+def _copied(error: BaseException) -> BaseException:
+    """Return an error whose traceback holds none of the frames that hold tasks."""
+    try:
+        found: BaseException = pickle.loads(pickle.dumps(error))
+    except Exception:
+        return error.with_traceback(None)
+    return found

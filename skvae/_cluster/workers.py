@@ -4,7 +4,7 @@ import copy
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import wraps
@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch.distributed
+from scipy.sparse import issparse
 
 from .._advice import heard
-from .._callbacks import Audience, Nobody
+from .._callbacks import Nobody
 from .._fitted import Fitted
 from .._history import History
 from .._parameters import Parameters
@@ -41,6 +42,8 @@ from .._table.schema import Schema
 from .._table.sources import Source
 from .._training.collective import Alone, Collective, Gloo, is_told, lost_to_others
 from .._training.plan import Epoch
+
+BETWEEN = 2.0  # seconds, of questions whether the client wants to stop
 
 
 class Result(NamedTuple):
@@ -76,15 +79,27 @@ def located(task: Callable[..., Any]) -> Callable[..., Any]:
     return on_worker
 
 
+def as_weights(weight: Any) -> Array:
+    try:
+        return np.asarray(weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"sample_weight needs numbers, one for each row: {error}.") from None
+
+
 def gathered_of(part: Any, weight: Any, check: Callable[[Any], Any], where: str) -> Gathered:
     n_rows = part.shape[0]
+    if issparse(part):
+        raise TypeError(
+            "X must have dense blocks. Got sparse ones instead: "
+            "X.map_blocks(lambda block: block.toarray()) has dense ones."
+        )
     if weight is not None:
         if len(weight) != n_rows:
             raise ValueError(
                 "sample_weight must have the partitions of X, row for row: the one here has "
                 f"{len(weight)} weights for {n_rows} rows."
             )
-        weight = np.asarray(weight, dtype=np.float64)
+        weight = as_weights(weight)
         if not (np.isfinite(weight) & (weight >= 0.0)).all():
             raise ValueError(
                 "sample_weight must hold finite numbers that are not below 0. Got "
@@ -151,7 +166,8 @@ def rows_of(
     from distributed import get_worker
 
     begun = here(prepared.found, prepared.found.parameters["device"])
-    tables = [np.empty((0, len(begun.names))), *(one.found.table for one in wholes)]
+    width = len(begun.schema.columns)  # those of holes come with the encoding
+    tables = [np.empty((0, width)), *(one.found.table for one in wholes)]
     table = np.concatenate(tables, dtype=np.float64)
     weight = np.concatenate([np.zeros(0), *(one.found.weight for one in wholes)])
     rows = encoded(begun, table, weight, total, n_rows)
@@ -169,7 +185,7 @@ def every(part: Any, weight: Any, begin: int, step: int) -> tuple[Any, Array | N
     gathered_of(part, weight, lambda rows: rows, "X")  # or its error
     some = slice(begin, None, step)
     return take_rows(part, np.arange(part.shape[0])[some]), (
-        None if weight is None else np.asarray(weight, dtype=np.float64)[some]
+        None if weight is None else as_weights(weight)[some]
     )
 
 
@@ -209,17 +225,19 @@ def train(
     begun = time.monotonic()
     begun_with = here(prepared.found, prepared.found.parameters["device"])
     progress = copy.deepcopy(progress)  # the client's, in threads
-    audience: Audience = _Told(segment, progress) if rank == 0 else Nobody()
-    with met(segment, rank) as collective:
+    told = _Told(segment, progress) if rank == 0 else None
+
+    def is_over() -> bool:
+        return time.monotonic() - begun >= segment.seconds or (told is not None and told.stops())
+
+    with closing(told) if told else nullcontext(), met(segment, rank) as collective:
 
         def pause() -> None:
             raise Paused
 
-        going = Going(
-            collective, progress, lambda: time.monotonic() - begun >= segment.seconds, pause
-        )
+        going = Going(collective, progress, is_over, pause)
         try:
-            found: Any = train_shards(begun_with, own.found, going, audience)
+            found: Any = train_shards(begun_with, own.found, going, told or Nobody())
         except Paused:
             found = progress
     return found if rank == 0 else None
@@ -261,6 +279,7 @@ class _Told:
         self.last = len(progress.epochs) - 1 if segment.ends else None
         self.out = Queue(f"{segment.name}-told")
         self.back = Queue(f"{segment.name}-answers")
+        self._asked = time.monotonic()
 
     def begin(self, max_epochs: int) -> None:
         self._put(max_epochs)
@@ -271,6 +290,17 @@ class _Told:
             if self.segment.asks and self.back.get():
                 self.last = epoch.number
         return epoch.number == self.last
+
+    def stops(self) -> bool:
+        """Whether the client has asked to stop: it is asked every other second."""
+        if (now := time.monotonic()) - self._asked < BETWEEN:
+            return False
+        self._asked = now
+        return bool(self.back.qsize())
+
+    def close(self) -> None:
+        self.out.close()
+        self.back.close()
 
     def _put(self, message: Any) -> None:
         self.out.put(pickle.dumps(message))
