@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
+from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
@@ -43,6 +44,7 @@ def client():
     preload = ["distributed", "pandas", "skvae._cluster.workers"]
     multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
     with (
+        patch.dict(os.environ),  # in which a nanny sets threads for its workers, and leaves them
         dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,

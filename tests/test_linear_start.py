@@ -437,3 +437,18 @@ def test_a_start_asks_for_one_thread(monkeypatch):
         torch.set_num_threads(before)
     assert {name for name, *_ in seen} == set(names)
     assert {number for _, *numbers in seen for number in numbers} == {1}
+
+
+@pytest.mark.parametrize("noise", MODELS)
+def test_moments_of_the_first_pass_are_those_of_the_features_in_their_own_order(noise, monkeypatch):
+    # Columns of one likelihood stand side by side in the module: that is not the table's order.
+    X = StandardScaler().fit_transform(load_wine().data)
+    X[:, [1, 4, 5]] *= np.random.default_rng(0).chisquare(3.0, size=(len(X), 1)) ** -0.5
+    kinds = dict.fromkeys([1, 4, 5], "student_t")
+    params = {"likelihood": kinds, "noise": noise, "max_iter": 0, "random_state": 0}
+    quick = VAETransformer(2, **params).fit(X)
+    monkeypatch.setattr(features.Features, "_are_cells", lambda *_: False)
+    plain = VAETransformer(2, **params).fit(X)
+    assert_allclose(
+        quick.score_samples(X, method="elbo"), plain.score_samples(X, method="elbo"), rtol=1e-6
+    )

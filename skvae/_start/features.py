@@ -94,8 +94,10 @@ class Features:
             return column_moments(self.filled(), self.vae.n_features)
         # The weights of a row that count less than one are shares, not repetitions.
         n_samples = max(float(self.weight.sum()), len(self.weight))
-        raw = Moments(known.mean - columns.shift, known.variance, known.covariance, n_samples)
-        return raw.in_units_of(columns.scale)
+        own = self.column  # likelihoods have their columns side by side: another order
+        mean, variance = (known.mean - columns.shift)[own], known.variance[own]
+        raw = Moments(mean, variance, known.covariance[np.ix_(own, own)], n_samples)
+        return raw.in_units_of(columns.scale[own])
 
     def _are_cells(self, known: ColumnMoments) -> bool:
         """Whether the features are the cells themselves, moved and scaled and no more."""

@@ -89,7 +89,9 @@ def _cell_hash(values: NDArray, column: Any) -> NDArray[np.uint64]:
     """Mix a value's bits and its column by SplitMix64 (Steele et al. 2014); 0 for the value 0."""
     values = values.astype(np.float64)
     values += 0.0  # -0.0 becomes 0.0
-    if np.isnan(values @ values if values.ndim == 1 else values.sum()):
+    with np.errstate(over="ignore", invalid="ignore"):
+        may_miss = np.isnan(values @ values if values.ndim == 1 else values.sum())
+    if may_miss:
         values[np.isnan(values)] = np.nan  # one of the many bit patterns of nan
     is_zero = values == 0.0
     bits = values.view(np.uint64)  # mixed in place: what passes over memory takes all the time
