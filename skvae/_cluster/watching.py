@@ -83,19 +83,24 @@ class Cluster:
                 return
             if any(one.status == "cancelled" for one in futures):
                 raise Lost("its tasks were cancelled")
-            ages = self.ages()
+            ages = self._look_after(gang)
             ends = time.monotonic() + A_WORKER if ages else ends
             self._check_for_workers(ends)
-            gone = [address for address in gang if address not in ages]
-            needed = [address for address in gang or ages if address in ages]
-            late = [one for one in needed if ages[one] >= A_STEP.total_seconds()]
-            for address in late:
-                self._restart(address)
-            lost = [*gone, *(address for address in late if address in gang)]
-            if lost or errors:
-                whom = f"the worker {lost[0]}" if lost else "a worker"
-                raise Lost(f"{whom} {'has ended' if gone else 'does not answer'}")
+            if errors:
+                raise Lost("a worker does not answer")
             time.sleep(PULSE)
+
+    def _look_after(self, gang: Sequence[str]) -> dict[str, float]:
+        """Restart workers that do not answer, of whatever use; raise ``Lost`` if one is needed."""
+        ages = self.ages()
+        late = [one for one, age in ages.items() if age >= A_STEP.total_seconds()]
+        for address in late:
+            self._restart(address)
+        for address in gang:
+            if address not in ages or address in late:
+                how = "does not answer" if address in late else "has ended"
+                raise Lost(f"the worker {address} {how}")
+        return ages
 
     def _restart(self, address: str) -> None:
         """Let a worker that does not answer be started again, or else be taken out of the cluster.
@@ -129,7 +134,7 @@ class Cluster:
             try:
                 found, said = future.result(timeout=1.0)
             except TimeoutError:
-                self.wait([future], gang)
+                self._look_after(gang)
                 continue
             for message, category in said:
                 warn(message, category)
