@@ -473,20 +473,15 @@ def test_modelled_holes_are_those_of_a_process_alone(client):
     assert_array_equal(weights(vae), weights(alone))
 
 
-def test_tasks_that_are_cancelled_are_begun_again(client, long_alone, monkeypatch):
-    client.wait_for_workers(2)
-    hear, cancelled = Listeners.hear, []
-
-    def hearing(self, epoch, fitted):
-        if epoch.number == 0 and not cancelled:
-            cancelled.append(True)
-            client.restart(timeout=60)
-        return hear(self, epoch, fitted)
-
-    monkeypatch.setattr(Listeners, "hear", hearing)
-    with pytest.warns(RuntimeWarning, match="goes on after a loss: "):
-        vae = on(client, checkpoint_every=0.5, **LONG).fit(collection())
-    assert_allclose(weights(vae), weights(long_alone), rtol=1e-6, atol=1e-7)
+def test_tasks_that_are_cancelled_are_begun_again(client):
+    cluster = watching.Cluster(client)
+    kept = watching.Kept(cluster)
+    kept.futures["a"] = client.submit(time.sleep, 30, pure=False)
+    kept.futures["a"].cancel()
+    with pytest.raises(watching.Lost, match="its tasks were cancelled"):
+        cluster.wait([kept.futures["a"]])
+    kept.let_be(["a"], lambda names: [dask.delayed(len)("abc")])
+    assert kept.futures["a"].result() == 3
 
 
 def test_nothing_is_left_on_the_cluster(client):

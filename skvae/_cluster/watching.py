@@ -91,7 +91,7 @@ class Cluster:
             time.sleep(PULSE)
 
     def _look_after(self, gang: Sequence[str]) -> dict[str, float]:
-        """Restart workers that do not answer, of whatever use; raise ``Lost`` if one is needed."""
+        """Start workers again that do not answer; raise ``Lost`` if one of them is needed."""
         ages = self.ages()
         late = [one for one, age in ages.items() if age >= A_STEP.total_seconds()]
         for address in late:
