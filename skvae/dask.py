@@ -65,10 +65,10 @@ class DaskVAETransformer(EncodesLazily, VAETransformer):
     are dealt to logical shards when a fit starts; the model depends on these, and not on how many
     workers there are, but for the rounding of sums. It is that of :func:`skvae.distributed.fit`.
 
+    It takes the parameters of :class:`VAETransformer`, and these:
+
     Parameters
     ----------
-    n_components, hidden_layer_sizes, ..., verbose
-        As those of :class:`VAETransformer`.
     client : distributed.Client or None, default=None
         The cluster. None is the client that was made last.
     n_shards : int or None, default=None
@@ -278,10 +278,10 @@ class DaskVAEOutlierDetector(FittedToSome, VAEOutlierDetector):
 
     It is fitted to as many rows as one worker keeps in memory, and scores all of them, lazily.
 
+    It takes the parameters of :class:`VAEOutlierDetector`, and these:
+
     Parameters
     ----------
-    vae, score_method, ..., random_state
-        As those of :class:`VAEOutlierDetector`.
     client : distributed.Client or None, default=None
         The cluster. None is the client that was made last.
 
@@ -406,10 +406,10 @@ class DaskVAEImputer(FillsLazily, VAEImputer):
 
     It is fitted to as many rows as one worker keeps in memory, and fills all of them, lazily.
 
+    It takes the parameters of :class:`VAEImputer`, and these:
+
     Parameters
     ----------
-    vae, missing_values, ..., random_state
-        As those of :class:`VAEImputer`.
     client : distributed.Client or None, default=None
         The cluster. None is the client that was made last.
 
