@@ -8,7 +8,7 @@ from __future__ import annotations  # help() shows the types by their names
 
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -107,7 +107,8 @@ class DaskVAETransformer(EncodesLazily, VAETransformer):
     (500, 2)
     """
 
-    own = {"client": None} | {
+    own: ClassVar[dict[str, Any]] = {
+        "client": None,
         "n_shards": None,
         "n_workers": None,
         "max_restarts": 3,

@@ -18,6 +18,7 @@ from scipy.sparse import csr_array
 from sklearn import config_context
 from sklearn.base import clone
 from test_distributed import SIZES, frames, weights
+from test_own_kinds import TwoGaussians
 
 pytest.importorskip("distributed")
 import dask
@@ -559,3 +560,14 @@ def test_what_is_known_is_checked_when_a_method_is_called(client):
         ValueError, match="sample_weight needs numbers, one for each row: could not"
     ):
         on(client).fit(da.ones((2, 2), chunks=(1, 2)), sample_weight=texts)
+
+
+def test_a_warning_of_the_start_reaches_the_client_once(client):
+    # Workers make the start, and the second segment has the same one.
+    row = dd.from_pandas(frames()[0].head(1)[["a", "b", "c"]], npartitions=1)
+    vae = on(client, n_components=1, prior=TwoGaussians(), max_iter=0)
+    with pytest.warns(UserWarning) as said:
+        vae.fit(row)
+    told = [one for one in said if "could not be fitted to the codes of 1 rows" in str(one.message)]
+    assert len(told) == 1
+    assert told[0].filename == __file__  # the user's own line

@@ -93,7 +93,7 @@ class ClusterFit:
         self.asked, self.likelihoods = columns_asked(parameters, rows.labels, rows.names)
         self.numbers = range(len(rows.parts))
         self.losses: list[str] = []
-        self.n_heard, self.is_told = 0, False
+        self.n_heard, self.is_told, self.is_warned = 0, False, False
         self.gang: Gang | None = None
 
     def run(self, seed: int) -> tuple[Fitted, History]:
@@ -202,6 +202,10 @@ class ClusterFit:
         self.kept.let_be(["start"], tasks)
         start = self.kept.futures["start"]
         self.kept.let_be(["slim"], lambda names: [_task(workers.slim, "the start", start)])
+        if not self.is_warned:
+            self.kept.let_be(["said"], lambda names: [_task(workers.said, "the start", start)])
+            self.kept.get(["said"])
+            self.is_warned = True
 
     # -- training -------------------------------------------------------------------------------
 

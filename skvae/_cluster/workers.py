@@ -14,7 +14,7 @@ import numpy as np
 import torch.distributed
 from scipy.sparse import issparse
 
-from .._advice import heard
+from .._advice import heard, warn
 from .._callbacks import Nobody
 from .._fitted import Fitted
 from .._history import History
@@ -148,6 +148,13 @@ def prepare(
     seed: int,
 ) -> Prepared:
     return prepared_of(parameters, *columns[:2], [one.found for one in samples], seed)
+
+
+@located
+def said(prepared: Result) -> None:
+    """Warn as the start did: what it found is too large to be sent to the client for that."""
+    for message, category in prepared.said:
+        warn(message, category)
 
 
 @located
