@@ -4,9 +4,11 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from threadpoolctl import ThreadpoolController
@@ -27,12 +29,38 @@ class _Process:
     lost_threads = False
 
 
+# What the system calls the threads of :func:`for_each` that were joined and may not have ended.
+_JOINED: list[int] = []
+ENDS_WITHIN = 1.0  # seconds; a thread that was joined has only its memory to give back
+
+
+def _lives(thread: int) -> bool:
+    return Path(f"/proc/self/task/{thread}").exists()  # False where the system has no such list
+
+
+def _note_joined(threads: Iterable[int]) -> None:
+    _JOINED[:] = [one for one in (*_JOINED, *threads) if _lives(one)]
+
+
+def _await_joined() -> None:
+    """Let threads that were joined end, before the process forks.
+
+    Python joins a thread (before 3.13) while it still gives memory back to MKL, under a lock. A
+    fork in that moment copies the lock as held: the child's first product would wait for ever.
+    """
+    deadline = time.monotonic() + ENDS_WITHIN
+    while _JOINED and time.monotonic() < deadline:
+        _note_joined(())
+        time.sleep(1e-4)
+
+
 def _note_fork() -> None:
     _Process.lost_threads = _Process.lost_threads or "torch" in sys.modules
+    _JOINED.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_note_fork)
+    os.register_at_fork(before=_await_joined, after_in_child=_note_fork)
 
 
 @cache
@@ -177,20 +205,27 @@ def for_each(function: Callable[[T], None], items: Iterable[T], work: float) -> 
             for item in items:
                 function(item)
             return
-        with ThreadPoolExecutor(n_threads, initializer=_one_thread) as pool:
-            try:
-                for done in [pool.submit(function, item) for item in items]:
-                    done.result()
-            except BaseException:  # of a call, or the user's Ctrl-C: the rest is not waited for
-                pool.shutdown(cancel_futures=True)
-                raise
+        threads: list[int] = []
+        try:
+            with ThreadPoolExecutor(
+                n_threads, initializer=_one_thread, initargs=(threads,)
+            ) as pool:
+                try:
+                    for done in [pool.submit(function, item) for item in items]:
+                        done.result()
+                except BaseException:  # of a call, or the user's Ctrl-C: the rest is not waited for
+                    pool.shutdown(cancel_futures=True)
+                    raise
+        finally:
+            _note_joined(threads)
 
 
-def _one_thread() -> None:
-    """Hold a thread of our own to itself: OpenMP's number is each thread's own.
+def _one_thread(threads: list[int]) -> None:
+    """Hold a thread of our own to itself, and note it: OpenMP's number is each thread's own.
 
     Torch sets it at first use.
     """
+    threads.append(threading.get_native_id())
     import torch
 
     torch.get_num_threads()
