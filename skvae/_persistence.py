@@ -220,6 +220,11 @@ def _check_installed() -> None:
 def _check_estimator(estimator: Any) -> None:
     """Raise an error unless it is a fitted estimator that is ours, or has ours within it."""
     name = type(estimator).__name__
+    if hasattr(estimator, "to_local"):
+        raise TypeError(
+            f"skvae.save stores estimators without a cluster. Got a {name}: save what its "
+            "to_local() returns."
+        )
     if not isinstance(estimator, BaseEstimator) or not any(parts_within(estimator, is_ours, set())):
         raise TypeError(
             "skvae.save stores VAETransformer, VAEOutlierDetector, VAEImputer, and estimators of "

@@ -26,6 +26,7 @@ import dask.array as da
 import dask.dataframe as dd
 from distributed import Client, LocalCluster
 
+import skvae
 from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
 from skvae._callbacks import SUPPORTED, Listeners
 from skvae._cluster import watching
@@ -89,6 +90,28 @@ def test_two_workers_fit_the_same_model_of_persisted_rows_too(client, alone):
     assert_allclose(weights(vae), weights(alone), rtol=1e-6, atol=1e-7)
     kept = client.persist(collection())
     assert_array_equal(weights(on(client).fit(kept)), weights(vae))
+
+
+def test_uneven_parts_are_fitted_as_by_a_process_alone(client):
+    X = np.random.default_rng(0).normal(size=(35_801, 5)).astype(np.float32)
+    X[:, 3:] += X[:, :2]
+    sizes = [30_000, 5_000, 1, 0, 800]
+    rows = da.from_array(X, chunks=((30_000, 5_000, 1, 800), (5,)))
+    rows = da.concatenate([rows[:35_001], rows[:0], rows[35_001:]])
+    assert rows.chunks[0] == tuple(sizes)
+    parts = np.split(X, np.cumsum(sizes)[:-1])
+    few = {"max_iter": 1, "hidden_layer_sizes": (16,)}
+    expected = fit(VAETransformer(**PARAMETERS | few), parts, n_shards=4)
+    vae = on(client, **few).fit(rows)
+    assert_allclose(weights(vae), weights(expected), rtol=1e-6, atol=1e-7)
+
+
+def test_more_workers_than_partitions_fit_the_same(client):
+    X = np.random.default_rng(0).normal(size=(2_000, 4))
+    X[:, 2:] += X[:, :2]
+    expected = fit(VAETransformer(**PARAMETERS), [X], n_shards=2)
+    vae = on(client, n_shards=2, n_workers=2).fit(da.from_array(X, chunks=(2_000, 4)))
+    assert_allclose(weights(vae), weights(expected), rtol=1e-6, atol=1e-7)
 
 
 def test_segments_leave_no_trace(client, alone):
@@ -288,6 +311,18 @@ def test_parameters_are_those_of_the_local_estimator_and_of_the_cluster(client):
     assert pickle.loads(pickle.dumps(vae)).client is None
     with pytest.raises(TypeError, match="unexpected keyword argument 'nothing'"):
         DaskVAETransformer(nothing=1)
+
+
+def test_files_are_of_the_local_estimator(client, tmp_path):
+    pytest.importorskip("onnx")
+    vae = on(client, max_iter=0).fit(collection())
+    with pytest.raises(TypeError, match="save what its to_local"):
+        skvae.save(vae, tmp_path / "model.skvae")
+    with pytest.raises(TypeError, match="convert what its to_local"):
+        skvae.to_onnx(vae)
+    skvae.save(vae.to_local(), tmp_path / "model.skvae")
+    rows = pd.concat(frames())
+    assert_allclose(skvae.load(tmp_path / "model.skvae").transform(rows), vae.transform(rows))
 
 
 def test_a_detector_fitted_by_a_worker_scores_lazily(client):

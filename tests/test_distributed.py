@@ -23,7 +23,9 @@ from scipy.sparse import csr_array
 from skvae import VAEOutlierDetector, VAETransformer, _sharded
 from skvae._callbacks import SUPPORTED
 from skvae._sharded import dealt
+from skvae._table import spool
 from skvae._together import device_of_rank
+from skvae._training import rows as training_rows
 from skvae._training.collective import Alone, Gloo, LostProcessError, together
 from skvae._training.plan import Plan
 from skvae._training.rows import DenseCells
@@ -397,6 +399,18 @@ def test_an_epoch_has_every_row_of_a_shard_once(n_rows):
     assert not torch.equal(orders[0], rows.orders(1)[0]) or n_rows == 1
     steps = [batch.x for t in range(9) for batch, _ in rows.step(orders, (0, t, 9), (1, 2))]
     assert sorted(torch.cat(steps)[:, 0].tolist()) == list(range(n_rows))
+
+
+def test_the_model_does_not_depend_on_whether_a_process_keeps_its_rows_in_a_file(monkeypatch):
+    # One process of many rows keeps them in a file; of two, each may have room for its half.
+    monkeypatch.setattr(training_rows, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(training_rows, "WINDOW_CELLS", 0)  # 128 rows are shuffled together
+    vaes = []
+    for most in (10**9, 100):
+        monkeypatch.setattr(spool, "MOST_CELLS", most)
+        vae = VAETransformer(2, max_iter=2, random_state=0, batch_size=300)
+        vaes.append(fit(vae, frames(), n_shards=4))
+    assert_allclose(weights(vaes[1]), weights(vaes[0]), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])

@@ -36,6 +36,11 @@ def check_exportable(estimator: Any) -> None:
         raise TypeError(
             f"A VAEImputer cannot be an ONNX model. {SEARCHED} to_onnx converts {offered}."
         )
+    if hasattr(estimator, "to_local"):
+        raise TypeError(
+            f"to_onnx converts estimators without a cluster. Got a {type(estimator).__name__}: "
+            "convert what its to_local() returns."
+        )
     if type(estimator) not in METHODS:
         raise TypeError(
             f"to_onnx converts {offered}. Got {type(estimator).__name__} instead; skl2onnx has "

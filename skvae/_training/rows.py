@@ -95,11 +95,16 @@ class StoredCells:
 
     @property
     def window(self) -> int:
-        return max(WINDOW_CELLS // max(self.x.shape[1], 1), 16 * BLOCK_ROWS)
+        return window_of(self.x.shape[1])
 
     @property
     def complete(self) -> bool:
         return self.fill is None
+
+
+def window_of(n_columns: int) -> int:
+    """Return how many rows are shuffled together where they stand, or may stand, in a file."""
+    return max(WINDOW_CELLS // max(n_columns, 1), 16 * BLOCK_ROWS)
 
 
 def _gathered(rows: Tensor, index: Tensor | slice) -> Tensor:

@@ -22,7 +22,7 @@ from .collective import Collective
 from .held_out import HeldOut, pairs_for
 from .loop import AVERAGED_EVERY, Run, Value
 from .plan import Plan
-from .rows import Batch, Cells, Rows, epoch_order
+from .rows import Batch, Cells, Rows, epoch_order, window_of
 
 ORDER, NOISE, HELD_OUT, SPLIT = range(4)  # what is drawn
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0  # multiples of it lie evenly between whole numbers
@@ -67,8 +67,11 @@ class ShardedRows:
     seed: int
 
     def orders(self, epoch: int) -> list[Tensor]:
-        """Draw the order of each shard's rows in an epoch, as numbers among the cells."""
-        window = self.cells.window
+        """Draw the order of each shard's rows in an epoch, as numbers among the cells.
+
+        It does not depend on who holds the rows: many stand in a file, and few in memory.
+        """
+        window = window_of(self.cells[:0][0].shape[1])
         return [
             shard.index[
                 epoch_order(
