@@ -172,7 +172,10 @@ def _check_in_memory(X: Any) -> None:
     how = FETCHED.get((kind.__module__.split(".")[0], kind.__name__))
     if hasattr(X, "__dask_graph__"):
         how = how or FETCHED["dask_expr", "DataFrame"]
-        how += "; or skvae.dask.DaskVAETransformer, whose fit and lazy methods take it as it is"
+        how += (
+            "; or an estimator of skvae.dask, such as DaskVAETransformer: of its methods, fit and "
+            "the lazy ones take X as it is"
+        )
     if how is not None:
         raise TypeError(
             f"X is a {kind.__name__} of {kind.__module__.split('.')[0]}, whose rows are not in "

@@ -7,19 +7,23 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from ._advice import warn
 from ._by_parts import METHODS
-from ._inputs import fitted_now
+from ._inputs import fitted_now, snapshot, validated
 from ._table.frames import library_of
 from ._table.of_arrow import arrow_columns, arrow_of, join_parquet, write_parquet
 from ._table.sources import Source, located, source_of
 
-ROWS_A_FILE = 500_000  # of a part, after which a run that was killed goes on
+# A run that was killed goes on after the last part that it has written.
+ROWS_A_FILE = 500_000
+SECONDS_A_FILE = 60.0
+ROWS_A_SLICE = 4096  # after which the time is looked at
 ONE_COLUMN = {
     "score_samples": "score",
     "decision_function": "decision",
@@ -81,25 +85,31 @@ def to_parquet(
     target = Path(path)
     _check_target(target, X)
     source = source_of(X)
-    source = Source("X", lambda: iter([X]), lambda: len(X)) if source is None else source
+    if source is None:
+        validated(snapshot(estimator), X, reset=False)  # or its error, before there is a folder
+        source = Source("X", lambda: iter([X]), lambda: len(X))
     run = _Run(target.with_name(f"{target.name}.parts"), _fingerprint(estimator, source, methods))
     tables: list[Any] = []
     n_rows = 0
-    for first, rows in source.numbered():
-        begin = run.done + n_rows
-        if first + len(rows) <= begin:
-            continue
-        rows = rows[begin - first :] if begin > first else rows
-        with located(source.what, max(begin, first)):
+    kept = time.monotonic()
+    for first, rows in _slices(source, run.done):
+        with located(source.what, first):
             tables.append(_found(estimator, rows, methods))
         n_rows += len(rows)
-        if n_rows >= ROWS_A_FILE:
+        if n_rows >= ROWS_A_FILE or time.monotonic() - kept > SECONDS_A_FILE:
             run.keep(tables, n_rows)
-            tables, n_rows = [], 0
+            tables, n_rows, kept = [], 0, time.monotonic()
     if tables:
         run.keep(tables, n_rows)
     join_parquet(run.files, target)
     shutil.rmtree(run.folder)
+
+
+def _slices(source: Source, done: int) -> Iterator[tuple[int, Any]]:
+    """Yield the rows that are not done, so few at a time that a run that is killed loses little."""
+    for first, rows in source.numbered():
+        for begin in range(max(done - first, 0), len(rows), ROWS_A_SLICE):
+            yield first + begin, rows[begin : begin + ROWS_A_SLICE]
 
 
 class _Run:

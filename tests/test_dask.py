@@ -104,6 +104,22 @@ def test_uneven_parts_are_fitted_as_by_a_process_alone(client):
     assert_allclose(weights(vae), weights(expected), rtol=1e-6, atol=1e-7)
 
 
+def test_files_that_dask_reads_together_stay_the_partitions_that_the_user_sees(client, tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        part = pd.DataFrame(rng.normal(size=(200, 4)), columns=list("abcd"))
+        part["b"] += part["a"]
+        part.to_parquet(tmp_path / f"{number}.parquet")
+    rows = dd.read_parquet(tmp_path)
+    few, weight = rows[["a", "b"]], rows["d"].abs()
+    assert (weight.npartitions, weight.optimize().npartitions) == (4, 2)
+    kept = client.persist(rows)
+    expected = on(client, n_shards=4).fit(kept[["a", "b"]], sample_weight=kept["d"].abs())
+    assert_array_equal(
+        weights(on(client, n_shards=4).fit(few, sample_weight=weight)), weights(expected)
+    )
+
+
 def test_more_workers_than_partitions_fit_the_same(client):
     X = np.random.default_rng(0).normal(size=(2_000, 4))
     X[:, 2:] += X[:, :2]
@@ -296,7 +312,7 @@ def test_what_is_not_admissible_is_said_before_anything_is_computed(client):
     for name, value in [("n_shards", 0), ("n_workers", 0.5), ("max_restarts", -1)]:
         with pytest.raises(ValueError, match=f"'{name}' parameter of DaskVAETransformer must be"):
             on(client, **{name: value}).fit(collection())
-    with pytest.raises(TypeError, match=r"or skvae\.dask\.DaskVAETransformer"):
+    with pytest.raises(TypeError, match=r"or an estimator of skvae\.dask, such as Dask"):
         VAETransformer().fit(collection())
 
 

@@ -594,6 +594,34 @@ def test_a_run_that_was_killed_leaves_no_file_and_the_next_goes_on(
     assert [p.name for p in tmp_path.iterdir()] == ["codes.parquet"]
 
 
+def test_a_run_over_one_table_writes_what_it_has_now_and_then(
+    rows, in_memory, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(skvae._parquet, "SECONDS_A_FILE", 0.0)
+    monkeypatch.setattr(skvae._parquet, "ROWS_A_SLICE", 100)
+    target, transform, n_read = tmp_path / "codes.parquet", VAETransformer.transform, []
+
+    def dying(self, X):
+        n_read.append(len(X))
+        if sum(n_read) > 300:
+            raise Killed
+        return transform(self, X)
+
+    monkeypatch.setattr(VAETransformer, "transform", dying)
+    with pytest.raises(Killed):
+        to_parquet(in_memory, rows, target)
+    n_read[:] = [300 - len(rows)]  # of the next run, all but the first 300 rows are too few
+    to_parquet(in_memory, rows, target)
+    assert sum(n_read) == 0
+    assert_same(pd.read_parquet(target), transform(in_memory, rows))
+
+
+def test_a_table_that_is_refused_leaves_no_folder(rows, in_memory, tmp_path):
+    with pytest.raises(ValueError, match="feature names"):
+        to_parquet(in_memory, rows.iloc[:, :2], tmp_path / "codes.parquet")
+    assert not list(tmp_path.iterdir())
+
+
 def test_parts_of_another_run_are_not_taken(rows, folder, in_memory, tmp_path):
     (tmp_path / "codes.parquet.parts").mkdir()
     (tmp_path / "codes.parquet.parts" / "of.txt").write_text("another")

@@ -28,14 +28,21 @@ def check_collection(X: Any, owner: str) -> Any:
         what += f" of {X.ndim} dimensions" if is_collection(X) else ""
         raise TypeError(
             f"X must be a Dask DataFrame, or a Dask Array of two dimensions, for {owner}. Got "
-            f"{what} instead. Rows in memory are for the estimator without Dask."
+            f"{what} instead. To fit rows in memory, take the estimator without Dask."
         )
     return X.rechunk({1: -1}) if is_array(X) and X.numblocks[1] > 1 else X
 
 
 def parts_of(X: Any) -> list[Any]:
-    """Return the partitions, not computed yet."""
-    return list(np.ravel(X.to_delayed())) if is_array(X) else list(X.to_delayed())
+    """Return the partitions, not computed yet: as many as the user sees.
+
+    Dask may read several files of few columns together. Then weights would not match their rows,
+    and the shards would not be those of the persisted collection.
+    """
+    if is_array(X):
+        return list(np.ravel(X.to_delayed()))
+    found = list(X.to_delayed())
+    return found if len(found) == X.npartitions else list(X.to_delayed(optimize_graph=False))
 
 
 def weights_of(sample_weight: Any, n_parts: int) -> list[Any]:

@@ -84,9 +84,9 @@ class OnCluster:
         """Return the client, and the estimator's own other parameters."""
         own = {name: getattr(self, name) for name in self.own}
         client = own.pop("client")
-        if client is None:
-            from distributed import get_client
+        from distributed import Client, get_client
 
+        if client is None:
             try:
                 client = get_client()  # in a task, that of its worker
             except ValueError:
@@ -94,7 +94,7 @@ class OnCluster:
                     f"{type(self).__name__} needs a Dask cluster, and there is no client. Make one "
                     "with distributed.Client(), or pass client=."
                 ) from None
-        if not hasattr(client, "scheduler_info") or client.asynchronous:
+        if not isinstance(client, Client) or client.asynchronous:
             raise TypeError(
                 f"client must be a distributed.Client that is not asynchronous. Got {client!r} "
                 "instead."
