@@ -304,7 +304,7 @@ def test_an_error_in_a_partition_comes_out_as_itself(client):
 
 def test_what_is_not_admissible_is_said_before_anything_is_computed(client):
     with pytest.raises(
-        TypeError, match=r"X must be a Dask DataFrame.*Got pandas's DataFrame instead\. Rows"
+        TypeError, match=r"X must be a Dask DataFrame.*Got pandas's DataFrame instead\. To fit"
     ):
         on(client).fit(frames()[0])
     with pytest.raises(TypeError, match=r"Got dask's Array of 1 dimensions instead"):
