@@ -15,7 +15,7 @@ from typing import Any
 
 from ._advice import warn
 from ._by_parts import METHODS
-from ._inputs import fitted_now, snapshot, validated
+from ._inputs import fitted_now
 from ._table.frames import library_of
 from ._table.of_arrow import arrow_columns, arrow_of, join_parquet, write_parquet
 from ._table.sources import Source, located, source_of
@@ -85,10 +85,10 @@ def to_parquet(
     target = Path(path)
     _check_target(target, X)
     source = source_of(X)
-    if source is None:
-        validated(snapshot(estimator), X, reset=False)  # or its error, before there is a folder
-        source = Source("X", lambda: iter([X]), lambda: len(X))
-    run = _Run(target.with_name(f"{target.name}.parts"), _fingerprint(estimator, source, methods))
+    of = [source.what if source else _digest(X), *methods]
+    source = Source("X", lambda: iter([X]), lambda: len(X)) if source is None else source
+    of += [_digest(estimator), source.n_rows()]
+    run = _Run(target.with_name(f"{target.name}.parts"), json.dumps(of))
     tables: list[Any] = []
     n_rows = 0
     kept = time.monotonic()
@@ -116,7 +116,7 @@ class _Run:
     """The folder of a run, and what it, or the run before it, has written there."""
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder
+        self.folder, self.fingerprint = folder, fingerprint
         self.files: list[Path] = []
         self.done = 0  # rows
         note = folder / "of.txt"
@@ -126,8 +126,6 @@ class _Run:
                 "methods or other rows. They are removed, and all rows are read."
             )
             shutil.rmtree(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(fingerprint)
         for file in sorted(folder.glob("*.parquet")):
             begin, end = map(int, file.stem.split("-"))
             if begin == self.done:
@@ -136,6 +134,8 @@ class _Run:
 
     def keep(self, tables: list[Any], n_rows: int) -> None:
         """Write some tables to a file of the next rows."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "of.txt").write_text(self.fingerprint)
         end = self.done + n_rows
         self.files.append(self.folder / f"{self.done:015d}-{end:015d}.parquet")
         write_parquet(tables, self.files[-1])
@@ -172,10 +172,11 @@ def _check_target(target: Path, X: Any) -> None:
         )
 
 
-def _fingerprint(estimator: Any, source: Source, methods: Sequence[str]) -> str:
-    """Return what tells a run from others."""
-    model = hashlib.sha256(pickle.dumps(estimator)).hexdigest()
-    return json.dumps([model, source.what, source.n_rows(), list(methods)])
+def _digest(it: Any) -> str:
+    """Return what tells an estimator, or rows in memory, from others, without a copy of arrays."""
+    found = hashlib.sha256()
+    found.update(pickle.dumps(it, 5, buffer_callback=lambda array: found.update(array.raw())))
+    return found.hexdigest()
 
 
 def _found(estimator: Any, rows: Any, methods: Sequence[str]) -> Any:

@@ -616,6 +616,20 @@ def test_a_run_over_one_table_writes_what_it_has_now_and_then(
     assert_same(pd.read_parquet(target), transform(in_memory, rows))
 
 
+def test_other_rows_in_memory_do_not_go_on_with_the_parts_of_a_run(
+    rows, in_memory, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(skvae._parquet, "SECONDS_A_FILE", 0.0)
+    monkeypatch.setattr(skvae._parquet, "join_parquet", lambda files, target: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        to_parquet(in_memory, rows, tmp_path / "codes.parquet")
+    monkeypatch.undo()
+    other = rows[::-1]
+    with pytest.warns(UserWarning, match="holds parts of another run"):
+        to_parquet(in_memory, other, tmp_path / "codes.parquet")
+    assert_same(pd.read_parquet(tmp_path / "codes.parquet"), in_memory.transform(other))
+
+
 def test_a_table_that_is_refused_leaves_no_folder(rows, in_memory, tmp_path):
     with pytest.raises(ValueError, match="feature names"):
         to_parquet(in_memory, rows.iloc[:, :2], tmp_path / "codes.parquet")
