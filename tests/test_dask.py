@@ -1,6 +1,5 @@
 """A Dask cluster fits the model that a process alone fits, whoever has which rows, and dies."""
 
-import multiprocessing
 import os
 import pickle
 import signal
@@ -25,6 +24,7 @@ import dask
 import dask.array as da
 import dask.dataframe as dd
 from distributed import Client, LocalCluster
+from distributed.utils import get_mp_context
 
 import skvae
 from skvae import VAEImputer, VAEOutlierDetector, VAETransformer
@@ -44,8 +44,11 @@ PARAMETERS = {"n_components": 2, "max_iter": 3, "random_state": 0, "batch_size":
 @pytest.fixture(scope="module")
 def client():
     # Workers begin with what they need: else each imports torch, which takes longer than most fits.
-    preload = ["distributed", "pandas", "skvae._cluster.workers"]
-    multiprocessing.get_context("forkserver").set_forkserver_preload(preload)
+    # On a busy machine it took so long that a worker seemed frozen. The first use of Dask's context
+    # sets a list of Dask's own, so ours comes after it.
+    with dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}):
+        preload = ["distributed", "pandas", "skvae._cluster.workers"]
+        get_mp_context().set_forkserver_preload(preload)
     with (
         patch.dict(os.environ),  # in which a nanny sets threads for its workers, and leaves them
         dask.config.set({"distributed.worker.multiprocessing-method": "forkserver"}),
@@ -154,39 +157,39 @@ def lose(client, monkeypatch, which, sign=signal.SIGKILL, at=1):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_worker_that_dies_costs_a_segment(client, long_alone, monkeypatch, which):
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
     lost = lose(client, monkeypatch, which)
     with pytest.warns(RuntimeWarning, match="The fit on the cluster goes on after a loss: "):
         vae = on(client, checkpoint_every=0.5, **LONG).fit(collection())
     assert lost
     assert_allclose(weights(vae), weights(long_alone), rtol=1e-6, atol=1e-7)
     assert_allclose(vae.loss_curve_, long_alone.loss_curve_, rtol=1e-6)
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
 
 
 def test_the_only_worker_may_die(client, long_alone, monkeypatch):
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
     lost = lose(client, monkeypatch, 0)
     with pytest.warns(RuntimeWarning, match="The fit on the cluster goes on after a loss: "):
         vae = on(client, n_workers=1, checkpoint_every=0.5, **LONG).fit(collection())
     assert lost
     assert_array_equal(weights(vae), weights(long_alone))  # whoever trains, the steps are the same
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
 
 
 def test_after_max_restarts_an_error_says_what_was_lost(client, monkeypatch):
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
     lose(client, monkeypatch, 0)
     vae = on(client, max_restarts=0, **LONG)
     said = r"The fit was lost 1 times, and max_restarts is 0: .*Look into the logs of the workers"
     with pytest.raises(RuntimeError, match=said):
         vae.fit(collection())
     assert not hasattr(vae, "model_")
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
 
 
 def test_a_frozen_worker_is_passed_over(client, long_alone, monkeypatch):
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
     monkeypatch.setattr(watching, "A_STEP", timedelta(seconds=12))
     monkeypatch.setattr(watching, "QUIET", 6.0)
     lost = lose(client, monkeypatch, 0, signal.SIGSTOP)
@@ -199,11 +202,11 @@ def test_a_frozen_worker_is_passed_over(client, long_alone, monkeypatch):
     told = " ".join(str(one.message) for one in said)
     assert "The fit on the cluster goes on after a loss: " in told
     assert_allclose(weights(vae), weights(long_alone), rtol=1e-6, atol=1e-7)
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
 
 
 def test_two_fits_at_once_both_end(client, alone):
-    client.wait_for_workers(2)
+    client.wait_for_workers(2, timeout=120)
     with ThreadPoolExecutor(2) as threads:
         both = [threads.submit(on(client).fit, collection()) for _ in range(2)]
         for one in both:
@@ -496,6 +499,21 @@ def test_a_worker_that_does_not_answer_is_started_again_or_taken_out(client, nan
     assert done == [["tcp://a"] if nanny else "removed"]
 
 
+def test_workers_are_not_started_again_forever(client, monkeypatch):
+    done = []
+    cluster = watching.Cluster(client)
+    monkeypatch.setattr(watching, "PULSE", 0.0)
+    monkeypatch.setattr(cluster, "workers", lambda: {"tcp://a": {"nanny": "tcp://nanny"}})
+    monkeypatch.setattr(cluster, "ages", lambda: {"tcp://a": 200.0})
+    monkeypatch.setattr(client, "restart_workers", lambda which, **how: done.append(which))
+    task = client.submit(len, "", pure=False, resources={"none has it": 1})
+    said = "Workers were started again 4 times, because they did not answer for 120 s"
+    with pytest.warns(RuntimeWarning), pytest.raises(RuntimeError, match=said):
+        cluster.wait([task])
+    task.cancel()
+    assert len(done) == 4
+
+
 class Partial:
     """A task whose worker does not hand out what it has found."""
 
@@ -526,7 +544,7 @@ def test_modelled_holes_are_those_of_a_process_alone(client):
 def test_tasks_that_are_cancelled_are_begun_again(client):
     cluster = watching.Cluster(client)
     kept = watching.Kept(cluster)
-    kept.futures["a"] = client.submit(time.sleep, 30, pure=False)
+    kept.futures["a"] = client.submit(len, "", pure=False, resources={"none has it": 1})
     kept.futures["a"].cancel()
     with pytest.raises(watching.Lost, match="its tasks were cancelled"):
         cluster.wait([kept.futures["a"]])

@@ -12,6 +12,7 @@ from .._training.collective import LostProcessError
 A_STEP = timedelta(minutes=2)  # that a worker may be late, in a step or in its answers
 QUIET = 15.0  # seconds without an answer: such a worker is given nothing new
 A_WORKER = 300.0  # seconds to wait for a worker, if there is none
+RESTARTS = 3  # of each worker, on the average, while a fit waits for one thing
 PULSE = 0.1  # seconds between two looks at the cluster
 
 
@@ -25,6 +26,7 @@ class Cluster:
     def __init__(self, client: Any) -> None:
         self.client = client
         self._heard: dict[str, tuple[float, float]] = {}  # when, by the scheduler's clock and ours
+        self._n_restarts = 0  # of workers that did not answer
 
     def workers(self) -> dict[str, Any]:
         """Return what the scheduler knows of each worker."""
@@ -73,6 +75,7 @@ class Cluster:
         Raises the error of a task, or ``Lost`` if they cannot all end.
         """
         ends = time.monotonic() + A_WORKER
+        most = self._n_restarts + RESTARTS * max(len(self.workers()), 1)
         while True:
             meanwhile()
             errors = [one.exception() for one in futures if one.status == "error"]
@@ -86,9 +89,20 @@ class Cluster:
             ages = self._look_after(gang)
             ends = time.monotonic() + A_WORKER if ages else ends
             self._check_for_workers(ends)
+            self._check_restarts(most)
             if errors:
                 raise Lost("a worker does not answer")
             time.sleep(PULSE)
+
+    def _check_restarts(self, most: int) -> None:
+        """Raise an error if it does not help to start workers again: it is not done forever."""
+        if self._n_restarts > most:
+            raise RuntimeError(
+                f"Workers were started again {self._n_restarts} times, because they did not answer "
+                f"for {A_STEP.total_seconds():.0f} s, and the fit got no further. Look into their "
+                "logs, and at their machines: too little memory or too many processes may make "
+                "them late."
+            )
 
     def _look_after(self, gang: Sequence[str]) -> dict[str, float]:
         """Start workers again that do not answer; raise ``Lost`` if one of them is needed."""
@@ -114,6 +128,7 @@ class Cluster:
                 address, stimulus_id=f"skvae-{time.time()}", close=False
             )
 
+        self._n_restarts += 1
         warn(
             f"The worker {address} has not answered for {A_STEP.total_seconds():.0f} s. It is "
             "started again, or taken out of the cluster if it has no nanny.",
