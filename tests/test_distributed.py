@@ -5,8 +5,6 @@ import multiprocessing
 import os
 import runpy
 import socket
-import subprocess
-import sys
 import textwrap
 from contextlib import nullcontext
 from datetime import timedelta
@@ -19,6 +17,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csr_array
+from torch.distributed import run as torch_run
 
 from skvae import VAEOutlierDetector, VAETransformer, _sharded
 from skvae._callbacks import SUPPORTED
@@ -83,10 +82,6 @@ def _script(out, X="frames()", options="", before=""):
     return str(out / "job.py")
 
 
-def _environment(**more):
-    return {**os.environ, "OMP_NUM_THREADS": "1"} | more
-
-
 def _run(n_processes, out, **job):
     """Start so many processes, as a launcher does, and wait for them."""
     script = _script(out, **job)
@@ -94,18 +89,23 @@ def _run(n_processes, out, **job):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(n_processes)}
-    # Forks of one process that has imported what all need: torch takes longer than these fits.
+    _forked(_run_script, [(script, {"RANK": str(rank)} | common) for rank in range(n_processes)])
+
+
+def _forked(target, arguments):
+    """A call in a process each: forks of one that has imported what all need.
+
+    To import torch takes longer than these fits.
+    """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pandas", "skvae._together", "test_distributed"])
-    started = [
-        context.Process(target=_run_script, args=(script, {"RANK": str(rank)} | common))
-        for rank in range(n_processes)
-    ]
+    preload = ["pandas", "torch.distributed.run", "skvae._together", "test_distributed"]
+    context.set_forkserver_preload(preload)
+    started = [context.Process(target=target, args=args) for args in arguments]
     for process in started:
         process.start()
     for process in started:
         process.join(timeout=120)
-    assert [process.exitcode for process in started] == [0] * n_processes
+    assert [process.exitcode for process in started] == [0] * len(started)
 
 
 def _run_script(script, environment):
@@ -264,25 +264,26 @@ def test_fits_of_one_launch_agree_on_seeds_callbacks_and_errors(tmp_path):
 
 DYING = """
 from skvae._training import shards
-moved, steps = shards.ShardedRun._moved, []
+moved, steps, round = shards.ShardedRun._moved, [], int(os.environ["TORCHELASTIC_RESTART_COUNT"])
 def dying(self, value):
     steps.append(1)
-    if rank == {rank} and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and len(steps) == 17:
+    if {deaths}.get(round) == (rank, len(steps)):
+        (out / f"{{round}}.died").touch()
         os.kill(os.getpid(), 9)
     return moved(self, value)
 shards.ShardedRun._moved = dying
 """
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_after_a_death_torchrun_goes_on_to_the_same_weights(rank, alone, tmp_path):
+def test_after_deaths_torchrun_goes_on_to_the_same_weights(alone, tmp_path):
     out = tmp_path / "out"
     options = f"checkpoint_dir={str(tmp_path / 'kept')!r}, checkpoint_every=0.0"
-    script = _script(out, options=options, before=DYING.format(rank=rank))
-    command = ["torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1", script]
-    subprocess.run(
-        [sys.executable, "-m", *command], check=True, env=_environment(), capture_output=True
-    )
+    deaths = {0: (0, 17), 1: (1, 3)}  # process 0 at its 17th of 22 steps; then the other, later
+    script = _script(out, options=options, before=DYING.format(deaths=deaths))
+    command = ["--nproc-per-node", "2", "--max-restarts", "2", script]
+    _forked(torch_run.main, [(command,)])
+    assert len(list(out.glob("*.died"))) == 2
+    assert len(_found(out)) == 2
     for found in _found(out):
         assert_allclose(found, weights(alone), rtol=1e-6, atol=1e-7)
     assert list((tmp_path / "kept").iterdir()) == []  # removed when the fit has ended

@@ -1,6 +1,7 @@
 """The rules of the house that a machine can check: order of imports, sizes, docstrings."""
 
 import ast
+import functools
 import graphlib
 import inspect
 import io
@@ -95,8 +96,13 @@ every_file = pytest.mark.parametrize("file", TREES)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
+@functools.cache
+def _all_nodes(file):
+    return [*ast.walk(TREES[file])]
+
+
 def _nodes(file, *kinds):
-    return [node for node in ast.walk(TREES[file]) if isinstance(node, kinds)]
+    return [node for node in _all_nodes(file) if isinstance(node, kinds)]
 
 
 # -- imports --------------------------------------------------------------------------------------

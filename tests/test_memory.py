@@ -20,7 +20,7 @@ pytestmark = [
 # -- memory ---------------------------------------------------------------------------------------
 
 PEAKS = """
-import json, sys, warnings
+import json, os, sys, warnings
 from pathlib import Path
 import numpy as np
 from skvae import VAEOutlierDetector, VAETransformer
@@ -66,8 +66,12 @@ def peaks(n_rows):
         if name.startswith("fit, values"):
             vae.fit(X[:1000] * np.float32(2.0))
 
-dict(peaks(500))  # loads what is loaded but once
-print(json.dumps(dict(peaks(int(sys.argv[1])))))
+for n_rows in sys.argv[1:]:
+    if os.fork() == 0:  # each begins alike
+        dict(peaks(500))  # loads what is loaded but once
+        print(json.dumps(dict(peaks(int(n_rows)))), flush=True)
+        os._exit(0)
+    os.wait()
 """
 N_FEW, N_MANY = 20_000, 140_000
 
@@ -97,16 +101,9 @@ def growth():
     # Large arrays go back to the system at once, so that a peak is one.
     large = {f"MALLOC_{name}_THRESHOLD_": str(2**20) for name in ("MMAP", "TRIM")}
     environment = {**os.environ, **large, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PEAKS, str(n_rows)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for n_rows in (N_MANY, N_FEW)
-    ]
-    most, least = (json.loads(one.communicate()[0]) for one in running)
+    command = [sys.executable, "-c", PEAKS, str(N_MANY), str(N_FEW)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    most, least = map(json.loads, done.stdout.splitlines())
     return {name: (most[name] - least[name]) / (N_MANY - N_FEW) for name in most}
 
 

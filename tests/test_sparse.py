@@ -377,12 +377,13 @@ import scipy.sparse
 from skvae import VAETransformer
 
 warnings.simplefilter("ignore")
-n_rows, n_columns = int(sys.argv[1]), int(sys.argv[2])
-X = scipy.sparse.random_array((n_rows, n_columns), density=0.01, format="csr", rng=0)
-vae = VAETransformer(hidden_layer_sizes=(8,), max_iter=1, early_stopping=False, random_state=0)
-vae.fit(X)
-size = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, size)
+n_columns, *sizes = map(int, sys.argv[1:])
+for n_rows in sizes:
+    X = scipy.sparse.random_array((n_rows, n_columns), density=0.01, format="csr", rng=0)
+    vae = VAETransformer(hidden_layer_sizes=(8,), max_iter=1, early_stopping=False, random_state=0)
+    vae.fit(X)
+    size = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, size)
 """
 
 
@@ -390,21 +391,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, size)
 def test_a_fit_needs_no_more_memory_than_three_times_the_sparse_rows():
     # An eighth of 4,000 x 20,000, for time: there 26 MB beyond a fit of 211 rows, for rows of 9 MB
     # (dense: 640 MB). The few rows are as many as the samples that a fit looks at, so that these
-    # cancel; and large arrays go back to the system at once, so that a peak is one.
+    # cancel; they come first, so what they leave counts for the many. Large arrays go back to the
+    # system at once, so that a peak is one.
     n_rows, n_columns = 2000, 5000
     n_few = len(some_rows(np.zeros((n_rows, 1)), n_columns))
     large = {f"MALLOC_{name}_THRESHOLD_": str(2**20) for name in ("MMAP", "TRIM")}
     environment = {**os.environ, **large, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
-
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PEAK, str(n), str(n_columns)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for n in (n_rows, n_few)
-    ]
-    (most, size), (least, _) = (map(int, one.communicate()[0].split()) for one in running)
+    command = [sys.executable, "-c", PEAK, *map(str, (n_columns, n_few, n_rows))]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    (least, _), (most, size) = (map(int, line.split()) for line in done.stdout.splitlines())
     assert size < n_rows * n_columns * 8 / 60
     assert most - least < 3 * size, (most - least) / size

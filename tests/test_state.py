@@ -75,6 +75,12 @@ METHODS = {
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
+@pytest.fixture(scope="module")
+def expected(fitted):
+    """What each method computes of ``X`` where nothing is unusual."""
+    return {name: method(copy.deepcopy(fitted), X) for name, method in METHODS.items()}
+
+
 # -- what is global -------------------------------------------------------------------------------
 
 
@@ -176,7 +182,7 @@ def test_the_precision_of_products_is_the_users_during_a_large_fit_and_after(
 
 
 @pytest.mark.parametrize("n_lines", [*range(1, 120, 3), *range(120, 400, 40)])
-def test_an_interrupt_at_any_line_leaves_the_limits_as_they_were(n_lines):
+def test_an_interrupt_at_any_line_leaves_the_limits_as_they_were(fitted, n_lines):
     # The lines that set and restore something, one after the other.
     left = n_lines
 
@@ -190,7 +196,7 @@ def test_an_interrupt_at_any_line_leaves_the_limits_as_they_were(n_lines):
                 raise KeyboardInterrupt
         return trace
 
-    vae = _vae().fit(X)
+    vae = copy.deepcopy(fitted)
     with threadpoolctl.threadpool_limits(3):
         before, tracer = _global_state(), sys.gettrace()
         sys.settrace(trace)
@@ -207,22 +213,20 @@ def test_an_interrupt_at_any_line_leaves_the_limits_as_they_were(n_lines):
 
 @every_setting
 @every_method
-def test_a_method_computes_the_same_in_any_gradient_mode(fitted, method, setting):
-    expected = METHODS[method](copy.deepcopy(fitted), X)
+def test_a_method_computes_the_same_in_any_gradient_mode(fitted, expected, method, setting):
     with SETTINGS[setting]():
         result = METHODS[method](copy.deepcopy(fitted), X)
-    assert_array_equal(result, expected)
+    assert_array_equal(result, expected[method])
 
 
 @every_method
-def test_a_method_computes_the_same_under_any_default_dtype(fitted, method):
-    expected = METHODS[method](copy.deepcopy(fitted), X)
+def test_a_method_computes_the_same_under_any_default_dtype(fitted, expected, method):
     torch.set_default_dtype(torch.float64)
     try:
         result = METHODS[method](copy.deepcopy(fitted), X)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert_array_equal(result, expected)
+    assert_array_equal(result, expected[method])
 
 
 @every_method
@@ -375,12 +379,13 @@ no_warning_of_torch = pytest.mark.filterwarnings("error:The given NumPy array:Us
 @no_warning_of_torch
 @every_method
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_layout_of_the_rows_in_memory_does_not_matter(fitted, layout, method, tmp_path):
-    expected = METHODS[method](copy.deepcopy(fitted), X)
+def test_the_layout_of_the_rows_in_memory_does_not_matter(
+    fitted, expected, layout, method, tmp_path
+):
     rows = LAYOUTS[layout](X, tmp_path)
     result = METHODS[method](copy.deepcopy(fitted), rows)
     # Not to the last bit: the order of a sum follows the memory.
-    assert_allclose(result, expected, rtol=1e-6, atol=1e-9)
+    assert_allclose(result, expected[method], rtol=1e-6, atol=1e-9)
 
 
 @every_method
@@ -483,10 +488,9 @@ COPIES = {
 @no_warning_of_torch
 @every_method
 @pytest.mark.parametrize("kind", COPIES)
-def test_a_copy_computes_the_same_bits(fitted, kind, method, tmp_path):
-    expected = METHODS[method](copy.deepcopy(fitted), X)
+def test_a_copy_computes_the_same_bits(fitted, expected, kind, method, tmp_path):
     other = COPIES[kind](copy.deepcopy(fitted), tmp_path)
-    assert_array_equal(METHODS[method](other, X), expected)
+    assert_array_equal(METHODS[method](other, X), expected[method])
 
 
 MEMORY_MAPPED = {
