@@ -22,9 +22,10 @@ ABSENT = """
 import sys
 from importlib.machinery import PathFinder
 class Finder(PathFinder):
+    absent = {without}
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        absent = name.partition(".")[0] in {without}
+        absent = name.partition(".")[0] in cls.absent
         return None if absent else super().find_spec(name, path, target)
 sys.meta_path[sys.meta_path.index(PathFinder)] = Finder
 """
@@ -138,20 +139,21 @@ OF_ONNX = {
 
 @pytest.fixture(scope="module")
 def told_without():
-    """What each call says without its package: a process for each package."""
+    """What each call says while its package cannot be imported."""
     code = (
         "import numpy as np\n"
         "from sklearn.pipeline import make_pipeline\n"
         "from skvae import VAETransformer, register_onnx_converters, to_onnx\n"
         "vae = VAETransformer(1, max_iter=0).fit(np.random.default_rng(0).normal(size=(30, 3)))\n"
+        "everything_else = Finder.absent\n"
     )
-    told = {}
-    for package in sorted(set(OF_ONNX.values())):
-        calls = [call for call, needed in OF_ONNX.items() if needed == package]
-        tried = [f"try:\n    {c}\nexcept ImportError as error:\n    print(error)" for c in calls]
-        lines = _run(code + "\n".join(tried), without=EXTRAS | {package}).splitlines()
-        told |= dict(zip(calls, lines, strict=True))
-    return told
+    for call, package in OF_ONNX.items():
+        code += (
+            f"Finder.absent = everything_else | {{{package!r}}}\n"
+            f"try:\n    {call}\nexcept ImportError as error:\n    print(error)\n"
+            f"assert {package!r} not in sys.modules\n"
+        )
+    return dict(zip(OF_ONNX, _run(code, without=EXTRAS).splitlines(), strict=True))
 
 
 @pytest.mark.parametrize(("call", "package"), OF_ONNX.items())
