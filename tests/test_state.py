@@ -856,6 +856,19 @@ REFITTED = {
 }
 
 
+@pytest.fixture
+def switching():
+    """Threads take turns fifty times as often: a fit waited minutes for a reader that never rests.
+
+    And the reader comes in between more of its lines.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 50)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("switching")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("reader", READERS)
 def test_a_reader_sees_the_old_model_or_the_new_one_never_a_mixture(reader):
@@ -880,6 +893,7 @@ def test_a_reader_sees_the_old_model_or_the_new_one_never_a_mixture(reader):
         fits.result()
 
 
+@pytest.mark.usefixtures("switching")
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_a_fit_in_another_thread_to_other_columns_is_a_clear_error_or_nothing():
     from concurrent.futures import ThreadPoolExecutor
