@@ -204,12 +204,18 @@ def _squared_distances(model: Residuals, place: Place, kernels: Aggregate) -> Te
 
 
 def _of_complete_rows(model: Residuals, features: Tensor, kernels: Aggregate) -> Tensor:
-    # Distances are differences of squares: keep these small.
-    middle = kernels.middle
-    at = torch.cat([features - middle, C * model.of_centred(features - middle)], 1)
-    center = torch.cat([kernels.center - middle, C * kernels.residual], 1)
-    squared = at.square().sum(1)[:, None] + center.square().sum(1)
-    return squared.addmm_(at, center.T, alpha=-2.0).clamp_(min=0.0)
+    # Distances are differences of squares: keep these small. Those of one row are waited for, so
+    # nothing as large as all kernels is made but once.
+    at, center = features - kernels.middle, kernels.center - kernels.middle
+    residual = C * model.of_centred(at)
+    squared = (_squares(at) + _squares(residual))[:, None] + _squares(center)
+    squared += C**2 * _squares(kernels.residual)
+    squared.addmm_(at, center.T, alpha=-2.0)
+    return squared.addmm_(residual, kernels.residual.T, alpha=-2.0 * C).clamp_(min=0.0)
+
+
+def _squares(vectors: Tensor) -> Tensor:  # (N, P) -> (N,)
+    return torch.linalg.vector_norm(vectors, dim=1).square()
 
 
 def _of_rows_with_holes(

@@ -73,6 +73,8 @@ def raw_pandas(series: Any, name: str) -> Raw:
     if isinstance(dtype, pd.CategoricalDtype):
         places = series.cat.codes.to_numpy().astype(np.intp)
         return Raw("category", None, places, series.cat.categories.tolist(), bool(dtype.ordered))
+    if isinstance(dtype, np.dtype) and dtype.kind in "iuf":  # na_value would take a look at each
+        return Raw("number", series.to_numpy(dtype=np.float64))
     if pd.api.types.is_bool_dtype(dtype):
         return Raw("boolean", series.to_numpy(dtype=np.float64, na_value=np.nan))
     if pd.api.types.is_complex_dtype(dtype):
