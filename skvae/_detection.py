@@ -158,7 +158,7 @@ def least_expected(columns: Columns) -> Array:  # (D,)
 
     Minus the entropy of a normal distribution, or of levels that are all as frequent.
     """
-    normal = columns.log_jacobian - 0.5 * np.log(2.0 * np.pi * np.e)
+    normal = columns.log_jacobian - 0.5 * math.log(2.0 * math.pi * math.e)
     uniform = -np.log(np.maximum(columns.kinds.n_levels, 2))
     return np.where(columns.kinds.with_units("none"), uniform, normal)
 
