@@ -4,9 +4,7 @@ import copy
 import dataclasses
 import itertools
 import math
-import re
 import warnings
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +14,7 @@ import torch
 from numpy.testing import assert_allclose
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 
-from skvae import VAETransformer, distributed
+from skvae import VAETransformer
 from skvae import _preparing as preparing
 from skvae._inputs import history_of
 from skvae._model.bounds import elbo
@@ -30,7 +28,6 @@ from skvae._training.loop import MAX_GRADIENT_NORM, WARMUP_STEPS, Run, train
 from skvae._training.plan import Epoch, Plan, plan_for
 from skvae._training.rows import DenseCells, Rows
 from skvae._training.selection import EarlyStopping, Selection, climb, split_with_tail
-from skvae._training.signal import BLOCKS, CLEAR, ROWS, signal_to_noise
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -316,76 +313,6 @@ def test_below_500_distinct_rows_folds_choose_the_number_of_epochs(name):
     vae = _vae(max_iter=40, learning_rate_init=0.02, n_iter_no_change=3, **params).fit(X)
     assert 0 < vae.best_iter_ <= vae.n_iter_
     assert len(vae.loss_curve_) == (vae.best_iter_ if by_folds else vae.n_iter_)
-
-
-def test_the_signal_of_noise_is_standard_normal_and_that_of_a_mean_is_clear():
-    generator = _generator()
-    z = torch.tensor(
-        [
-            signal_to_noise(iter(torch.randn(64, 200, generator=generator)), ROWS // BLOCKS)
-            for _ in range(300)
-        ]
-    )
-    assert abs(float(z.mean())) < 3.0 / 300**0.5
-    assert 0.85 < float(z.std()) < 1.15
-    # Twenty numbers of a mean as large as their deviation: <mean, mean> is 20 / 2 in units of their
-    # root mean square, and the products of pairs deviate by about the root of 200.
-    gradients = torch.randn(64, 200, generator=generator)
-    gradients[:, :20] += 1.0
-    expected = 10.0 * (64 * 63 / 2 / 200) ** 0.5
-    found = signal_to_noise(iter(gradients), ROWS // BLOCKS)
-    assert found == pytest.approx(expected, rel=0.2)
-    assert found > CLEAR
-
-
-def test_of_too_few_gradients_no_signal_is_known_and_blocks_are_sums():
-    gradients = torch.randn(64, 5, generator=_generator())
-    assert math.isnan(signal_to_noise(iter(gradients[:7]), ROWS // BLOCKS))
-    one = signal_to_noise(iter(gradients), ROWS // BLOCKS)
-    halves = torch.stack([0.25 * gradients, 0.75 * gradients], 1).flatten(0, 1)
-    assert signal_to_noise(iter(halves), ROWS // BLOCKS // 2) == pytest.approx(one)
-
-
-def _many_rows(clusters):
-    rng = np.random.default_rng(0)
-    Z = rng.normal(size=(110_000, 3))
-    Z[:, 0] += 6.0 * clusters * rng.integers(2, size=len(Z))
-    return (Z @ rng.normal(size=(3, 6)) + 0.5 * rng.normal(size=(len(Z), 6))).astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    "fitted", [VAETransformer.fit, partial(distributed.fit, n_shards=3)], ids=["fit", "shards"]
-)
-def test_many_rows_of_a_linear_model_are_not_trained_on(fitted, capsys):
-    X = _many_rows(clusters=False)
-    vae = fitted(_vae(max_iter="auto", verbose=1), X)
-    said = "no epoch was begun, as the rows show nothing that hidden layers could learn"
-    assert re.search(
-        f"kept the linear start after 0 epochs, .* s: {said}\n", capsys.readouterr().out
-    )
-    assert said in vae._repr_html_()
-    assert (vae.n_iter_, vae.best_iter_, vae.loss_curve_) == (0, 0, [])
-    assert len(vae.validation_scores_) == 1
-    start = _vae(max_iter=0).fit(X)
-    assert_allclose(vae.transform(X[:99]), start.transform(X[:99]), rtol=1e-5, atol=1e-5)
-
-
-def test_many_rows_of_clusters_are_trained_on_as_if_nothing_had_been_looked_at(monkeypatch):
-    X = _many_rows(clusters=True)
-    settings = {"max_iter": 12, "hidden_layer_sizes": 8, "batch_size": 10_000}
-    looked = _vae(**settings).fit(X)
-    assert looked.n_iter_ == 12
-    monkeypatch.setattr(loop, "can_test", lambda n_rows, max_epochs: False)
-    unlooked = _vae(**settings).fit(X)
-    assert looked.loss_curve_ == unlooked.loss_curve_
-
-
-def test_no_fit_that_goes_on_is_ended_by_what_is_seen_at_its_start():
-    X = _many_rows(clusters=False)
-    vae = _vae(max_iter=12, early_stopping=False, batch_size=20_000, warm_start=True).fit(X)
-    assert vae.n_iter_ == 12  # nothing is held out: the user wants all epochs
-    vae.set_params(early_stopping=True).fit(X)
-    assert vae.n_iter_ > 12
 
 
 def test_without_epochs_the_start_is_kept():

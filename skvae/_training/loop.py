@@ -4,8 +4,8 @@ The only minus sign of the package is here: optimisers minimise, bounds are maxi
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +21,6 @@ from .optimiser import AdamW, Flat
 from .plan import Epoch, NonFiniteBoundError, Plan, Start, objective
 from .recorded import Recorded, can_record
 from .rows import Batch, Rows, batches
-from .signal import CLEAR, can_test, signal_to_noise
 
 MAX_GRADIENT_NORM = 5.0  # of the mean bound of a batch
 WARMUP_STEPS = 50
@@ -57,8 +56,6 @@ def epochs_of(
     vae, plan = run.vae, run.plan
     yield from past
     for number in range(len(past), plan.max_epochs + 1):
-        if number == 1 and start is None and probe is not None and not run.can_gain(rows):
-            return
         bound = math.nan
         if number > 0 and not math.isfinite(bound := run.epoch(rows)):
             raise NonFiniteBoundError(number, worst_column(vae, rows))  # internal
@@ -106,7 +103,7 @@ class Run:
         self.vae = vae
         self.plan = plan
         self.generator = generator
-        self.n_rows, self.n_steps = n_rows, plan.max_epochs * math.ceil(n_rows / plan.batch_size)
+        self.n_steps = plan.max_epochs * math.ceil(n_rows / plan.batch_size)
         self.step_number = self._averaged_step = 0
         self.flat = Flat(vae)
         self.optimizer = AdamW(self.flat, plan.alpha)
@@ -143,33 +140,6 @@ class Run:
             self.n_undone += 1
         return math.nan
 
-    def can_gain(self, rows: Rows) -> bool:
-        """Whether hidden layers may gain anything over a linear start, as far as can be seen."""
-        layers = self.vae.hidden_layers
-        begins = self.step_number == 0 and layers and all(mlp.is_idle for mlp in layers)
-        if not begins or not can_test(self.n_rows, self.plan.max_epochs):
-            return True
-        last = [mlp.last.weight for mlp in layers]
-        gradients = zip(self.flat.parameters.values(), self.flat.views(self.flat.grad), strict=True)
-        own = [gradient for one, gradient in gradients if any(one is weight for weight in last)]
-        with closing(self._gradients(rows)) as passed:
-            by_last = (torch.cat([one.flatten() for one in own]) for _ in passed)
-            z = signal_to_noise(by_last, self.plan.batch_size)
-        return not z <= CLEAR  # nor where it is nan
-
-    def _gradients(self, rows: Rows) -> Generator[Value, None, None]:
-        """Yield for each batch of an epoch, whose gradient is in ``flat.grad``; there is no step.
-
-        Nothing is drawn from the generator that the steps would draw.
-        """
-        state = self.generator.get_state()
-        try:
-            for batch in batches(rows, self.plan.batch_size, self.generator):
-                yield self._gradient(batch, self._noise(batch.x))
-        finally:
-            self.generator.set_state(state)
-            self.flat.grad.zero_()
-
     def _place(self) -> tuple[int, list[Tensor]]:
         """Copy where the run stands."""
         return self.step_number, [vector.clone() for vector in self._vectors]
@@ -195,16 +165,15 @@ class Run:
 
     def _step(self, batch: Batch) -> Value:
         self._set_learning_rate()
+        x = batch.x
+        size = (self.plan.n_samples, x.shape[0], self._n_components)
+        eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
         take = self._recorded_step(batch) if self._records else self._take_step
-        value = take(batch, self._noise(batch.x))
+        value = take(batch, eps)
         self.step_number += 1
         if self.step_number % AVERAGED_EVERY == 0:
             self._average()
         return value
-
-    def _noise(self, x: Tensor) -> Tensor:  # (S, N, K)
-        size = (self.plan.n_samples, x.shape[0], self._n_components)
-        return torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
 
     def _recorded_step(self, batch: Batch) -> Callable[[Batch, Tensor], Value]:
         """Return the recorded step for whole batches of complete rows, after some to warm up."""

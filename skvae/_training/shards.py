@@ -9,7 +9,7 @@ fewer rows than shards would be empty ones and large ones in turn.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,13 +154,6 @@ class ShardedRun(Run):
         bound, kl, n_rows = self._totals.tolist()
         self.kl = kl / n_rows
         return float(bound / n_rows)
-
-    def _gradients(self, rows: Rows) -> Generator[Value, None, None]:
-        size = (self.plan.n_samples, self.vae.n_components)
-        orders = self._rows.orders(0)
-        for number in range(self._n_steps):
-            yield self._mean_of(self._rows.step(orders, (0, number, self._n_steps), size))
-        self.flat.grad.zero_()
 
     def _mark(self) -> None:
         self._is_due = False
