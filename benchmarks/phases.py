@@ -26,7 +26,7 @@ PHASES = {
     "linear start": ("_preparing.py", "module_at_start"),
     "steps": ("loop.py", "epoch"),
     "choose held-out rows": ("selection.py", "split_with_tail"),
-    "held-out noise": ("held_out.py", "calibrate"),
+    "held-out noise": ("held_out.py", "_calibrate"),
     "held-out bounds": ("loop.py", "_measured"),
     "describe": ("_fitting.py", "describe"),
 }

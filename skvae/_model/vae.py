@@ -17,6 +17,15 @@ State = dict[str, Tensor]
 AT_ONCE = 2**18  # numbers of a Jacobian: what fits a processor's cache
 
 
+class Passed(NamedTuple):
+    """What the networks say of rows, at z = loc + scale * eps."""
+
+    loc: Tensor  # (N, K)
+    log_scale: Tensor  # (N, K)
+    z: Tensor  # (S, N, K)
+    raw: Tensor  # (S, N, P)
+
+
 class Points(NamedTuple):
     """Points of z, decoded once, with all of log p(x, z) that no row changes."""
 
@@ -100,9 +109,18 @@ class VAE(nn.Module):
 
         ``x`` and ``observed`` are (N, D), ``eps`` (S, N, K).
         """
-        loc, log_scale = self.encode(x, observed)  # (N, K)
-        z = normal_sample(loc, log_scale, eps)  # (S, N, K)
-        log_px_z, log_pz = self.joint(x, observed, z)
+        return self.terms(x, observed, self.passed(x, observed, eps))
+
+    def passed(self, x: Tensor, observed: Tensor | None, eps: Tensor) -> Passed:
+        """Pass rows through both networks."""
+        loc, log_scale = self.encode(x, observed)
+        z = normal_sample(loc, log_scale, eps)
+        return Passed(loc, log_scale, z, self.decoder(z))
+
+    def terms(self, x: Tensor, observed: Tensor | None, passed: Passed) -> LogTerms:
+        """Evaluate the terms of rows that have passed the networks."""
+        loc, log_scale, z, raw = passed
+        log_px_z, log_pz = self._joint(x, observed, z, raw)
         log_qz_x = normal_log_prob(z, loc, log_scale).sum(-1)
         kl = self.prior.now.closed_kl(loc, log_scale)
         if kl is None:  # no closed form: the mean over the samples, of all components together
@@ -118,8 +136,12 @@ class VAE(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:  # (..., N, P), (..., N), (..., N)
         """Return the decoder's raw output at z, and the two terms of ``joint``."""
         raw = self.decoder(z)
-        log_px_z = self._by_column(x, observed, raw).sum(-1)
-        return raw, log_px_z, self.prior.now.log_prob(z)
+        return raw, *self._joint(x, observed, z, raw)
+
+    def _joint(
+        self, x: Tensor, observed: Tensor | None, z: Tensor, raw: Tensor
+    ) -> tuple[Tensor, Tensor]:  # (..., N) each
+        return self._by_column(x, observed, raw).sum(-1), self.prior.now.log_prob(z)
 
     def log_joint(self, x: Tensor, observed: Tensor | None, z: Tensor) -> Tensor:  # (..., N)
         """Return log p(x, z)."""

@@ -1,18 +1,20 @@
 """What held-out rows say of training's objective, with one fixed noise."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-from .._gaussian import normal_sample
-from .._model.vae import VAE
+from .._model.vae import VAE, Passed
 from .._table.statistics import row_chunks
 from .plan import Plan, objective
 from .rows import Batch, Rows
 
 VALIDATION_DRAWS = 2048  # rows times samples: a small held-out part gets more samples a row
+KEPT_NUMBERS = 2**22  # of the networks' answers: so many need not be computed twice
+
+Answers = Iterable[tuple[Batch, Passed]]
 
 
 def pairs_for(n_rows: int, plan: Plan) -> int:
@@ -42,9 +44,21 @@ class HeldOut:
         self.kl = math.nan  # mean KL divergence at the last measure
 
     @torch.no_grad()
-    def measure(self, vae: VAE) -> tuple[float, float]:
-        """Return the mean objective, and the standard error of its gain over the first measure."""
-        terms = (vae(x, observed, eps) for (x, observed, _), eps in self._chunks(vae))
+    def measure(self, vae: VAE, *, calibrate: bool = False) -> tuple[float, float]:
+        """Return the mean objective, and the standard error of its gain over the first measure.
+
+        ``calibrate`` sets the module's noise by these rows before.
+        """
+        answers = self._answers(vae)
+        if calibrate:
+            few = self.eps[..., 0].numel() * vae.n_features <= KEPT_NUMBERS
+            answers = list(answers) if few else answers
+            self._calibrate(vae, answers)
+            answers = answers if few else self._answers(vae)
+        return self._measured(vae, answers)
+
+    def _measured(self, vae: VAE, answers: Answers) -> tuple[float, float]:
+        terms = (vae.terms(x, observed, passed) for (x, observed, _), passed in answers)
         parts = [(objective(each, self.plan, progress=1.0), each.kl.sum(-1)) for each in terms]
         nothing = (self.share[:0], self.share[:0])
         bound, kl = (torch.cat(part).double() for part in zip(*parts, nothing, strict=True))
@@ -58,18 +72,15 @@ class HeldOut:
             spread = spread / torch.sqrt(self.rows.copies.double())
         return float(sums[0]), float(self._added(spread.square().sum()).sqrt())
 
-    @torch.no_grad()
-    def calibrate(self, vae: VAE) -> None:
+    def _calibrate(self, vae: VAE, answers: Answers) -> None:
         """Set the noise by what is left over on rows that were not trained on.
 
         On training rows it is too small, and clipped gradients let it ignore the wild ones.
         """
         total = torch.zeros(vae.n_features, dtype=torch.float64, device=self.eps.device)
         count = torch.zeros_like(total)
-        for (x, observed, weight), eps in self._chunks(vae):
-            loc, log_scale = vae.encode(x, observed)
-            raw = vae.decoder(normal_sample(loc, log_scale, eps))
-            left = (vae.likelihood.features(x) - raw).square().mean(0)  # (N, P)
+        for (x, observed, weight), passed in answers:
+            left = (vae.likelihood.features(x) - passed.raw).square().mean(0)  # (N, P)
             seen = weight[:, None].expand_as(left)
             if observed is not None:
                 seen = seen * observed[:, vae.encoder.column]
@@ -82,6 +93,8 @@ class HeldOut:
         """Return sums over the rows, of all processes where several hold them."""
         return sums
 
-    def _chunks(self, vae: VAE) -> Iterator[tuple[Batch, Tensor]]:
+    def _answers(self, vae: VAE) -> Answers:
+        """Pass the rows through the networks, in parts that fit a processor's cache."""
         for chunk in row_chunks(len(self.rows), 4 * vae.n_features):
-            yield self.rows[chunk], self.eps[:, chunk]
+            batch = self.rows[chunk]
+            yield batch, vae.passed(batch.x, batch.observed, self.eps[:, chunk])

@@ -60,8 +60,6 @@ def epochs_of(
         if number > 0 and not math.isfinite(bound := run.epoch(rows)):
             raise NonFiniteBoundError(number, worst_column(vae, rows))  # internal
         with run.averaged():
-            if probe is not None and number > 0:
-                probe.calibrate(vae)
             held_out_bound, doubt = _measured(probe, vae, start, number)
         snapshot = run.snapshot
         if number == 0 and start is not None:
@@ -81,12 +79,10 @@ def _measured(
     """Return the bound of held-out rows after an epoch, and the doubt of its gain."""
     if probe is None:
         return math.nan, 0.0
-    if start is None:
-        return probe.measure(vae)
     if number == 0:
-        return probe.measure(start.vae)
-    bound, doubt = probe.measure(vae)
-    return bound - start.optimism, doubt
+        return probe.measure(vae if start is None else start.vae)
+    bound, doubt = probe.measure(vae, calibrate=True)
+    return bound - (0.0 if start is None else start.optimism), doubt
 
 
 class Value(NamedTuple):
