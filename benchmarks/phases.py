@@ -24,6 +24,7 @@ from skvae import VAETransformer
 PHASES = {
     "read, learn and encode columns": ("_preparing.py", "prepare"),
     "linear start": ("_preparing.py", "module_at_start"),
+    "tests of the start": ("loop.py", "can_gain"),
     "steps": ("loop.py", "epoch"),
     "choose held-out rows": ("selection.py", "split_with_tail"),
     "held-out noise": ("held_out.py", "_calibrate"),

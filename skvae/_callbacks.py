@@ -138,7 +138,7 @@ class Listeners:
 
     def end(self, history: Any) -> None:
         """Tell that the fit is over, and which epoch was kept."""
-        if self.estimator.verbose and history.n_epochs > 0:
+        if self.estimator.verbose and (history.n_epochs > 0 or history.why_the_start):
             kept = f"epoch {history.best_epoch}" if history.best_epoch else "the linear start"
             after = f"{history.n_epochs} epochs, {time.monotonic() - self._begun:.0f} s"
             why = f": {history.why_the_start}" if history.why_the_start else ""

@@ -25,6 +25,8 @@ class History:
     def why_the_start(self) -> str:
         """Say why no epoch was kept; "" if one was, or if there was no choice."""
         held_out = [bound for bound in self.held_out if not isnan(bound)]
+        if held_out and self.n_epochs == 0 and not self.interrupted:
+            return "no epoch was begun, as the rows show nothing that hidden layers could learn"
         if self.best_epoch or len(held_out) < 2:
             return ""
         gain = max(held_out[1:]) - held_out[0]

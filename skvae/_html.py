@@ -92,7 +92,7 @@ def _model_line(model: "Fitted") -> str:
 
 def _training_line(history: "History | None") -> str:
     """Say how much better than the linear start the model is, on rows that were held out."""
-    if history is None or history.n_epochs == 0:
+    if history is None or (history.n_epochs == 0 and not history.why_the_start):
         return "none: this is the linear model"
     if not history.held_out:
         return f"{history.n_epochs} epochs on all rows; none was held out"

@@ -133,11 +133,11 @@ class VAETransformer(
         Most epochs; ``"auto"`` aims at 1800 steps, in 8 to 400 epochs. 0 keeps the linear start.
     early_stopping : bool, default=True
         Keep the epoch with the best held-out objective (the bound with ``beta`` and ``free_bits``),
-        less two standard errors of its gain over the start. Equal rows are held out by their
-        number. Below 500 distinct rows, 5-fold cross-validation chooses the number of epochs and
-        all rows are trained on. False trains ``max_iter`` epochs on all rows.
+        less two standard errors of its gain over the start. Below 500 distinct rows, 5-fold
+        cross-validation chooses the number of epochs and all rows are trained on. From 100,000 rows
+        on none begins if gradients are noise (of linear data). False trains all epochs on all rows.
     validation_fraction : float, default=0.1
-        Fraction of the rows held out (at most 5000 rows, and half of the wildest 0.5%).
+        Fraction of the rows held out, equal ones by number: at most 5000, half the wildest 0.5%.
     n_iter_no_change : int, default=10
         Epochs without a gain of ``tol`` after which training stops.
     tol : float, default=0.0001

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import itertools
 import math
+import re
 import warnings
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from scipy.stats import norm
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 
 from skvae import VAETransformer
@@ -28,6 +30,14 @@ from skvae._training.loop import MAX_GRADIENT_NORM, WARMUP_STEPS, Run, train
 from skvae._training.plan import Epoch, Plan, plan_for
 from skvae._training.rows import DenseCells, Rows
 from skvae._training.selection import EarlyStopping, Selection, climb, split_with_tail
+from skvae._training.signal import (
+    BLOCKS,
+    CLEAR,
+    NOT_NORMAL,
+    ROWS,
+    departure_from_normal,
+    signal_to_noise,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -313,6 +323,137 @@ def test_below_500_distinct_rows_folds_choose_the_number_of_epochs(name):
     vae = _vae(max_iter=40, learning_rate_init=0.02, n_iter_no_change=3, **params).fit(X)
     assert 0 < vae.best_iter_ <= vae.n_iter_
     assert len(vae.loss_curve_) == (vae.best_iter_ if by_folds else vae.n_iter_)
+
+
+def test_the_signal_of_noise_is_standard_normal_and_that_of_a_mean_is_clear():
+    generator = _generator()
+    z = torch.tensor(
+        [
+            signal_to_noise(iter(torch.randn(64, 200, generator=generator)), ROWS // BLOCKS)
+            for _ in range(300)
+        ]
+    )
+    assert abs(float(z.mean())) < 3.0 / 300**0.5
+    assert 0.85 < float(z.std()) < 1.15
+    # Twenty numbers of a mean as large as their deviation: <mean, mean> is 20 / 2 in units of their
+    # root mean square, and the products of pairs deviate by about the root of 200.
+    gradients = torch.randn(64, 200, generator=generator)
+    gradients[:, :20] += 1.0
+    expected = 10.0 * (64 * 63 / 2 / 200) ** 0.5
+    found = signal_to_noise(iter(gradients), ROWS // BLOCKS)
+    assert found == pytest.approx(expected, rel=0.2)
+    assert found > CLEAR
+
+
+def test_of_too_few_gradients_no_signal_is_known_and_blocks_are_sums():
+    gradients = torch.randn(64, 5, generator=_generator())
+    assert math.isnan(signal_to_noise(iter(gradients[:7]), ROWS // BLOCKS))
+    one = signal_to_noise(iter(gradients), ROWS // BLOCKS)
+    halves = torch.stack([0.25 * gradients, 0.75 * gradients], 1).flatten(0, 1)
+    assert signal_to_noise(iter(halves), ROWS // BLOCKS // 2) == pytest.approx(one)
+
+
+NORMAL = np.random.default_rng(0).normal(size=(100_000, 3))
+EXPONENTIAL = np.exp(-1j) / (1.0 - 1j)
+
+
+@pytest.mark.parametrize(
+    ("values", "t", "real", "odd"),
+    [  # With mean 0 and variance 1: cos t, sin(at) / (at) where a = sqrt(3), exp(-it) / (1 - it).
+        (np.sign(NORMAL[:, :1]), 2.0, math.cos(2.0), 0.0),
+        (norm.cdf(NORMAL[:, :1]), 2.0, math.sin(12**0.5) / 12**0.5, 0.0),
+        (-np.log(norm.cdf(NORMAL[:, :1])), 1.0, EXPONENTIAL.real, EXPONENTIAL.imag),
+    ],
+    ids=["two points", "uniform", "exponential"],
+)
+def test_the_departure_from_normal_is_that_of_the_characteristic_function(values, t, real, odd):
+    shrunk = math.exp(-t * t)
+    of_cos = 0.5 * (1.0 - shrunk) ** 2 - 0.5 * t**4 * shrunk
+    of_sin = 0.5 * (1.0 - shrunk**2) - t * t * shrunk
+    z_real = abs(real - math.sqrt(shrunk)) / math.sqrt(of_cos)
+    expected = max(z_real, abs(odd) / math.sqrt(of_sin)) * math.sqrt(len(values))
+    # It is the largest of all frequencies.
+    assert departure_from_normal(torch.from_numpy(values)) > 0.95 * expected > NOT_NORMAL
+
+
+def test_the_variances_of_the_characteristic_function_are_those_of_normal_rows():
+    # Epps & Pulley 1983: with mean and variance estimated. Of independent normal tables the largest
+    # of six z, not quite independent, has the median 1.5, and one in 50 is above 3.
+    tables = torch.randn(400, 1000, 1, generator=_generator(), dtype=torch.float64)
+    z = torch.tensor([departure_from_normal(table) for table in tables])
+    assert 1.2 < float(z.median()) < 1.8
+    assert float((z > 3.5).double().mean()) < 0.02
+
+
+@pytest.mark.parametrize("kind", ["clusters", "dependent", "heavy tails"])
+def test_codes_that_are_not_normal_are_seen(kind):
+    Z = torch.from_numpy(NORMAL).clone()
+    assert departure_from_normal(Z) <= NOT_NORMAL
+    if kind == "clusters":
+        Z[::2, 0] += 2.0
+    elif kind == "dependent":  # each column is normal
+        Z[:, 1] = Z[:, 0].sign() * Z[:, 1].abs()
+    else:
+        Z /= torch.from_numpy(np.random.default_rng(1).chisquare(10, size=(len(Z), 1)) / 10).sqrt()
+    assert departure_from_normal(Z) > 2 * NOT_NORMAL
+
+
+def _many_rows(clusters):
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(110_000, 3))
+    Z[:, 0] += 6.0 * clusters * rng.integers(2, size=len(Z))
+    return (Z @ rng.normal(size=(3, 6)) + 0.5 * rng.normal(size=(len(Z), 6))).astype(np.float32)
+
+
+def test_many_rows_of_a_linear_model_are_not_trained_on(capsys):
+    X = _many_rows(clusters=False)
+    vae = _vae(max_iter="auto", verbose=1).fit(X)
+    said = "no epoch was begun, as the rows show nothing that hidden layers could learn"
+    assert re.search(
+        f"kept the linear start after 0 epochs, .* s: {said}\n", capsys.readouterr().out
+    )
+    assert said in vae._repr_html_()
+    assert (vae.n_iter_, vae.best_iter_, vae.loss_curve_) == (0, 0, [])
+    assert len(vae.validation_scores_) == 1
+    start = _vae(max_iter=0).fit(X)
+    assert_allclose(vae.transform(X[:99]), start.transform(X[:99]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"beta": 4.0}, {"free_bits": 0.2}])
+def test_the_start_of_another_objective_is_trained_on(settings):
+    X = _many_rows(clusters=False)
+    vae = _vae(max_iter=12, hidden_layer_sizes=8, batch_size=20_000, **settings).fit(X)
+    assert vae.n_iter_ > 0
+
+
+def test_many_rows_of_clusters_are_trained_on_as_if_nothing_had_been_looked_at(monkeypatch):
+    # They are exactly linear in their components, but a normal prior does not know them.
+    X = _many_rows(clusters=True)
+    settings = {"max_iter": 12, "hidden_layer_sizes": 16, "batch_size": 10_000}
+    looked = _vae(**settings).fit(X)
+    assert looked.n_iter_ == 12
+    monkeypatch.setattr(loop, "can_test", lambda n_rows, max_epochs: False)
+    unlooked = _vae(**settings).fit(X)
+    assert looked.loss_curve_ == unlooked.loss_curve_
+
+
+def test_a_bent_surface_of_nearly_normal_rows_is_trained_on(monkeypatch):
+    # The score test alone: the other passes over them.
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(110_000, 3))
+    X = Z @ rng.normal(size=(3, 6)) + 0.5 * rng.normal(size=(len(Z), 6))
+    X[:, 0] += 0.5 * Z[:, 0] * Z[:, 1]
+    monkeypatch.setattr(loop, "departure_from_normal", lambda values: 0.0)
+    vae = _vae(max_iter=12, hidden_layer_sizes=8, batch_size=10_000).fit(X)
+    assert vae.n_iter_ == 12
+
+
+def test_no_fit_that_goes_on_is_ended_by_what_is_seen_at_its_start():
+    X = _many_rows(clusters=False)
+    vae = _vae(max_iter=12, early_stopping=False, batch_size=20_000, warm_start=True).fit(X)
+    assert vae.n_iter_ == 12  # nothing is held out: the user wants all epochs
+    vae.set_params(early_stopping=True).fit(X)
+    assert vae.n_iter_ > 12
 
 
 def test_without_epochs_the_start_is_kept():

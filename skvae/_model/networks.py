@@ -114,6 +114,11 @@ class MLP(nn.Module):
         for layer in (self.first, *self.middle):
             layer.initialise(generator)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether it says nothing, as at the start: the last weights are 0."""
+        return not any(bool(parameter.any()) for parameter in self.last.parameters())
+
 
 class Encoder(nn.Module):
     """q(z | x): the location and log scale of each component.

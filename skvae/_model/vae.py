@@ -11,7 +11,7 @@ from .._specification import Part
 from ..likelihoods._mixed import ColumnLikelihoods
 from ..priors import Prior
 from .bounds import LogTerms
-from .networks import Decoder, Encoder
+from .networks import MLP, Decoder, Encoder
 
 State = dict[str, Tensor]
 AT_ONCE = 2**18  # numbers of a Jacobian: what fits a processor's cache
@@ -229,10 +229,15 @@ class VAE(nn.Module):
         self.decoder.linear.bias.add_(bias)
         self.likelihood.move_scales(log_scale)
 
+    @property
+    def hidden_layers(self) -> list[MLP]:
+        """The encoder's and the decoder's, if they have any."""
+        return [part.mlp for part in (self.encoder, self.decoder) if part.mlp is not None]
+
     def without_idle_layers(self) -> "VAE":
         """Let go of hidden layers whose last weights are 0, as at the start; return the rest."""
         for part in (self.encoder, self.decoder):
-            if part.mlp is not None and not any(bool(p.any()) for p in part.mlp.last.parameters()):
+            if part.mlp is not None and part.mlp.is_idle:
                 part.mlp = None
         return self
 

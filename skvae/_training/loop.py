@@ -3,9 +3,10 @@
 The only minus sign of the package is here: optimisers minimise, bounds are maximised.
 """
 
+import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +22,15 @@ from .optimiser import AdamW, Flat
 from .plan import Epoch, NonFiniteBoundError, Plan, Start, objective
 from .recorded import Recorded, can_record
 from .rows import Batch, Rows, batches
+from .signal import (
+    CLEAR,
+    MOST_CELLS,
+    NOT_NORMAL,
+    ROWS,
+    can_test,
+    departure_from_normal,
+    signal_to_noise,
+)
 
 MAX_GRADIENT_NORM = 5.0  # of the mean bound of a batch
 WARMUP_STEPS = 50
@@ -56,6 +66,8 @@ def epochs_of(
     vae, plan = run.vae, run.plan
     yield from past
     for number in range(len(past), plan.max_epochs + 1):
+        if number == 1 and start is None and probe is not None and not run.can_gain(rows):
+            return
         bound = math.nan
         if number > 0 and not math.isfinite(bound := run.epoch(rows)):
             raise NonFiniteBoundError(number, worst_column(vae, rows))  # internal
@@ -99,7 +111,7 @@ class Run:
         self.vae = vae
         self.plan = plan
         self.generator = generator
-        self.n_steps = plan.max_epochs * math.ceil(n_rows / plan.batch_size)
+        self.n_rows, self.n_steps = n_rows, plan.max_epochs * math.ceil(n_rows / plan.batch_size)
         self.step_number = self._averaged_step = 0
         self.flat = Flat(vae)
         self.optimizer = AdamW(self.flat, plan.alpha)
@@ -136,6 +148,49 @@ class Run:
             self.n_undone += 1
         return math.nan
 
+    def can_gain(self, rows: Rows) -> bool:
+        """Whether hidden layers may gain anything over a linear start, as far as can be seen."""
+        layers = self.vae.hidden_layers
+        begins = self.step_number == 0 and layers and all(mlp.is_idle for mlp in layers)
+        plain = self.plan.beta == 1.0 and self.plan.free_bits == 0.0  # what the start is best at
+        if not (begins and plain and can_test(self.n_rows, self.plan.max_epochs)):
+            return True
+        return not self._looks_normal(rows) or self._has_signal(rows)
+
+    @torch.no_grad()
+    def _looks_normal(self, rows: Rows) -> bool:
+        """Whether columns and codes are normal, as far as many rows can show."""
+        both: tuple[list[Tensor], list[Tensor]] = ([], [])
+        with closing(self._looked_at(rows)) as some:
+            for number, batch in enumerate(itertools.islice(some, ROWS // self.plan.batch_size)):
+                if batch.observed is not None:  # the fewer cells are seen, the narrower the codes
+                    return False
+                features = self.vae.likelihood.features(batch.x)
+                if number * features.numel() < MOST_CELLS:
+                    both[0].append(features)
+                both[1].append(self.vae.encode(batch.x, None)[0])
+        return all(departure_from_normal(torch.cat(values)) <= NOT_NORMAL for values in both)
+
+    def _has_signal(self, rows: Rows) -> bool:
+        """Whether the gradients by the networks' last weights are more than noise."""
+        last = [mlp.last.weight for mlp in self.vae.hidden_layers]
+        gradients = zip(self.flat.parameters.values(), self.flat.views(self.flat.grad), strict=True)
+        own = [gradient for one, gradient in gradients if any(one is weight for weight in last)]
+        with closing(self._looked_at(rows)) as some:
+            passed = (self._gradient(batch, self._noise(batch.x)) for batch in some)
+            by_last = (torch.cat([one.flatten() for one in own]) for _ in passed)
+            z = signal_to_noise(by_last, self.plan.batch_size)
+        self.flat.grad.zero_()
+        return not z <= CLEAR  # nor where it is nan
+
+    def _looked_at(self, rows: Rows) -> Generator[Batch, None, None]:
+        """Yield batches in a random order, for which the steps' generator has drawn nothing."""
+        state = self.generator.get_state()
+        try:
+            yield from batches(rows, self.plan.batch_size, self.generator)
+        finally:
+            self.generator.set_state(state)
+
     def _place(self) -> tuple[int, list[Tensor]]:
         """Copy where the run stands."""
         return self.step_number, [vector.clone() for vector in self._vectors]
@@ -161,15 +216,16 @@ class Run:
 
     def _step(self, batch: Batch) -> Value:
         self._set_learning_rate()
-        x = batch.x
-        size = (self.plan.n_samples, x.shape[0], self._n_components)
-        eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
         take = self._recorded_step(batch) if self._records else self._take_step
-        value = take(batch, eps)
+        value = take(batch, self._noise(batch.x))
         self.step_number += 1
         if self.step_number % AVERAGED_EVERY == 0:
             self._average()
         return value
+
+    def _noise(self, x: Tensor) -> Tensor:  # (S, N, K)
+        size = (self.plan.n_samples, x.shape[0], self._n_components)
+        return torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
 
     def _recorded_step(self, batch: Batch) -> Callable[[Batch, Tensor], Value]:
         """Return the recorded step for whole batches of complete rows, after some to warm up."""

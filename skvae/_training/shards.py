@@ -155,6 +155,9 @@ class ShardedRun(Run):
         self.kl = kl / n_rows
         return float(bound / n_rows)
 
+    def can_gain(self, rows: Rows) -> bool:
+        return True  # no process sees enough of the rows to deny it
+
     def _mark(self) -> None:
         self._is_due = False
         self.marked()
