@@ -29,7 +29,8 @@ from ._training.plan import Epoch, NonFiniteBoundError, Plan, Start, plan_for
 from ._training.rows import Rows, mean_log_jacobian
 from ._training.selection import Outcome, Watch, climb, selection_for
 
-SAMPLE_ROWS = 10_000  # for the order and the scale of the components
+SAMPLE_ROWS = 10_000  # for the order and the scale of the components, and
+SAMPLE_CELLS = 2**26  # so many cells of them
 
 
 # -- fit --------------------------------------------------------------------------------------
@@ -230,7 +231,8 @@ def _information(vae: VAE, rows: Rows) -> torch.Tensor:  # (K,)
     It is the KL divergence from the prior. Where that has no closed form, the divergence is from
     the Gaussian that has the moments of all codes together, whatever the prior.
     """
-    some = rows.every(max(len(rows) // SAMPLE_ROWS, 1)).chunks(vae.n_features)
+    n_rows = min(SAMPLE_ROWS, max(SAMPLE_CELLS // vae.n_features, 1000))
+    some = rows.every(max(len(rows) // n_rows, 1)).chunks(vae.n_features)
     codes = [(*vae.encode(x.double(), observed), weight) for x, observed, weight in some]
     count = sum(float(weight.sum()) for *_, weight in codes)
 

@@ -17,6 +17,7 @@ from skvae._training.hand_gradient import _PULLS, _VALUES, gradient_of
 from skvae._training.loop import Run
 from skvae._training.plan import Plan, objective
 from skvae._training.rows import Batch
+from skvae._training.sparse_gradient import SparseElbo
 from skvae.likelihoods import LIKELIHOODS as KINDS
 from skvae.likelihoods import (
     Bernoulli,
@@ -120,10 +121,15 @@ def _batch(vae=None, n_samples=1, weighted=True, dtype=torch.float64):
     return x, weight, torch.randn((n_samples, N, K), generator=generator, dtype=dtype)
 
 
-def _assert_same(vae, n_samples=1, weighted=True, beta=1.0, observed=None):
+def _assert_same(vae, n_samples=1, weighted=True, beta=1.0, observed=None, sparse=False):
     x, weight, eps = _batch(vae, n_samples, weighted)
-    gradient = gradient_of(vae, "elbo", 0.0)
-    bound = gradient(x, observed, weight, eps, beta)
+    if sparse:
+        x[x < 0.6] = 0.0
+        gradient = SparseElbo(vae)
+        bound = gradient(x.to_sparse(), None, weight, eps, beta)
+    else:
+        gradient = gradient_of(vae, "elbo", 0.0)
+        bound = gradient(x, observed, weight, eps, beta)
     by_hand = {name: p.grad.clone() for name, p in vae.named_parameters()}
     vae.zero_grad()
     plan = Plan(max_epochs=1, batch_size=N, learning_rate=1.0, beta=beta, n_samples=n_samples)
@@ -152,6 +158,14 @@ def test_the_gradient_is_autograds_for_each_network_and_likelihood(likelihood, h
 @pytest.mark.parametrize("likelihood", ["columns of one noise", "numbers and switches"])
 def test_the_gradient_is_autograds_for_each_bound(likelihood, n_samples, weighted, beta):
     _assert_same(_vae(likelihood), n_samples, weighted, beta)
+
+
+@pytest.mark.parametrize(("n_samples", "beta"), [(1, 1.0), (3, 0.3)])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("hidden", [(), (32,), (8, 5), (6, 7, 4)])
+@pytest.mark.parametrize("noise", ["columns of one noise", "columns with own noise"])
+def test_the_gradient_by_stored_cells_is_autograds(noise, hidden, weighted, n_samples, beta):
+    _assert_same(_vae(noise, hidden), n_samples, weighted, beta, sparse=True)
 
 
 @pytest.mark.parametrize("pattern", ["some cells", None])

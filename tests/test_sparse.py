@@ -10,12 +10,15 @@ import pytest
 import scipy.sparse
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.sparse import csc_array, csc_matrix, csr_array, csr_matrix
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 
 import skvae._fitting
 import skvae._inference.scores
 import skvae._table.duplicates
 import skvae._table.statistics
+import skvae._training.loop
+import skvae._training.sparse_gradient
 from skvae import VAETransformer
 from skvae._table.statistics import some_rows
 
@@ -229,6 +232,30 @@ def test_counts_are_trained_on_as_if_they_were_dense():
     _assert_same_model(
         _vae(**params).fit(csr_array(COUNTS)), COUNTS, _vae(**params).fit(COUNTS), COUNTS, 1e-4
     )
+
+
+@pytest.mark.parametrize("noise", ["shared", "per_column"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_training_by_stored_cells_is_training_on_filled_rows(noise, weighted, monkeypatch):
+    X = csr_array(TABLES["gaussian"] * (np.random.default_rng(1).random((N, D)) < 0.2))
+    weight = np.random.default_rng(2).uniform(0.5, 2.0, size=N) if weighted else None
+    vae = _vae(max_iter=5, noise=noise, precision="float64", likelihood="gaussian")
+    monkeypatch.setattr(skvae._training.sparse_gradient, "FULL", 0.0)
+    filled = clone(vae).fit(X, sample_weight=weight)
+    monkeypatch.setattr(skvae._training.sparse_gradient, "MANY", 0)
+    used = []
+    stored = skvae._training.loop.sparse_gradient_of
+    monkeypatch.setattr(skvae._training.sparse_gradient, "FULL", 1.0)
+    monkeypatch.setattr(
+        skvae._training.loop,
+        "sparse_gradient_of",
+        lambda *args: used.append(found := stored(*args)) or found,
+    )
+    by_stored = clone(vae).fit(X, sample_weight=weight)
+    assert used
+    assert None not in used
+    assert_allclose(by_stored.loss_curve_, filled.loss_curve_, rtol=1e-9)
+    _assert_same_model(by_stored, X, filled, X, rtol=1e-6)
 
 
 def test_training_raises_the_bound():

@@ -163,10 +163,10 @@ def test_the_precision_of_products_is_the_users_during_a_large_fit_and_after(
             assert not pool.submit(products_may_be_short).result()
         if error is not None:
             raise error
-        return forward(*args)
+        return passed(*args)
 
-    seen, forward = [], VAE.forward
-    monkeypatch.setattr(VAE, "forward", tell)
+    seen, passed = [], VAE.passed
+    monkeypatch.setattr(VAE, "passed", tell)
     # Every network is large now, and every processor has the instruction.
     monkeypatch.setattr("skvae._resources.BFLOAT16_WORK", 0.0)
     monkeypatch.setattr("skvae._resources._multiplies_bfloat16", lambda: True)

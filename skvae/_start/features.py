@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.sparse import issparse
 
 from .._model.vae import VAE
-from .._parameters import NOISE_FLOOR
+from .._parameters import MAX_COLUMNS_FOR_COVARIANCE, NOISE_FLOOR
 from .._table.column import Array
 from .._table.columns import Columns
 from .._table.statistics import ColumnMoments, some_rows
@@ -90,14 +91,30 @@ class Features:
     def moments(self) -> Moments:
         """Return the moments of the features; those of numbers follow from their columns'."""
         columns, known = self.columns, self.known
-        if known is None or known.covariance is None or not self._are_cells(known):
+        if known is None or not self._are_known(known):
             return column_moments(self.filled(), self.vae.n_features)
         # The weights of a row that count less than one are shares, not repetitions.
         n_samples = max(float(self.weight.sum()), len(self.weight))
         own = self.column  # likelihoods have their columns side by side: another order
         mean, variance = (known.mean - columns.shift)[own], known.variance[own]
-        raw = Moments(mean, variance, known.covariance[np.ix_(own, own)], n_samples)
+        covariance = None if known.covariance is None else known.covariance[np.ix_(own, own)]
+        raw = Moments(mean, variance, covariance, n_samples)
         return raw.in_units_of(columns.scale[own])
+
+    def stored(self) -> Any:  # (N, P) CSR
+        """Return sparse features of which only those of stored cells are not 0, else None."""
+        known = self.known
+        if not issparse(self.table) or not self.columns.keeps_zeros:
+            return None
+        if known is None or not self._are_cells(known):
+            return None
+        return self.table[:, self.column].multiply(1.0 / self.columns.scale[self.column]).tocsr()
+
+    def _are_known(self, known: ColumnMoments) -> bool:
+        """Whether what was measured of the columns is all that is needed of the features."""
+        is_wide = self.vae.n_features > MAX_COLUMNS_FOR_COVARIANCE
+        enough = known.covariance is not None or (is_wide and not known.n_missing.any())
+        return enough and self._are_cells(known)
 
     def _are_cells(self, known: ColumnMoments) -> bool:
         """Whether the features are the cells themselves, moved and scaled and no more."""

@@ -341,6 +341,8 @@ def _wide(features: Features, scale: Array, moments: Moments) -> LinearOperator:
     """Gather all features, scaled and centred; kept sparse where that is smaller."""
     parts: list[Any] = []
     small = features.table.shape[0] * len(scale) < EXACT_CELLS
+    if (stored := features.stored()) is not None:
+        return centred_rows(stored.multiply(1.0 / scale).tocsr(), features.weight, moments.mean)
     for chunk, _ in features.filled():
         part = (chunk / scale).astype(np.float64 if small else np.float32)
         is_sparse = np.count_nonzero(part) < 0.3 * part.size

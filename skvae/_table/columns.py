@@ -97,6 +97,18 @@ class Columns:
             return x, None
         return np.where(missing, self.fill, x), ~missing
 
+    @property
+    def keeps_zeros(self) -> bool:
+        """Whether 0 stays 0, so that ``encode_stored`` says everything of sparse rows."""
+        moved = self.shift.any() or self.shapes or self.empty is not None
+        return not moved and not self.may_miss.any()
+
+    def encode_stored(self, table: Any) -> Array:
+        """Turn the stored cells of a COO table, none of which misses, into those of x."""
+        with np.errstate(over="ignore"):
+            x = table.data.astype(np.float64) / self.scale[table.col]
+        return np.clip(x, -FARTHEST, FARTHEST)
+
     def chunks(self, table: Any, width: int, numbers: int | None = None) -> Iterator[EncodedChunk]:
         """Encode a table in order, some rows of ``width`` numbers each at a time."""
         for rows in row_chunks(table.shape[0], width, numbers):

@@ -82,10 +82,9 @@ def _sums_of_sparse(X: Any, weight: Array) -> _Sums:
     scaler = StandardScaler(with_mean=False)
     mean_weight = weight.mean()
     n_missing, extremes = np.zeros(X.shape[1]), Extremes(X.shape[1])
-    for rows in row_chunks(*X.shape):
+    for rows in row_chunks(X.shape[0], -(-X.nnz // max(X.shape[0], 1))):
         chunk = X[rows].astype(np.float64, copy=False)
-        if np.isnan(chunk.data).any():
-            n_missing += np.isnan(chunk.toarray()).sum(0)
+        n_missing += np.bincount(chunk.indices[np.isnan(chunk.data)], minlength=X.shape[1])
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told above
             scaler.partial_fit(chunk, sample_weight=weight[rows] / mean_weight)
         extremes.see(chunk[weight[rows] > 0.0])

@@ -11,7 +11,7 @@ built-in networks, and is tested against them. With L = -bound, v_n = w_n / N:
 from collections.abc import Callable
 from functools import partial
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +119,7 @@ def gradient_of(vae: VAE, objective: str, free_bits: float) -> "ElboByHand | Non
     return ElboByHand(vae)
 
 
-class _Layer:
+class Layer:
     """x W^T + b, or some rows of W."""
 
     def __init__(self, dense: Dense, where: slice = slice(None)) -> None:
@@ -172,12 +172,12 @@ class _Layer:
             total.addmm_(g, self.weight)
 
 
-class _Layers:
+class Layers:
     """An MLP; ``backward`` follows ``forward``."""
 
     def __init__(self, mlp: MLP) -> None:
-        self.hidden = [_Layer(layer) for layer in (mlp.first, *mlp.middle)]
-        self.last = _Layer(mlp.last)
+        self.hidden = [Layer(layer) for layer in (mlp.first, *mlp.middle)]
+        self.last = Layer(mlp.last)
         self.value, self.pull = _VALUES[mlp.activation], _PULLS[mlp.activation]
 
     def expect(self, n_rows: int) -> None:
@@ -186,26 +186,34 @@ class _Layers:
             layer.is_short = is_short(n_rows, layer.weight)  # the linear maps stay exact
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.last.forward(self.forward_hidden(x))
+
+    def forward_hidden(self, x: Tensor) -> Tensor:
+        """Return what the last hidden layer says."""
         self.inputs, self.before = [x], []
         for layer in self.hidden:
             before = layer.forward(self.inputs[-1])
             self.before.append(before)
             self.inputs.append(self.value(before))
-        return self.last.forward(self.inputs[-1])
+        return self.inputs[-1]
 
     def backward(self, g: Tensor) -> Tensor:
         """Go from the gradient of the output to that of what the first layer gives, (N, H)."""
         self.last.backward(g, self.inputs[-1])
-        above = self.last
+        return self.backward_hidden(self.last.input_gradient(g))
+
+    def backward_hidden(self, g: Tensor) -> Tensor:
+        """Go there from the gradient of what the last hidden layer says."""
         for number in reversed(range(len(self.hidden))):
-            before, value = self.before[number], self.inputs[number + 1]
-            g = self.pull(above.input_gradient(g), before, value)
-            above = self.hidden[number]
-            above.backward(g, self.inputs[number])
+            layer, before, value = self.hidden[number], self.before[number], self.inputs[number + 1]
+            g = self.pull(g, before, value)
+            layer.backward(g, self.inputs[number])
+            if number:
+                g = layer.input_gradient(g)
         return g
 
 
-class _EncoderByHand:
+class EncoderByHand:
     """loc(x) = C (A x + a) + s f(x), log_scale(x) = c + gain + g(x).
 
     C and the gain are there where values are missing. Then x has the linear model's mean in their
@@ -214,13 +222,13 @@ class _EncoderByHand:
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder = encoder
-        self.linear = _Layer(encoder.linear)
+        self.linear = Layer(encoder.linear)
         self.log_scale = encoder.log_scale.detach()
         self.log_scale_grad = gradient_place(encoder.log_scale)
         self.n_components = len(self.log_scale)
         self.slope, self.offset = 1.0 / encoder.spread, -encoder.center / encoder.spread
         self.unit = torch.cat([encoder.unit, torch.ones_like(encoder.unit)])
-        self.mlp = None if encoder.mlp is None else _Layers(encoder.mlp)
+        self.mlp = None if encoder.mlp is None else Layers(encoder.mlp)
         self.any_may_miss = bool(encoder.may_miss.any())
 
     def expect(self, n_rows: int) -> None:
@@ -274,19 +282,19 @@ class _EncoderByHand:
         return self.fewer.pull(g_loc)
 
 
-class _DecoderByHand:
+class DecoderByHand:
     """raw(z) = W z + b + u h(z), with z tamed for some of raw."""
 
     def __init__(self, decoder: Decoder) -> None:
-        self.linear = _Layer(decoder.linear)
+        self.linear = Layer(decoder.linear)
         self.parts = []  # (where, tamed, layer) for each run of raw parameters
         start = 0
         for tamed, run in groupby(decoder.tamed.tolist()):
             where = slice(start, start := start + len(list(run)))
-            self.parts.append((where, tamed, _Layer(decoder.linear, where)))
+            self.parts.append((where, tamed, Layer(decoder.linear, where)))
         self.any_tamed = any(tamed for _, tamed, _ in self.parts)
         self.unit = decoder.unit
-        self.mlp = None if decoder.mlp is None else _Layers(decoder.mlp)
+        self.mlp = None if decoder.mlp is None else Layers(decoder.mlp)
 
     def expect(self, n_rows: int) -> None:
         if self.mlp is not None:
@@ -334,8 +342,8 @@ class ElboByHand:
 
     def __init__(self, vae: VAE) -> None:
         self.blocks = blocks_of(vae.likelihood, vae.device)
-        self.encoder = _EncoderByHand(vae.encoder)
-        self.decoder = _DecoderByHand(vae.decoder)
+        self.encoder = EncoderByHand(vae.encoder)
+        self.decoder = DecoderByHand(vae.decoder)
         self.size = torch.Size((0, 0, 0))
 
     @torch.inference_mode()  # no_grad, and a sixth of the time less: no views are tracked
@@ -344,14 +352,12 @@ class ElboByHand:
     ) -> Tensor:
         n_samples, n_rows, k = self._expect(eps)
         share = (weight / (n_samples * n_rows))[:, None]  # (N, 1)
-        own = [block.own(x) for block in self.blocks]
-        both = self.encoder.forward(self._features(own), observed)
+        cells = self._cells(x)
+        both = self._encoded(cells, observed)
         loc, log_scale = both[:, :k], both[:, k:]
         scale = torch.exp(log_scale)
         z = torch.addcmul(loc, scale, eps)  # (S, N, K)
-        raw = self.decoder.forward(z.view(-1, k)).view(n_samples, n_rows, -1)
-        log_px_z, g = self._likelihood(own, raw, share if observed is None else share * observed)
-        g_z = self.decoder.backward(g.view(n_samples * n_rows, -1)).view_as(z)
+        log_px_z, g_z = self._decoded(cells, z, share if observed is None else share * observed)
         # KL = 1/2 (loc^2 + s^2 - 1) - log s, as in kl_to_standard_normal.
         excess = torch.expm1(2.0 * log_scale)
         pull = share * (n_samples * beta)
@@ -372,9 +378,20 @@ class ElboByHand:
             self.decoder.expect(self.size[0] * self.size[1])
         return eps.shape
 
-    def _features(self, own: list[Tensor]) -> Tensor:
-        parts = [block.features(x) for block, x in zip(self.blocks, own, strict=True)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    def _cells(self, x: Tensor) -> Any:
+        """Return the cells of x as the other parts take them."""
+        return [block.own(x) for block in self.blocks]
+
+    def _encoded(self, cells: Any, observed: Tensor | None) -> Tensor:  # (N, 2 K)
+        parts = [block.features(x) for block, x in zip(self.blocks, cells, strict=True)]
+        return self.encoder.forward(parts[0] if len(parts) == 1 else torch.cat(parts, 1), observed)
+
+    def _decoded(self, cells: Any, z: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of count log p(x | z), and minus its gradient by z (S, N, K)."""
+        k = z.shape[2]
+        raw = self.decoder.forward(z.view(-1, k)).view(*z.shape[:2], -1)
+        log_px_z, g = self._likelihood(cells, raw, count)
+        return log_px_z, self.decoder.backward(g.view(-1, g.shape[2])).view_as(z)
 
     def _likelihood(self, own: list[Tensor], raw: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """Return the sum of count log p(x | z), and minus its gradient by raw."""

@@ -31,6 +31,7 @@ from .signal import (
     departure_from_normal,
     signal_to_noise,
 )
+from .sparse_gradient import SparseElbo, sparse_gradient_of
 
 MAX_GRADIENT_NORM = 5.0  # of the mean bound of a batch
 WARMUP_STEPS = 50
@@ -203,6 +204,7 @@ class Run:
         self.flat.grad.zero_()  # between the parameters, too, where no step writes
 
     def _pass(self, rows: Rows) -> float:
+        rows = self._as_needed(rows)
         total, n_rows = torch.zeros_like(rows.weight[0]), 0
         total_kl = torch.zeros_like(total)
         for batch in batches(rows, self.plan.batch_size, self.generator):
@@ -213,6 +215,18 @@ class Run:
         self._average()
         self.kl = float(total_kl) / n_rows
         return float(total) / n_rows
+
+    def _as_needed(self, rows: Rows) -> Rows:
+        """Let sparse rows be sparse where the gradient takes them so."""
+        if self._by_hand is None or (share := rows.stored_share) == 1.0:
+            return rows
+        if not isinstance(self._by_hand, SparseElbo):
+            at_once = self.plan.n_samples * min(self.plan.batch_size, len(rows))
+            sparse = sparse_gradient_of(self.vae, share, at_once)
+            if sparse is None:
+                return rows
+            self._by_hand = sparse
+        return rows.as_stored()
 
     def _step(self, batch: Batch) -> Value:
         self._set_learning_rate()

@@ -1,7 +1,7 @@
 """Where rows come from: encoded rows in memory, dense or sparse; split, ordered, in batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -120,15 +120,25 @@ class SparseCells:
     columns: Columns
     dtype: torch.dtype
     device: torch.device
+    filled: bool = True  # False: x is a sparse tensor
 
     def __len__(self) -> int:
         return int(self.table.shape[0])
 
     def __getitem__(self, index: Tensor | slice) -> tuple[Tensor, Tensor | None]:
         rows = index if isinstance(index, slice) else index.cpu().numpy()
+        if not self.filled:
+            return self._stored(self.table[rows].tocoo()), None
         x, observed = self.columns.encode(self.table[rows])
         seen = None if observed is None else torch.from_numpy(observed).to(self.device)
         return torch.from_numpy(x).to(self.device, self.dtype), seen
+
+    def _stored(self, table: Any) -> Tensor:
+        cells = torch.from_numpy(self.columns.encode_stored(table)).to(self.dtype)
+        where = torch.from_numpy(np.stack([table.row, table.col]).astype(np.int64))
+        return torch.sparse_coo_tensor(
+            where, cells, table.shape, check_invariants=False, is_coalesced=True
+        )
 
     def take(self, index: Tensor) -> "Cells":
         return TakenCells(self, index)
@@ -140,6 +150,12 @@ class SparseCells:
     @property
     def complete(self) -> bool:
         return not self.columns.may_miss.any()
+
+    @property
+    def stored_share(self) -> float:
+        """Share of the cells that are stored; 1 where the others are not 0 when encoded."""
+        n_cells = self.table.shape[0] * self.table.shape[1]
+        return self.table.nnz / n_cells if self.columns.keeps_zeros and n_cells else 1.0
 
 
 @dataclass(frozen=True)
@@ -185,6 +201,18 @@ class Rows:
         weight = self.weight.index_select(0, index)
         copies = None if self.copies is None else self.copies[index]
         return Rows(self.cells.take(index), weight.div_(weight.mean()), copies)
+
+    @property
+    def stored_share(self) -> float:
+        """Share of the cells that are stored: 1 of dense rows."""
+        cells = self.cells.cells if isinstance(self.cells, TakenCells) else self.cells
+        return cells.stored_share if isinstance(cells, SparseCells) else 1.0
+
+    def as_stored(self) -> "Rows":
+        """Return sparse rows whose x is a sparse tensor."""
+        taken = self.cells if isinstance(self.cells, TakenCells) else None
+        cells: Any = replace(taken.cells if taken else self.cells, filled=False)
+        return replace(self, cells=TakenCells(cells, taken.index) if taken else cells)
 
     def of_copies(self, copies: Tensor) -> "Rows":  # (N,)
         """Say how many equal rows each stands for; few rows stand there as often as that.
