@@ -140,11 +140,13 @@ class _GaussianByStoredCells:
         by_cells = torch.from_numpy(x.T @ (t * count).sum(0).numpy())
         # Of each column: the sum of count u^2, u = (raw - x) / sigma.
         own = torch.from_numpy(x.power(2).T @ count[:, 0].numpy()) * n_samples
-        square = (v * (by_model - 2.0 * by_cells)).sum(1).add_(own).mul_(w[:, 0])
+        own -= torch.linalg.vecdot(v, by_cells)
+        left = by_model.sub_(by_cells)
+        square = own.add_(torch.linalg.vecdot(v, left)).mul_(w[:, 0])
         total = count.sum() * n_samples
-        left = total - square
-        self.noise_place.copy_(left if len(self.noise_place) > 1 else left.sum())
-        self._write(by_model.sub_(by_cells).mul_(w))
+        by_noise = total - square
+        self.noise_place.copy_(by_noise if len(self.noise_place) > 1 else by_noise.sum())
+        self._write(left, w)
         log_p = -(total * (log_scale + HALF_LOG_2PI)).sum() - 0.5 * square.sum()
         return log_p, self._pull(g_t)
 
@@ -159,18 +161,21 @@ class _GaussianByStoredCells:
         weight, bias = self.linear.weight.detach(), self.linear.bias.detach()[:, None]
         if self.mlp is None:
             return torch.cat([weight, bias], 1)
-        last = self.mlp.last
-        return torch.cat(
-            [self.unit * last.weight, weight, torch.addcmul(bias, self.unit, last.bias[:, None])], 1
-        )
+        last, k = self.mlp.last, weight.shape[1]
+        both = weight.new_empty(len(weight), last.weight.shape[1] + k + 1)
+        torch.mul(self.unit, last.weight, out=both[:, : -k - 1])
+        both[:, -k - 1 : -1] = weight
+        both[:, -1:] = torch.addcmul(bias, self.unit, last.bias[:, None])
+        return both
 
-    def _write(self, g: Tensor) -> None:  # (P, F)
+    def _write(self, left: Tensor, w: Tensor) -> None:  # (P, F), (P, 1)
         k = self.linear.weight.shape[1]
-        self.places[0].copy_(g[:, -k - 1 : -1])
-        self.places[1].copy_(g[:, -1])
+        torch.mul(left[:, -k - 1 : -1], w, out=self.places[0])
+        torch.mul(left[:, -1], w[:, 0], out=self.places[1])
         if self.mlp is not None:
-            torch.mul(g[:, : -k - 1], self.unit, out=self.mlp.last.weight_grad)
-            torch.mul(g[:, -1], self.unit[:, 0], out=self.mlp.last.bias_grad)
+            by_unit = w * self.unit
+            torch.mul(left[:, : -k - 1], by_unit, out=self.mlp.last.weight_grad)
+            torch.mul(left[:, -1], by_unit[:, 0], out=self.mlp.last.bias_grad)
 
     def _pull(self, g: Tensor) -> Tensor:  # (S, N, F) -> (S, N, K)
         k = self.linear.weight.shape[1]

@@ -148,7 +148,8 @@ class Categorical(Likelihood):
         index = (x.long() + self.offset).expand(len(raw), -1, -1)
         by_column = count.expand(index.shape)  # (S, N, D)
         log_p_x = log_p.gather(-1, index)
-        of_levels = count if count.shape[1] == 1 else count.index_select(1, self.column)
+        # In the order of log_p in memory.
+        of_levels = count if count.shape[1] == 1 else count.T.index_select(0, self.column).T
         torch.mul(log_p.exp_(), of_levels, out=g)
         g.scatter_add_(-1, index, -by_column)
         return (log_p_x * by_column).sum()
