@@ -173,6 +173,7 @@ def test_the_gradient_by_stored_cells_is_autograds(noise, hidden, weighted, n_sa
 @pytest.mark.parametrize("likelihood", ["columns of one noise", "numbers among categories"])
 def test_products_by_onednn_are_the_products(likelihood, hidden, pattern, monkeypatch):
     monkeypatch.setattr(products, "LARGE", 0.0)
+    monkeypatch.setattr(hand_gradient, "mkl_is_faster", lambda: False)
     used = []
     onednn = hand_gradient.onednn_linear
     monkeypatch.setattr(
@@ -192,6 +193,27 @@ def test_products_by_onednn_are_the_products(likelihood, hidden, pattern, monkey
     for parameter, exact in zip(single.parameters(), gradients, strict=True):
         error = torch.linalg.vector_norm(parameter.grad - exact)
         assert error < 1e-4 * torch.linalg.vector_norm(exact)
+
+
+@pytest.mark.parametrize(
+    ("processor", "has_mkl", "expected"),
+    [
+        ("vendor_id\t: GenuineIntel", True, True),
+        ("vendor_id\t: AuthenticAMD", True, False),
+        ("vendor_id\t: GenuineIntel", False, False),
+    ],
+)
+def test_mkl_multiplies_in_a_step_on_intels_processors(processor, has_mkl, expected, monkeypatch):
+    monkeypatch.setattr(products.Path, "read_text", lambda *args, **kwargs: processor)
+    monkeypatch.setattr(products.torch.backends.mkl, "is_available", lambda: has_mkl)
+    assert products.mkl_is_faster.__wrapped__() is expected
+
+    def fails(*args, **kwargs):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(products.Path, "read_text", fails)  # no Linux
+    monkeypatch.setattr(products.platform, "processor", lambda: processor)
+    assert products.mkl_is_faster.__wrapped__() is expected
 
 
 @pytest.mark.parametrize("wild", [1e4, 1e8, 1e12])

@@ -27,7 +27,7 @@ from .._model.networks import (
     tame,
     tame_,
 )
-from .._model.products import NARROW, is_large, is_short, onednn_linear
+from .._model.products import NARROW, is_large, is_short, mkl_is_faster, onednn_linear
 from .._model.vae import VAE
 from .._parameters import CELL_LIMIT
 from ..likelihoods._likelihood import Likelihood, gradient_by_hand
@@ -132,7 +132,7 @@ class Layer:
         self.is_tall = n_out >= 2 * n_in and n_in <= 2 * NARROW
 
     def expect(self, n_rows: int) -> None:
-        self.is_large = is_large(n_rows, self.weight)
+        self.is_large = is_large(n_rows, self.weight) and not mkl_is_faster()
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_short:  # bfloat16 factors, for the products of ``backward`` too
