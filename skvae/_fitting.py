@@ -154,9 +154,10 @@ def _climbed(
         noise = generator_for(parameters, seed + past.n_epochs)
     if prepared.launch is not prepared.vae:
         start = Start(trainable(parameters, prepared.vae), prepared.optimism)
+    vae = prepared.launch
     try:
         return climb(
-            trainable(parameters, prepared.launch),
+            vae if plan.max_epochs == 0 else trainable(parameters, vae),
             prepared.rows,
             plan,
             selection_for(parameters, len(prepared.columns)),
@@ -204,7 +205,7 @@ def describe(prepared: Prepared, state: State | None, memory: State | None = Non
     vae = copied(prepared.vae)  # a callback's look at an epoch must not move the fit
     if state is not None:
         vae.load_state_dict(state)
-    information = _information(copied(vae).without_idle_layers(), prepared.rows)
+    information = _information(vae.copied_without_idle_layers(), prepared.rows)
     order = torch.argsort(information, descending=True, stable=True)
     vae.load_state_dict(vae.reordered(vae.state_dict(), order))
     weights = to_arrays(vae.state_dict())

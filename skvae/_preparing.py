@@ -186,20 +186,14 @@ def module_at_start(parameters: Parameters, columns: Columns, counted: Counted, 
     if n_components > vae.n_features:  # a linear model has no more of them
         vae = module_for(architecture_of(parameters), columns, vae.n_features)
     vae = vae.to(device_of(parameters["device"]))
-    linear = copied(vae).without_idle_layers()  # which take long to say nothing
+    linear = vae.copied_without_idle_layers()  # which take long to say nothing
     with enough_threads(LITTLE):
         launch, optimism = start_linear(linear, columns, counted)
-    begins = [_with_layers(vae, linear, seed)]
-    begins += [] if launch is linear else [_with_layers(vae, launch, seed)]
+    begins = [vae] if launch is linear else [copied(vae), vae]
+    for whole, start in zip(begins, (linear, launch), strict=False):
+        whole.load_state_dict(start.state_dict(), strict=False)
+        whole.initialise(torch.Generator().manual_seed(seed))  # the hidden layers
     return Begun(begins[0], begins[-1], optimism, evidence)
-
-
-def _with_layers(vae: VAE, linear: VAE, seed: int) -> VAE:
-    """Return a linear start with the hidden layers of ``vae``, drawn."""
-    whole = copied(vae)
-    whole.load_state_dict(linear.state_dict(), strict=False)
-    whole.initialise(torch.Generator().manual_seed(seed))
-    return whole
 
 
 def _components(

@@ -88,6 +88,8 @@ def copied(module: M, memo: dict[int, Any] | None = None) -> M:
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if id(value) in memo:
         return memo[id(value)]
+    if type(value) is list and set(map(type, value)) <= {int}:  # the numbers of many columns
+        return value.copy()
     if isinstance(value, nn.Module):
         return copied(value, memo)
     if type(value) is not Tensor or value.requires_grad:

@@ -17,6 +17,7 @@ from skvae._table.statistics import (
     COVARIANCE_AT_ONCE,
     heavy_tailed,
     measure,
+    quartiles,
     robust_units,
     row_chunks,
     share_one_unit,
@@ -361,6 +362,16 @@ def test_the_choice_is_told_in_scaling_():
 def test_missing_cells_do_not_hide_the_unit():
     assert share_one_unit(_with_holes(load_digits().data, 0.1))
     assert not share_one_unit(_with_holes(load_wine().data, 0.1))
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 5, 8, 101])
+@pytest.mark.parametrize("has_holes", [False, True])
+def test_quartiles_are_numpys(n_rows, has_holes):
+    cells = np.random.default_rng(n_rows).normal(size=(n_rows, 6)).round(1)
+    if has_holes and n_rows > 2:
+        cells[1, 2] = np.nan
+    expected = np.nanquantile(cells, [0.25, 0.5, 0.75], axis=0)
+    np.testing.assert_array_equal(quartiles(cells), expected)
 
 
 @pytest.mark.parametrize("scaling", ["columns", "common", "none"])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .._gaussian import normal_log_prob, normal_sample
-from .._specification import Part
+from .._specification import Part, copied
 from ..likelihoods._mixed import ColumnLikelihoods
 from ..priors import Prior
 from .bounds import LogTerms
@@ -240,6 +240,11 @@ class VAE(nn.Module):
             if part.mlp is not None and part.mlp.is_idle:
                 part.mlp = None
         return self
+
+    def copied_without_idle_layers(self) -> "VAE":
+        """Copy the module without these: of many columns they are most of it."""
+        idle = {id(mlp): None for mlp in self.hidden_layers if mlp.is_idle}
+        return copied(self, idle)
 
     def reordered(self, state: Mapping[str, Tensor], order: Tensor) -> State:
         """Renumber the components in a state of this module: ``order[i]`` becomes component i.

@@ -13,6 +13,7 @@ Scaling = Literal["columns", "common", "none"]
 
 
 CHUNK_ROWS = 4096
+QUARTILES = (0.25, 0.5, 0.75)
 ROUNDING = 8.0 * float(np.finfo(np.float64).eps)  # relative size of a difference that is none
 SMALLEST_VARIANCE = float(np.finfo(np.float64).tiny)  # below it, floats lose their digits
 CHUNK_CELLS = 2**20  # numbers in a chunk: 8 MB in float64
@@ -240,13 +241,25 @@ def _have_tails(cells: Array) -> NDArray[np.bool_]:
     result = np.zeros(cells.shape[1], dtype=bool)
     if len(cells) < HEAVY_ROWS:
         return result
-    low, center, high = np.quantile(cells, [0.25, 0.5, 0.75], axis=0)
+    low, center, high = quartiles(cells)
     far = (np.abs(cells - center) > 10.0 * (high - low) / 1.349).sum(axis=0)
     share = far / len(cells)
     for column in np.flatnonzero((high > low) & (far >= 3) & (share > 0.005) & (share < 0.1)):
         _, repeats = np.unique(cells[:, column], return_counts=True)
         result[column] = repeats.max() < 0.1 * len(cells)
     return result
+
+
+def quartiles(cells: Array) -> Array:  # (N, D) -> (3, D)
+    """Return what ``np.nanquantile`` does along the first axis; a sort takes a third as long."""
+    if np.isnan(cells).any():
+        return np.nanquantile(cells, QUARTILES, axis=0)
+    ordered = np.sort(cells, axis=0)
+    below, share = np.divmod((len(cells) - 1) * np.array(QUARTILES), 1.0)
+    low = ordered[below.astype(int)]
+    high = ordered[np.minimum(below.astype(int) + 1, len(cells) - 1)]
+    step, share = high - low, share[:, None]
+    return np.where(share < 0.5, low + step * share, high - step * (1.0 - share))
 
 
 def share_one_unit(X: NDArray) -> bool:
@@ -296,8 +309,7 @@ def robust_units(
         common = float(np.sqrt(np.nanvar(features, axis=0).mean()))
         spread = np.where(varies, common if common > 0.0 else 1.0, BEYOND_ALL)
         return np.nanmean(features, axis=0), spread
-    quantile = np.nanquantile if np.isnan(features).any() else np.quantile
-    low, center, high = quantile(features, [0.25, 0.5, 0.75], axis=0)
+    low, center, high = quartiles(features)
     spread = (high - low) / 1.349  # of a normal distribution: its standard deviation
     standard = np.nanstd(features, axis=0)
     spread = np.where(spread > 0.0, spread, np.where(standard > 0.0, standard, 1.0))

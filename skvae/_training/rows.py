@@ -210,9 +210,11 @@ class Rows:
 
     def as_stored(self) -> "Rows":
         """Return sparse rows whose x is a sparse tensor."""
-        taken = self.cells if isinstance(self.cells, TakenCells) else None
-        cells: Any = replace(taken.cells if taken else self.cells, filled=False)
-        return replace(self, cells=TakenCells(cells, taken.index) if taken else cells)
+        if isinstance(self.cells, TakenCells):
+            whole: Any = self.cells.cells
+            return replace(self, cells=TakenCells(replace(whole, filled=False), self.cells.index))
+        whole = self.cells
+        return replace(self, cells=replace(whole, filled=False))
 
     def of_copies(self, copies: Tensor) -> "Rows":  # (N,)
         """Say how many equal rows each stands for; few rows stand there as often as that.

@@ -17,10 +17,11 @@ from scipy.sparse import coo_array
 from torch import Tensor
 
 from .._gaussian import HALF_LOG_2PI
-from .._model.networks import CELL_LIMIT, Dense, Encoder, tame
+from .._model.networks import Dense, Encoder, tame
 from .._model.vae import VAE
+from .._parameters import CELL_LIMIT
 from ..likelihoods._real import Gaussian
-from .hand_gradient import ElboByHand, EncoderByHand, Layers, gradient_place
+from .hand_gradient import ElboByHand, EncoderByHand, Layer, Layers, gradient_place
 
 FULL = 0.05  # share of cells that are stored, from which dense products are faster
 MANY = 500  # columns, below which they are, too
@@ -61,12 +62,11 @@ class SparseElbo(ElboByHand):
         return self.encoder.forward(cells, observed)
 
 
-class _SparseLayer:
+class _SparseLayer(Layer):
     """(c + x) W^T + b of sparse x (N, P) and a constant c (P,)."""
 
     def __init__(self, dense: Dense, constant: Tensor) -> None:
-        self.weight, self.bias = dense.weight.detach(), dense.bias.detach()
-        self.weight_grad, self.bias_grad = gradient_place(dense.weight), gradient_place(dense.bias)
+        super().__init__(dense)
         self.constant = constant
         self.by_input = torch.empty_like(self.weight.T, memory_format=torch.contiguous_format)
 
@@ -99,7 +99,7 @@ class _SparseEncoder(EncoderByHand):
         nothing = tame(self.offset, CELL_LIMIT)  # what the MLP sees of 0
         self.at_zero = nothing.numpy()
         self.linear = _SparseLayer(encoder.linear, torch.zeros_like(nothing))
-        if encoder.mlp is not None:
+        if self.mlp is not None and encoder.mlp is not None:
             self.mlp.hidden[0] = _SparseLayer(encoder.mlp.first, nothing)
 
     def forward(self, x: Any, observed: Tensor | None) -> Tensor:  # (N, P) CSR -> (N, 2 K)
