@@ -135,7 +135,7 @@ class VAETransformer(
         Keep the epoch with the best held-out objective (the bound with ``beta`` and ``free_bits``),
         less two standard errors of its gain over the start. Below 500 distinct rows, 5-fold
         cross-validation chooses the number of epochs and all rows are trained on. From 100,000 rows
-        on none begins if gradients are noise (of linear data). False trains all epochs on all rows.
+        on none begins if they show nothing but a linear model. False trains all epochs on all rows.
     validation_fraction : float, default=0.1
         Fraction of the rows held out, equal ones by number: at most 5000, half the wildest 0.5%.
     n_iter_no_change : int, default=10

@@ -15,6 +15,7 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.stats import norm
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
+from sklearn.linear_model import LinearRegression
 
 from skvae import VAETransformer
 from skvae import _preparing as preparing
@@ -30,14 +31,7 @@ from skvae._training.loop import MAX_GRADIENT_NORM, WARMUP_STEPS, Run, train
 from skvae._training.plan import Epoch, Plan, plan_for
 from skvae._training.rows import DenseCells, Rows
 from skvae._training.selection import EarlyStopping, Selection, climb, split_with_tail
-from skvae._training.signal import (
-    BLOCKS,
-    CLEAR,
-    NOT_NORMAL,
-    ROWS,
-    departure_from_normal,
-    signal_to_noise,
-)
+from skvae._training.signal import CLEAR, NOT_NORMAL, departure_from_normal, unexplained
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
@@ -325,34 +319,6 @@ def test_below_500_distinct_rows_folds_choose_the_number_of_epochs(name):
     assert len(vae.loss_curve_) == (vae.best_iter_ if by_folds else vae.n_iter_)
 
 
-def test_the_signal_of_noise_is_standard_normal_and_that_of_a_mean_is_clear():
-    generator = _generator()
-    z = torch.tensor(
-        [
-            signal_to_noise(iter(torch.randn(64, 200, generator=generator)), ROWS // BLOCKS)
-            for _ in range(300)
-        ]
-    )
-    assert abs(float(z.mean())) < 3.0 / 300**0.5
-    assert 0.85 < float(z.std()) < 1.15
-    # Twenty numbers of a mean as large as their deviation: <mean, mean> is 20 / 2 in units of their
-    # root mean square, and the products of pairs deviate by about the root of 200.
-    gradients = torch.randn(64, 200, generator=generator)
-    gradients[:, :20] += 1.0
-    expected = 10.0 * (64 * 63 / 2 / 200) ** 0.5
-    found = signal_to_noise(iter(gradients), ROWS // BLOCKS)
-    assert found == pytest.approx(expected, rel=0.2)
-    assert found > CLEAR
-
-
-def test_of_too_few_gradients_no_signal_is_known_and_blocks_are_sums():
-    gradients = torch.randn(64, 5, generator=_generator())
-    assert math.isnan(signal_to_noise(iter(gradients[:7]), ROWS // BLOCKS))
-    one = signal_to_noise(iter(gradients), ROWS // BLOCKS)
-    halves = torch.stack([0.25 * gradients, 0.75 * gradients], 1).flatten(0, 1)
-    assert signal_to_noise(iter(halves), ROWS // BLOCKS // 2) == pytest.approx(one)
-
-
 NORMAL = np.random.default_rng(0).normal(size=(100_000, 3))
 EXPONENTIAL = np.exp(-1j) / (1.0 - 1j)
 
@@ -437,15 +403,49 @@ def test_many_rows_of_clusters_are_trained_on_as_if_nothing_had_been_looked_at(m
     assert looked.loss_curve_ == unlooked.loss_curve_
 
 
-def test_a_bent_surface_of_nearly_normal_rows_is_trained_on(monkeypatch):
-    # The score test alone: the other passes over them.
+@pytest.mark.parametrize("bent", [0.0, 0.5])
+def test_what_units_explain_beyond_the_codes_is_that_of_two_regressions(bent):
+    X = _many_rows(clusters=False)[:20_000].astype(float)
+    X[:, 0] += bent * X[:, 1] * X[:, 2]
+    module = _start(X, hidden=(16,)).vae.double()
+    x = torch.from_numpy((X - X.mean(0)) / X.std(0))
+    with torch.no_grad():
+        z = module.encoder(x, None)[0]
+        left = (x - module.decoder.linear(z)).numpy()
+        both = torch.cat([z, module.decoder.mlp.hidden(z)], 1).numpy()
+
+    def lost(by):
+        return ((left - LinearRegression().fit(by, left).predict(by)) ** 2).sum(0)
+
+    explained = 1.0 - lost(both) / lost(z.numpy())
+    # Of linear rows N R^2 is chi^2 with as many degrees of freedom as units.
+    expected = (len(x) * explained.max() - 16) / math.sqrt(2 * 16)
+    found = unexplained(module, x.split(1000))
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert (found > CLEAR) == (bent > 0.0)
+    assert found > -2.0
+
+
+@pytest.mark.parametrize("kind", ["bent", "a normal function"])
+def test_a_bent_surface_of_nearly_normal_rows_is_trained_on(kind, monkeypatch):
+    # By what the units explain alone: of the second kind, every column is normal.
     rng = np.random.default_rng(0)
     Z = rng.normal(size=(110_000, 3))
-    X = Z @ rng.normal(size=(3, 6)) + 0.5 * rng.normal(size=(len(Z), 6))
-    X[:, 0] += 0.5 * Z[:, 0] * Z[:, 1]
+    X = Z @ rng.normal(size=(3, 12)) + 0.5 * rng.normal(size=(len(Z), 12))
+    if kind == "bent":
+        X[:, 0] += 0.1 * Z[:, 0] * Z[:, 1]
+    else:
+        X[:, 0] = norm.ppf((np.cos(2 * Z[:, 0]).argsort().argsort() + 0.5) / len(Z))
     monkeypatch.setattr(loop, "departure_from_normal", lambda values: 0.0)
     vae = _vae(max_iter=12, hidden_layer_sizes=8, batch_size=10_000).fit(X)
-    assert vae.n_iter_ == 12
+    assert vae.n_iter_ > 0
+
+
+def test_a_batch_may_be_larger_than_what_is_looked_at():
+    X = np.tile(_many_rows(clusters=False), (2, 1))[:140_000]
+    X = X + np.random.default_rng(1).normal(size=X.shape).astype(np.float32)
+    vae = _vae(max_iter=12, batch_size=135_000).fit(X)
+    assert vae.n_iter_ == 0
 
 
 def test_no_fit_that_goes_on_is_ended_by_what_is_seen_at_its_start():

@@ -93,10 +93,14 @@ class MLP(nn.Module):
         self.last = Dense(hidden[-1], n_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.hidden(x))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """Evaluate the units of the last hidden layer."""
         activation = ACTIVATIONS[self.activation]
         for layer in (self.first, *self.middle):
             x = activation.value(layer(x))
-        return self.last(x)
+        return x
 
     def jacobian(self, x: Tensor) -> Tensor:  # (N, K) -> (N, K, P)
         """Return the derivative of the output by each x_k, carried forward through the layers."""

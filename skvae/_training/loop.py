@@ -5,8 +5,8 @@ The only minus sign of the package is here: optimisers minimise, bounds are maxi
 
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from .._advice import warn
 from .._model.bounds import warmed_beta
 from .._model.vae import VAE, State
-from .hand_gradient import gradient_of
+from .hand_gradient import ElboByHand, gradient_of
 from .held_out import HeldOut
 from .optimiser import AdamW, Flat
 from .plan import Epoch, NonFiniteBoundError, Plan, Start, objective
@@ -25,13 +25,14 @@ from .rows import Batch, Rows, batches
 from .signal import (
     CLEAR,
     MOST_CELLS,
+    MOST_COLUMNS,
     NOT_NORMAL,
     ROWS,
     can_test,
     departure_from_normal,
-    signal_to_noise,
+    unexplained,
 )
-from .sparse_gradient import SparseElbo, sparse_gradient_of
+from .sparse_gradient import SparseElbo, pays
 
 MAX_GRADIENT_NORM = 5.0  # of the mean bound of a batch
 WARMUP_STEPS = 50
@@ -154,41 +155,35 @@ class Run:
         layers = self.vae.hidden_layers
         begins = self.step_number == 0 and layers and all(mlp.is_idle for mlp in layers)
         plain = self.plan.beta == 1.0 and self.plan.free_bits == 0.0  # what the start is best at
-        if not (begins and plain and can_test(self.n_rows, self.plan.max_epochs)):
+        complete = rows.cells.complete  # the fewer cells are seen, the narrower the codes
+        if not (begins and plain and complete and can_test(self.n_rows, self.plan.max_epochs)):
             return True
-        return not self._looks_normal(rows) or self._has_signal(rows)
+        return not (self._looks_normal(rows) and self._looks_linear(rows))
 
     @torch.no_grad()
     def _looks_normal(self, rows: Rows) -> bool:
         """Whether columns and codes are normal, as far as many rows can show."""
-        both: tuple[list[Tensor], list[Tensor]] = ([], [])
-        with closing(self._looked_at(rows)) as some:
-            for number, batch in enumerate(itertools.islice(some, ROWS // self.plan.batch_size)):
-                if batch.observed is not None:  # the fewer cells are seen, the narrower the codes
-                    return False
-                features = self.vae.likelihood.features(batch.x)
-                if number * features.numel() < MOST_CELLS:
-                    both[0].append(features)
-                both[1].append(self.vae.encode(batch.x, None)[0])
-        return all(departure_from_normal(torch.cat(values)) <= NOT_NORMAL for values in both)
+        columns: list[Tensor] = []
+        codes: list[Tensor] = []
+        for x in self._features(rows):
+            if len(columns) * x.numel() < MOST_CELLS:
+                columns.append(x)
+            codes.append(self.vae.encoder(x, None)[0])
+        both = (torch.cat(columns), torch.cat(codes))
+        return all(departure_from_normal(values) <= NOT_NORMAL for values in both)
 
-    def _has_signal(self, rows: Rows) -> bool:
-        """Whether the gradients by the networks' last weights are more than noise."""
-        last = [mlp.last.weight for mlp in self.vae.hidden_layers]
-        gradients = zip(self.flat.parameters.values(), self.flat.views(self.flat.grad), strict=True)
-        own = [gradient for one, gradient in gradients if any(one is weight for weight in last)]
-        with closing(self._looked_at(rows)) as some:
-            passed = (self._gradient(batch, self._noise(batch.x)) for batch in some)
-            by_last = (torch.cat([one.flatten() for one in own]) for _ in passed)
-            z = signal_to_noise(by_last, self.plan.batch_size)
-        self.flat.grad.zero_()
-        return not z <= CLEAR  # nor where it is nan
+    def _looks_linear(self, rows: Rows) -> bool:
+        """Whether what is left of the columns has nothing to do with the decoder's units."""
+        few = self.vae.n_features <= MOST_COLUMNS
+        return few and unexplained(self.vae, self._features(rows)) <= CLEAR
 
-    def _looked_at(self, rows: Rows) -> Generator[Batch, None, None]:
-        """Yield batches in a random order, for which the steps' generator has drawn nothing."""
+    def _features(self, rows: Rows) -> Iterator[Tensor]:
+        """Yield those of batches in a random order; the steps' generator has drawn nothing then."""
         state = self.generator.get_state()
         try:
-            yield from batches(rows, self.plan.batch_size, self.generator)
+            some = batches(rows, self.plan.batch_size, self.generator)
+            for batch in itertools.islice(some, max(ROWS // self.plan.batch_size, 1)):
+                yield self.vae.likelihood.features(batch.x)
         finally:
             self.generator.set_state(state)
 
@@ -217,29 +212,29 @@ class Run:
         return float(total) / n_rows
 
     def _as_needed(self, rows: Rows) -> Rows:
-        """Let sparse rows be sparse where the gradient takes them so."""
+        """Let sparse rows be sparse where the gradient takes them so, from this pass on."""
         if self._by_hand is None or (share := rows.stored_share) == 1.0:
             return rows
+        at_once = self.plan.n_samples * min(self.plan.batch_size, len(rows))
+        if not pays(self.vae, share, at_once):
+            if isinstance(self._by_hand, SparseElbo):
+                self._by_hand = ElboByHand(self.vae)
+            return rows
         if not isinstance(self._by_hand, SparseElbo):
-            at_once = self.plan.n_samples * min(self.plan.batch_size, len(rows))
-            sparse = sparse_gradient_of(self.vae, share, at_once)
-            if sparse is None:
-                return rows
-            self._by_hand = sparse
+            self._by_hand = SparseElbo(self.vae)
         return rows.as_stored()
 
     def _step(self, batch: Batch) -> Value:
         self._set_learning_rate()
+        x = batch.x
+        size = (self.plan.n_samples, x.shape[0], self._n_components)
+        eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
         take = self._recorded_step(batch) if self._records else self._take_step
-        value = take(batch, self._noise(batch.x))
+        value = take(batch, eps)
         self.step_number += 1
         if self.step_number % AVERAGED_EVERY == 0:
             self._average()
         return value
-
-    def _noise(self, x: Tensor) -> Tensor:  # (S, N, K)
-        size = (self.plan.n_samples, x.shape[0], self._n_components)
-        return torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
 
     def _recorded_step(self, batch: Batch) -> Callable[[Batch, Tensor], Value]:
         """Return the recorded step for whole batches of complete rows, after some to warm up."""

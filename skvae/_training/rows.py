@@ -153,9 +153,11 @@ class SparseCells:
 
     @property
     def stored_share(self) -> float:
-        """Share of the cells that are stored; 1 where the others are not 0 when encoded."""
+        """Share of the cells that are stored; 1 where the others are not 0, or some are missing."""
         n_cells = self.table.shape[0] * self.table.shape[1]
-        return self.table.nnz / n_cells if self.columns.keeps_zeros and n_cells else 1.0
+        if n_cells == 0 or not self.columns.keeps_zeros or np.isnan(self.table.data).any():
+            return 1.0
+        return float(self.table.nnz / n_cells)
 
 
 @dataclass(frozen=True)

@@ -25,22 +25,33 @@ from .hand_gradient import ElboByHand, EncoderByHand, Layer, Layers, gradient_pl
 
 FULL = 0.05  # share of cells that are stored, from which dense products are faster
 MANY = 500  # columns, below which they are, too
+MOST_LOST = 1e3  # of float32's 7 digits three may cancel
 BLOCK = 256  # columns that are transposed at once
 
 
-def sparse_gradient_of(vae: VAE, share: float, n_rows: int) -> "SparseElbo | None":
-    """Return the gradient by stored cells, or None where it must be, or had better be, dense.
+def pays(vae: VAE, share: float, n_rows: int) -> bool:
+    """Whether the gradient by stored cells is right, and faster than the dense one.
 
     ``share`` is that of the stored cells, and ``n_rows`` how many are multiplied at once. ``vae``
     has a gradient by hand.
     """
     parts = vae.likelihood.parts
-    is_gaussian = len(parts) == 1 and type(parts[0].specification) is Gaussian
-    complete = not vae.encoder.may_miss.any()
+    gaussian = len(parts) == 1 and type(parts[0].specification) is Gaussian
+    if not gaussian or vae.encoder.may_miss.any() or vae.device.type != "cpu":
+        return False
     hidden = vae.decoder.mlp.last.weight.shape[1] if vae.decoder.mlp is not None else 0
-    pays = share <= FULL and vae.n_features >= MANY and hidden + vae.n_components < n_rows
-    takes = is_gaussian and complete and pays and vae.device.type == "cpu"
-    return SparseElbo(vae) if takes else None
+    faster = share <= FULL and vae.n_features >= MANY and hidden + vae.n_components < n_rows
+    return faster and _lost_digits(vae) <= MOST_LOST
+
+
+@torch.no_grad()
+def _lost_digits(vae: VAE) -> float:
+    """Return how large the terms of the square are beside their sum, of the worst column."""
+    linear, log_scale = vae.decoder.linear, vae.likelihood.parts[0].log_scale
+    size = linear.bias.square() + linear.weight.square().sum(1)
+    if linear.bias.dtype == torch.float64:
+        return 0.0
+    return float((size * torch.exp(-2.0 * log_scale)).max())
 
 
 class SparseElbo(ElboByHand):
