@@ -21,7 +21,7 @@ from .._model.networks import Dense, Encoder, tame
 from .._model.vae import VAE
 from .._parameters import CELL_LIMIT
 from ..likelihoods._real import Gaussian
-from .hand_gradient import ElboByHand, EncoderByHand, Layer, Layers, gradient_place
+from .hand_gradient import DecoderByHand, ElboByHand, EncoderByHand, Layer, gradient_place
 
 FULL = 0.05  # share of cells that are stored, from which dense products are faster
 MANY = 500  # columns, below which they are, too
@@ -60,7 +60,7 @@ class SparseElbo(ElboByHand):
     def __init__(self, vae: VAE) -> None:
         super().__init__(vae)
         self.encoder = _SparseEncoder(vae.encoder)
-        self.density = _GaussianByStoredCells(vae)
+        self.decoder = self.density = _GaussianDecoder(vae)
 
     def _cells(self, x: Tensor) -> Any:  # (N, D) CSR
         where = tuple(x.indices().numpy())
@@ -125,15 +125,13 @@ class _SparseEncoder(EncoderByHand):
         return both.addcmul_(self.mlp.forward(sees), self.unit)
 
 
-class _GaussianByStoredCells:
-    """Gaussian columns under the decoder, and the gradient of both."""
+class _GaussianDecoder(DecoderByHand):
+    """The decoder with Gaussian columns, and the gradient of both."""
 
     def __init__(self, vae: VAE) -> None:
-        decoder = vae.decoder
-        self.linear, self.unit = decoder.linear, decoder.unit[:, None]
-        self.mlp = None if decoder.mlp is None else Layers(decoder.mlp)
+        super().__init__(vae.decoder)
+        self.of_raw = self.unit[:, None]
         self.log_scale = vae.likelihood.parts[0].log_scale
-        self.places = [gradient_place(p) for p in (self.linear.weight, self.linear.bias)]
         self.noise_place = gradient_place(self.log_scale)
 
     def gradient(self, x: Any, z: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,22 +167,22 @@ class _GaussianByStoredCells:
         return torch.cat([hidden.view(*z.shape[:2], -1), z, one], 2)
 
     def _weights(self) -> Tensor:
-        weight, bias = self.linear.weight.detach(), self.linear.bias.detach()[:, None]
+        weight, bias = self.linear.weight, self.linear.bias[:, None]
         if self.mlp is None:
             return torch.cat([weight, bias], 1)
         last, k = self.mlp.last, weight.shape[1]
         both = weight.new_empty(len(weight), last.weight.shape[1] + k + 1)
-        torch.mul(self.unit, last.weight, out=both[:, : -k - 1])
+        torch.mul(self.of_raw, last.weight, out=both[:, : -k - 1])
         both[:, -k - 1 : -1] = weight
-        both[:, -1:] = torch.addcmul(bias, self.unit, last.bias[:, None])
+        both[:, -1:] = torch.addcmul(bias, self.of_raw, last.bias[:, None])
         return both
 
     def _write(self, left: Tensor, w: Tensor) -> None:  # (P, F), (P, 1)
         k = self.linear.weight.shape[1]
-        torch.mul(left[:, -k - 1 : -1], w, out=self.places[0])
-        torch.mul(left[:, -1], w[:, 0], out=self.places[1])
+        torch.mul(left[:, -k - 1 : -1], w, out=self.linear.weight_grad)
+        torch.mul(left[:, -1], w[:, 0], out=self.linear.bias_grad)
         if self.mlp is not None:
-            by_unit = w * self.unit
+            by_unit = w * self.of_raw
             torch.mul(left[:, : -k - 1], by_unit, out=self.mlp.last.weight_grad)
             torch.mul(left[:, -1], by_unit[:, 0], out=self.mlp.last.bias_grad)
 
