@@ -22,7 +22,7 @@ from threadpoolctl import threadpool_info
 
 from skvae import VAETransformer, _preparing
 from skvae._start import features, linear_gaussian
-from skvae._start.linear_gaussian import symmetric_eigenpairs
+from skvae._start.linear_gaussian import FollowedEigenpairs, symmetric_eigenpairs
 from skvae._training.rows import DenseCells, Rows
 
 SCALES = 10.0 ** np.linspace(-8, 8, 12)
@@ -243,6 +243,71 @@ def test_all_eigenpairs_are_scipys_to_the_last_bit(size):
     for matrix in (A.T @ A, np.eye(size), np.ones((size, size))):
         for one, two in zip(symmetric_eigenpairs(matrix), eigh(matrix), strict=True):
             assert_array_equal(one, two)
+
+
+def _correlation(n_columns, n_factors, n_rows=700, seed=0):
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(n_rows, n_factors)) @ rng.normal(size=(n_factors, n_columns))
+    X += rng.gamma(1.0, size=n_columns) * rng.normal(size=X.shape)
+    return np.corrcoef(X.T)
+
+
+def test_eigenpairs_that_are_followed_are_lapacks(monkeypatch):
+    whole = []
+
+    def lapack(matrix, n_kept=None):
+        whole.append(len(matrix))
+        return symmetric_eigenpairs(matrix, n_kept)
+
+    monkeypatch.setattr(linear_gaussian, "symmetric_eigenpairs", lapack)
+    matrix, followed = _correlation(120, 4), FollowedEigenpairs()
+    change = np.random.default_rng(1).normal(size=120)
+    for step in np.linspace(0.0, 0.2, 6):
+        scale = np.exp(step * change)
+        moved = matrix / (scale[:, None] * scale)
+        values, vectors = followed(moved, 4)
+        expected, directions = eigh(moved, subset_by_index=(116, 119))
+        assert_allclose(values, expected, rtol=1e-12)
+        assert_allclose(np.abs((vectors * directions).sum(0)), 1.0, rtol=1e-12)
+    assert whole.count(120) == 1  # the first
+
+
+def test_what_cannot_be_followed_is_lapacks():
+    followed = FollowedEigenpairs()
+    for seed in range(3):  # matrices that have nothing in common
+        matrix = _correlation(120, 60, seed=seed)
+        values, vectors = followed(matrix, 4)
+        assert_allclose(values, eigh(matrix, eigvals_only=True)[-4:], rtol=1e-12)
+        assert_allclose(matrix @ vectors, vectors * values, atol=1e-5)
+    assert followed(np.eye(50), 4)[1].shape == (50, 4)  # nor those of another size
+
+
+class _Lost(FollowedEigenpairs):
+    """Has lost the largest of the eigenpairs."""
+
+    def __call__(self, matrix, n_kept):
+        values, vectors = symmetric_eigenpairs(matrix, n_kept + 1)
+        return values[:-1], vectors[:, :-1]
+
+
+@pytest.mark.parametrize("eigenpairs", [FollowedEigenpairs, _Lost])
+@pytest.mark.parametrize("shared", [False, True])
+def test_factor_analysis_by_followed_eigenpairs_is_that_by_lapack(eigenpairs, shared, monkeypatch):
+    covariance = _correlation(320, 6)
+    fit = partial(
+        linear_gaussian.factor_analysis,
+        linear_gaussian.Moments(np.zeros(320), np.ones(320), covariance, 700.0),
+        n_components=6,
+        floor=1e-3,
+        groups=linear_gaussian.Groups.of(shared, np.zeros(320, dtype=bool)),
+    )
+    monkeypatch.setattr(linear_gaussian, "FollowedEigenpairs", eigenpairs)
+    found = fit()
+    monkeypatch.setattr(linear_gaussian, "LARGE", 10**6)
+    expected = fit()
+    assert_allclose(found.noise, expected.noise, rtol=1e-4)
+    products = [model.loadings @ model.loadings.T for model in (found, expected)]
+    assert_allclose(*products, atol=1e-4)
 
 
 # -- columns without Gaussian noise ---------------------------------------------------------------

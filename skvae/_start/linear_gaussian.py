@@ -6,7 +6,7 @@ levels of those that hold categories.
     x = W z + mean + noise * e,    z ~ N(0, I),  e ~ N(0, I)
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
@@ -24,10 +24,19 @@ from .._table.column import Array
 SMALLEST_SHARE = 1e-12  # of a column's variance, that can be noise
 MAX_COLUMNS_FOR_ALL = 300  # eigenvalues in each step of factor analysis
 MAX_FACTOR_WORK = 2**33  # of its eigenvalue problems, as multiplications
+SPARE = 10  # eigenvectors that are followed beyond those that are wanted
+LARGE = 15  # times as many columns as eigenvectors that are followed: from there it is faster
+MOST_ROUNDS = 8  # of following before LAPACK is asked
+FOLLOWED = 1e-7  # how far A v is from l v then, in sizes of the largest eigenvalue
+SAME_VALUE = 1e-9  # relative: of a log-likelihood by them and by LAPACK's
 FEW_ROWS = 1000  # whose products with each other are fewer than those of the columns
 FIXED_NOISE = 0.25  # variance that stands for the noise of features that have none of their own
 # (a column's total is 1): at 1 weak structure gets no loadings, at less what is mostly missing
 # gets too many. Over 11 mixed tables 0.25 has the best codes, and about the best bound.
+
+
+# (matrix, how many; None: all) -> the largest eigenvalues, rising, and their vectors
+Eigenpairs = Callable[[Array, int | None], tuple[Array, Array]]
 
 
 class Moments(NamedTuple):
@@ -159,14 +168,33 @@ def factor_analysis(
     loadings = np.zeros((len(moments.mean), n_components))
     if len(varies):
         covariance = moments.covariance[np.ix_(varies, varies)]
-        variance[varies] = _climbed(covariance, n_components, floor, groups.among(varies))
+        variance[varies] = _highest(covariance, n_components, floor, groups.among(varies))
         own, _ = _concentrated(covariance, n_components, variance[varies])
         loadings[varies, : own.shape[1]] = own
     return LinearGaussian(moments.mean, np.sqrt(moments.variance), loadings, np.sqrt(variance))
 
 
-def _climbed(covariance: Array, n_components: int, floor: float, groups: Groups) -> Array:  # (D,)
-    """Return the noise's variances of the highest likelihood, from half of the columns' on."""
+def _highest(covariance: Array, n_components: int, floor: float, groups: Groups) -> Array:  # (D,)
+    """Return the noise's variances of the highest likelihood.
+
+    Of many columns, the eigenvectors are followed from step to step, in a quarter of the time.
+    What was followed is compared with LAPACK's where it ends: if an eigenvector was lost on the
+    way, the climb begins again with LAPACK's.
+    """
+    if LARGE * (n_components + SPARE) <= len(covariance) > MAX_COLUMNS_FOR_ALL:
+        followed = FollowedEigenpairs()
+        variance = _climbed(covariance, n_components, floor, groups, followed)
+        _, value = _concentrated(covariance, n_components, variance, followed)
+        _, exact = _concentrated(covariance, n_components, variance)
+        if abs(value - exact) <= SAME_VALUE * max(abs(exact), 1.0):
+            return variance
+    return _climbed(covariance, n_components, floor, groups, symmetric_eigenpairs)
+
+
+def _climbed(
+    covariance: Array, n_components: int, floor: float, groups: Groups, eigenpairs: Eigenpairs
+) -> Array:  # (D,)
+    """Climb from half of the columns' variances on."""
     own = covariance.diagonal()
     fixed = np.full(len(own), FIXED_NOISE)
     mean = groups.totals(own) / np.maximum(groups.totals(np.ones(len(own))), 1.0)
@@ -175,7 +203,7 @@ def _climbed(covariance: Array, n_components: int, floor: float, groups: Groups)
 
     def objective(log_noise: Array) -> tuple[float, Array]:
         variance = groups.spread(np.exp(log_noise), fixed)
-        loadings, value = _concentrated(covariance, n_components, variance)
+        loadings, value = _concentrated(covariance, n_components, variance, eigenpairs)
         # d/d log psi of -log p: half the diagonal of Psi Sigma^-1 (Sigma - S) Sigma^-1, where
         # Sigma^-1 (Sigma - S) Sigma^-1 has the diagonal of Psi^-1 (Sigma - S) Psi^-1.
         left = (loadings**2).sum(1) + variance - own
@@ -196,7 +224,10 @@ def _climbed(covariance: Array, n_components: int, floor: float, groups: Groups)
 
 
 def _concentrated(
-    covariance: Array, n_components: int, noise_variance: Array
+    covariance: Array,
+    n_components: int,
+    noise_variance: Array,
+    eigenpairs: Eigenpairs | None = None,
 ) -> tuple[Array, float]:
     """Return the best loadings (D, K) for a noise, and -log p of a row, less a constant.
 
@@ -207,7 +238,7 @@ def _concentrated(
     whitened = covariance / (noise[:, None] * noise)
     # All eigenvalues keep more digits of the rest than their sum does; of many, that takes long.
     n_found = None if len(covariance) <= MAX_COLUMNS_FOR_ALL else n_kept
-    values, vectors = symmetric_eigenpairs(whitened, n_found)
+    values, vectors = (eigenpairs or symmetric_eigenpairs)(whitened, n_found)
     values, kept = values[::-1], vectors[:, ::-1][:, :n_kept]
     rest = values[n_kept:].sum() if n_found is None else whitened.trace() - values.sum()
     values = values[:n_kept]
@@ -284,6 +315,40 @@ def symmetric_eigenpairs(matrix: Array, n_kept: int | None = None) -> tuple[Arra
         jitter = np.finfo(float).eps * np.abs(matrix).max() * np.arange(size)
         values, vectors = eigh(matrix + np.diag(jitter), driver="ev")
     return values[size - wanted :], vectors[:, size - wanted :]
+
+
+class FollowedEigenpairs:
+    """The largest eigenpairs of a matrix that changes a little from call to call.
+
+    The first are LAPACK's. From the last ones, those of the next matrix are found in the space of
+    them and of the matrix times them (Rayleigh-Ritz), again until nothing moves.
+    """
+
+    def __init__(self) -> None:
+        self.vectors: Array = np.zeros((0, 0))
+
+    def __call__(self, matrix: Array, n_kept: int | None) -> tuple[Array, Array]:
+        assert n_kept is not None
+        n_followed = n_kept + SPARE
+        if self.vectors.shape == (len(matrix), n_followed):
+            image: Array = matrix @ self.vectors
+            for _ in range(MOST_ROUNDS):
+                values, image = self._improve(matrix, image)
+                lost = np.linalg.norm(image - self.vectors * values, axis=0)[-n_kept:].max()
+                if lost <= FOLLOWED * values[-1]:
+                    return values[-n_kept:], self.vectors[:, -n_kept:]
+        values, self.vectors = symmetric_eigenpairs(matrix, n_followed)
+        return values[-n_kept:], self.vectors[:, -n_kept:]
+
+    def _improve(self, matrix: Array, image: Array) -> tuple[Array, Array]:  # (M,), (D, M)
+        """Return the eigenvalues, and the matrix times the new vectors."""
+        n_followed = self.vectors.shape[1]
+        ahead = image / np.maximum(np.linalg.norm(image, axis=0), np.finfo(float).tiny)
+        basis = np.linalg.qr(np.hstack([self.vectors, ahead]))[0]
+        image = matrix @ basis
+        values, mixture = symmetric_eigenpairs(basis.T @ image, n_followed)
+        self.vectors = basis @ mixture
+        return values, image @ mixture
 
 
 def _leading_eigenpairs(

@@ -101,8 +101,9 @@ def _sums_of_dense(X: NDArray, weight: Array) -> _Sums:
     second = np.zeros((n_columns, n_columns) if with_covariance else n_columns)
     share, alike = weight / weight.mean(), bool((weight == weight[0]).all())
     for rows in row_chunks(len(X), n_columns, CACHE_CELLS):
-        x, own = X[rows].astype(np.float64), share[rows]
-        extremes.see(x if alike else x[own > 0.0])
+        cells, own = X[rows], share[rows]
+        extremes.see(cells if alike else cells[own > 0.0])  # as they are: shorter numbers
+        x = cells.astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # told above
             centre, count, lost = _centre(x, own)
             n_missing += lost
