@@ -187,11 +187,13 @@ def run_row():
 
 def run_busy():
     X = mixed("adult", 4000)
-    pixels = load_set("mnist")[0][:4000].astype(np.float32)
+    many = load_set("mnist")[0][:20_000].astype(np.float32)  # steps with much to multiply
+    pixels = many[:4000]
     vae = VAETransformer(N_COMPONENTS, max_iter=3, random_state=0).fit(X)
     calls = {
         "start of adult": start(X),
         "5 epochs of adult": lambda: VAETransformer(N_COMPONENTS, max_iter=5).fit(X),
+        "an epoch of MNIST": lambda: VAETransformer(N_COMPONENTS, max_iter=1).fit(many),
         "start of MNIST": start(pixels),
         "start of MNIST, per_column": start(pixels, "per_column"),
         "score_samples": lambda: vae.score_samples(X[:200]),

@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from _harness import check_floors, load_set, parameters, parser, print_table, save, shared_data
 from _peers import HeldOut, Task, available_peers, can_import, plain, race, time_tvae
@@ -72,7 +73,8 @@ WORK = {
     "curved_20k_30": lambda: curved(20_000, 30),
     "curved_50k_100": lambda: curved(50_000, 100),
     "mnist": lambda: load_set("mnist")[0][:60_000].astype(np.float32),
-    "donors": lambda: load_set("adb_donors")[0].astype(np.float32),
+    # Few values, which most rows share: a Gaussian density of them has no limit.
+    "donors": lambda: pd.DataFrame(load_set("adb_donors")[0]).add_prefix("x").astype(str),
     "adult": lambda: load_set("adult")[0].dropna(),  # the peers take no missing values
 }
 SHARED = {"mnist", "donors", "adult"}
@@ -144,7 +146,8 @@ def mixed_task(train, held_out):
     ]
     encoder = ColumnTransformer(parts, sparse_threshold=0.0).fit(train)
     x, x_held_out = (encoder.transform(X).astype(np.float32) for X in (train, held_out))
-    log_jacobian = -float(np.log(encoder.named_transformers_["numbers"].scale_).sum())
+    scale = encoder.named_transformers_["numbers"].scale_ if numbers else np.ones(1)
+    log_jacobian = -float(np.log(scale).sum())
     categories = encoder.named_transformers_["levels"].categories_
     return _task(x, x_held_out, log_jacobian, tuple(map(len, categories)))
 
@@ -621,7 +624,7 @@ def run_search(sets, seeds):
         time_search(X[:200], jobs, 2)  # workers begin
     one, two = median_seconds([partial(time_search, X, 1), partial(time_search, X, 2)], 3)
     print(f"search: one process {one:.1f} s, two {two:.1f} s ({before} before)")
-    floor = (f"search: one process / two ({before})", one / two, 1.7)
+    floor = (f"search: one process / two ({before})", one / two, 1.8)
     return [{"one s": one, "two s": two, "load": before}], [floor]
 
 

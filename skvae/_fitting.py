@@ -18,7 +18,7 @@ from ._inference.scores import component_scales
 from ._model.vae import VAE, State
 from ._parameters import Parameters, architecture_of
 from ._preparing import Prepared, generator_for, prepare, trainable
-from ._resources import enough_threads, training_resources
+from ._resources import LITTLE, enough_threads, training_resources
 from ._specification import copied
 from ._table.column import Array
 from ._table.columns import Columns
@@ -103,9 +103,9 @@ def trained(
         return audience.hear(told, lambda: describe(prepared, epoch.snapshot()))
 
     work = plan.work_per_step(prepared.vae, len(prepared.rows))
-    with enough_threads(work):
-        with training_resources(work, parameters["precision"]):
-            outcome = climbs(watch)
+    with training_resources(work, parameters["precision"]):
+        outcome = climbs(watch)
+    with enough_threads(LITTLE):
         fitted = _checked(describe(prepared, outcome.state), prepared, outcome.best)
         return fitted, _history(outcome, prepared, past, seen)
 
@@ -127,9 +127,9 @@ def fit_one_epoch(
     if fitted is not None and fitted.memory is not None:
         run.resume(to_tensors(fitted.memory))
     work = plan.work_per_step(prepared.vae, n_rows)
-    with enough_threads(work):
-        with training_resources(work, parameters["precision"]):
-            bound = run.epoch(prepared.rows)
+    with training_resources(work, parameters["precision"]):
+        bound = run.epoch(prepared.rows)
+    with enough_threads(LITTLE):
         if not np.isfinite(bound):
             column = worst_column(prepared.vae, prepared.rows)
             raise not_finite(NonFiniteBoundError(number, column), prepared)

@@ -15,7 +15,7 @@ from ._parameters import (
     check_same_architecture,
     per_column,
 )
-from ._resources import enough_threads
+from ._resources import LITTLE, enough_threads
 from ._specification import copied
 from ._start.features import Counted
 from ._start.linear_start import evidence_of_components, start_linear
@@ -31,10 +31,6 @@ from ._table.statistics import ColumnMoments
 from ._table.support import limits_of
 from ._training.rows import Rows, encode_rows
 from .likelihoods._names import check_joint, is_open, kind_of, kinds_of, name_of, supports_of
-
-# Work of a preparation: eigenvalues and passes over cells gain little by a second thread, and take
-# five times longer where that has to wait for a processor.
-LITTLE = 0.0
 
 
 class Begun(NamedTuple):

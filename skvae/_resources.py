@@ -5,19 +5,29 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
 T = TypeVar("T")
 
+
+class Together(Protocol):
+    """Makes calls, and returns what they do."""
+
+    def __call__(self, calls: Sequence[Callable[[], T]], /) -> list[T]: ...
+
+
 # Multiplications at a time below which one thread is the fastest: for small layers, waking and
 # waiting for a second one costs more than it computes (10 times more on a busy machine).
 ONE_THREAD_WORK = 5e8
+# Eigenvalues, passes over cells and held-out rows gain little by a second thread, and take five
+# times longer where that has to wait for a processor.
+LITTLE = 0.0
 # Below this a step's overhead hides any gain from shorter products.
 BFLOAT16_WORK = 5e7
 BFLOAT16_SPEEDUP = 4.0
@@ -194,8 +204,6 @@ def for_each(function: Callable[[T], None], items: Iterable[T], work: float) -> 
     Threads that share every product wait for each other at each of them: on a busy machine that
     took 50 times longer than one thread alone.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
     import torch
 
     many = work >= ONE_THREAD_WORK and not _Process.lost_threads
@@ -205,45 +213,80 @@ def for_each(function: Callable[[T], None], items: Iterable[T], work: float) -> 
             for item in items:
                 function(item)
             return
-        threads: list[int] = []
-        try:
-            with ThreadPoolExecutor(
-                n_threads, initializer=_one_thread, initargs=(threads,)
-            ) as pool:
-                try:
-                    for done in [pool.submit(function, item) for item in items]:
-                        done.result()
-                except BaseException:  # of a call, or the user's Ctrl-C: the rest is not waited for
-                    pool.shutdown(cancel_futures=True)
-                    raise
-        finally:
-            _note_joined(threads)
+        with _threads(n_threads) as pool:
+            for done in [pool.submit(function, item) for item in items]:
+                done.result()
 
 
-def _one_thread(threads: list[int]) -> None:
+def one_after_the_other(calls: Sequence[Callable[[], T]]) -> list[T]:
+    return [call() for call in calls]
+
+
+@contextmanager
+def together() -> Iterator[Together]:
+    """Yield what makes calls at once, in as many threads of one thread each as training may have.
+
+    The first call is the calling thread's.
+    """
+    n_threads = _TRAINING.n_threads
+    with _one_thread_each():
+        if n_threads == 1:
+            yield one_after_the_other
+            return
+        with _threads(n_threads - 1, _TRAINING.short) as pool:
+
+            def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
+                others = [pool.submit(call) for call in calls[1:]]
+                return [calls[0](), *(other.result() for other in others)]
+
+            yield at_once
+
+
+@contextmanager
+def _threads(n_threads: int, short: bool = False) -> Iterator[Any]:
+    """Begin threads of one thread each; an error, or the user's Ctrl-C, waits for no more calls."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    threads: list[int] = []
+    try:
+        with ThreadPoolExecutor(
+            n_threads, initializer=_one_thread, initargs=(threads, short)
+        ) as pool:
+            try:
+                yield pool
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+    finally:
+        _note_joined(threads)
+
+
+def _one_thread(threads: list[int], short: bool) -> None:
     """Hold a thread of our own to itself, and note it: OpenMP's number is each thread's own.
 
     Torch sets it at first use.
     """
     threads.append(threading.get_native_id())
+    _TRAINING.short = short
     import torch
 
     torch.get_num_threads()
     _controller().limit(limits=1)
 
 
-class _Products(threading.local):
-    """Whether this thread's own products may have bfloat16 factors: no other's are touched."""
+class _Training(threading.local):
+    """What this thread's own training may have: no other's is touched."""
 
-    short = False
+    short = False  # bfloat16 factors of the large products
+    n_threads = 1  # for the parts of a step
 
 
-_PRODUCTS = _Products()
+_TRAINING = _Training()
 
 
 def products_may_be_short() -> bool:
     """Tell whether the large products of this thread may have bfloat16 factors."""
-    return _PRODUCTS.short
+    return _TRAINING.short
 
 
 @contextmanager
@@ -253,14 +296,17 @@ def training_resources(work: float, precision: str) -> Iterator[None]:
     Sums and weights stay float32: only the factors are rounded that the gradient by hand gives the
     MLPs' large products, on processors that have the instruction.
     """
+    import torch
+
     shorten = precision == "auto" and work >= BFLOAT16_WORK and _multiplies_bfloat16()
-    before = _PRODUCTS.short
+    before = _TRAINING.short, _TRAINING.n_threads
+    n_threads = 1 if _Process.lost_threads else torch.get_num_threads()
     with enough_threads(work / BFLOAT16_SPEEDUP if shorten else work):
         try:
-            _PRODUCTS.short = shorten
+            _TRAINING.short, _TRAINING.n_threads = shorten, n_threads
             yield
         finally:
-            _PRODUCTS.short = before
+            _TRAINING.short, _TRAINING.n_threads = before
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from skvae._model.vae import VAE
 from skvae._specification import Part
 from skvae._training import hand_gradient, loop
 from skvae._training.hand_gradient import _PULLS, _VALUES, gradient_of
+from skvae._training.in_parts import ElboInParts
 from skvae._training.loop import Run
 from skvae._training.plan import Plan, objective
 from skvae._training.rows import Batch
@@ -121,14 +122,14 @@ def _batch(vae=None, n_samples=1, weighted=True, dtype=torch.float64):
     return x, weight, torch.randn((n_samples, N, K), generator=generator, dtype=dtype)
 
 
-def _assert_same(vae, n_samples=1, weighted=True, beta=1.0, observed=None, sparse=False):
+def _assert_same(vae, n_samples=1, weighted=True, beta=1.0, observed=None, sparse=False, n_parts=1):
     x, weight, eps = _batch(vae, n_samples, weighted)
     if sparse:
         x[x < 0.6] = 0.0
         gradient = SparseElbo(vae)
         bound = gradient(x.to_sparse(), None, weight, eps, beta)
     else:
-        gradient = gradient_of(vae, "elbo", 0.0)
+        gradient = gradient_of(vae, "elbo", 0.0) if n_parts == 1 else ElboInParts(vae, n_parts)
         bound = gradient(x, observed, weight, eps, beta)
     by_hand = {name: p.grad.clone() for name, p in vae.named_parameters()}
     vae.zero_grad()
@@ -307,6 +308,20 @@ def test_the_gradient_is_autograds_for_missing_values(likelihood, pattern, may_m
 def test_the_gradient_is_autograds_for_missing_values_of_each_likelihood(likelihood):
     vae = _vae(likelihood, may_miss=[True] * D)
     _assert_same(vae, n_samples=2, beta=0.5, observed=SEEN["some cells"])
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+def test_the_gradient_in_parts_is_autograds_for_each_likelihood(likelihood):
+    _assert_same(_vae(likelihood), n_parts=2)
+
+
+@pytest.mark.parametrize("n_parts", [2, 4, N + 1])
+@pytest.mark.parametrize("n_samples", [1, 3])
+@pytest.mark.parametrize("pattern", [*SEEN, None])
+def test_the_gradient_in_parts_is_autograds_for_missing_values(pattern, n_samples, n_parts):
+    observed = None if pattern is None else SEEN[pattern]
+    vae = _vae("numbers among categories", may_miss=[True] * D)
+    _assert_same(vae, n_samples, beta=0.3, observed=observed, n_parts=n_parts)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (500, 90)])  # both ways to compute a GELU

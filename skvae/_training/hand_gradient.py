@@ -9,6 +9,7 @@ built-in networks, and is tested against them. With L = -bound, v_n = w_n / N:
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -345,6 +346,10 @@ class ElboByHand:
         self.encoder = EncoderByHand(vae.encoder)
         self.decoder = DecoderByHand(vae.decoder)
         self.size = torch.Size((0, 0, 0))
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Hold what the calls of a pass need."""
+        return nullcontext()
 
     @torch.inference_mode()  # no_grad, and a sixth of the time less: no views are tracked
     def __call__(

@@ -6,7 +6,7 @@ The only minus sign of the package is here: optimisers minimise, bounds are maxi
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -16,8 +16,10 @@ from torch import Tensor
 from .._advice import warn
 from .._model.bounds import warmed_beta
 from .._model.vae import VAE, State
+from .._resources import LITTLE, enough_threads
 from .hand_gradient import ElboByHand, gradient_of
 from .held_out import HeldOut
+from .in_parts import ElboInParts, n_parts_of
 from .optimiser import AdamW, Flat
 from .plan import Epoch, NonFiniteBoundError, Plan, Start, objective
 from .recorded import Recorded, can_record
@@ -73,7 +75,7 @@ def epochs_of(
         bound = math.nan
         if number > 0 and not math.isfinite(bound := run.epoch(rows)):
             raise NonFiniteBoundError(number, worst_column(vae, rows))  # internal
-        with run.averaged():
+        with run.averaged(), enough_threads(LITTLE):
             held_out_bound, doubt = _measured(probe, vae, start, number)
         snapshot = run.snapshot
         if number == 0 and start is not None:
@@ -202,27 +204,36 @@ class Run:
         rows = self._as_needed(rows)
         total, n_rows = torch.zeros_like(rows.weight[0]), 0
         total_kl = torch.zeros_like(total)
-        for batch in batches(rows, self.plan.batch_size, self.generator):
-            n, value = batch.x.shape[0], self._step(batch)
-            total.add_(value.bound, alpha=n)  # stays on the device: read once, below
-            total_kl.add_(value.kl, alpha=n)
-            n_rows += n
+        with nullcontext() if self._by_hand is None else self._by_hand.at_work():
+            for batch in batches(rows, self.plan.batch_size, self.generator):
+                n, value = batch.x.shape[0], self._step(batch)
+                total.add_(value.bound, alpha=n)  # stays on the device: read once, below
+                total_kl.add_(value.kl, alpha=n)
+                n_rows += n
         self._average()
         self.kl = float(total_kl) / n_rows
         return float(total) / n_rows
 
     def _as_needed(self, rows: Rows) -> Rows:
-        """Let sparse rows be sparse where the gradient takes them so, from this pass on."""
-        if self._by_hand is None or (share := rows.stored_share) == 1.0:
+        """Choose the gradient that is the fastest for these rows, from this pass on.
+
+        Let sparse rows be sparse where it takes them so.
+        """
+        if self._by_hand is None:
             return rows
         at_once = self.plan.n_samples * min(self.plan.batch_size, len(rows))
-        if not pays(self.vae, share, at_once):
-            if isinstance(self._by_hand, SparseElbo):
-                self._by_hand = ElboByHand(self.vae)
-            return rows
-        if not isinstance(self._by_hand, SparseElbo):
-            self._by_hand = SparseElbo(self.vae)
-        return rows.as_stored()
+        share = rows.stored_share
+        stored = share < 1.0 and pays(self.vae, share, at_once)
+        n_parts = 1
+        if not stored and self.vae.device.type == "cpu":
+            n_parts = n_parts_of(self.plan.work_per_step(self.vae, len(rows)), at_once)
+        wanted: type[ElboByHand] = SparseElbo if stored else ElboByHand
+        if n_parts > 1:
+            wanted = ElboInParts
+        if type(self._by_hand) is not wanted:
+            parts = wanted is ElboInParts
+            self._by_hand = ElboInParts(self.vae, n_parts) if parts else wanted(self.vae)
+        return rows.as_stored() if stored else rows
 
     def _step(self, batch: Batch) -> Value:
         self._set_learning_rate()
