@@ -355,6 +355,19 @@ def test_no_start_of_levels_is_below_independent_columns(n_levels, strength, mis
         assert gain > (0.1 if strength and n_levels == 2 else -0.02)
 
 
+@pytest.mark.parametrize("n_columns", [80, 1600])  # by factor analysis, and by the rows' products
+def test_numbers_and_switches_of_few_rows_have_the_noise_that_is_theirs(n_columns):
+    # Of fewer rows than features, PCA's noise is that of the space of the rows: too much for one.
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(60, 3))
+    X = z @ rng.normal(size=(3, n_columns)) + 2.0 * rng.normal(size=(60, n_columns))
+    X[:, :20] = X[:, :20] > 2.0
+    vae = VAETransformer(3, max_iter=0, random_state=0).fit(X)
+    assert vae.n_active_components_ == 3
+    left = (X - vae.inverse_transform(vae.transform(X)))[:, 20:] / X[:, 20:].std(0)
+    assert_allclose((vae.noise_variance_[20:] / X[:, 20:].var(0)).mean(), left.var(), rtol=0.2)
+
+
 def test_levels_without_structure_are_independent_columns_and_that_is_said():
     X = _levels(300, 10, 60, 0.0)
     with pytest.warns(UserWarning, match="The columns share no structure"):

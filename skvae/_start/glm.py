@@ -13,12 +13,14 @@ from .._model.networks import CODE_LIMIT, tame
 from .._model.vae import VAE
 from .._specification import copied
 from .._table.column import Array
+from .._table.statistics import row_chunks
 from ..likelihoods._mixed import ColumnLikelihoods
 
 GLM_STEPS = 100  # of L-BFGS
 SETTLED = 1e-6  # relative gain of a step
 GLM_CELLS = 2**21  # rows times features that it is fitted to
 GLM_ROWS = (100, 5000)  # at least, and at most
+CHUNK_NUMBERS = 2**17  # raw parameters at a time
 ENOUGH_PAIRS = 2048  # of codes of all rows together
 MOST_PAIRS = 64  # of each row's
 
@@ -82,20 +84,26 @@ class _Regression:
 
     def by_column(self, weight: Tensor) -> Tensor:  # (P, K + 1) -> (D,)
         """Return the mean log p(x_d | z)."""
-        log_prob = self.likelihood.log_prob(self.x, self._raw(weight))
+        log_prob = self.likelihood.log_prob(self.x, _raw(weight, self.z))
         return torch.where(self.count > 0.0, log_prob * self.count, 0.0).sum((0, 1))
 
     def value_and_gradient(self, weight: Tensor) -> tuple[float, Tensor]:
         """Return the mean log p(x | z), and its gradient by the weights."""
-        raw = self._raw(weight)
-        value, minus = self.likelihood.gradient(self.x, raw, self.count)
-        slope = minus.flatten(0, 1).T @ self.z.flatten(0, 1)
-        return float(value), -slope.to(weight.dtype)
+        total, slope = 0.0, torch.zeros_like(weight)
+        # What does not fit a cache takes most of the time to be given memory.
+        for rows in row_chunks(len(self.x), len(self.z) * len(weight), CHUNK_NUMBERS):
+            z = self.z[:, rows]
+            raw = _raw(weight, z)
+            value, minus = self.likelihood.gradient(self.x[rows], raw, self.count[rows])
+            slope -= minus.flatten(0, 1).T @ z.flatten(0, 1)
+            total += float(value)
+        return total, slope
 
-    def _raw(self, weight: Tensor) -> Tensor:  # (S, N, P)
-        # A raw parameter's values stand beside each other: so sums over levels are the fastest.
-        flat = weight.float() @ self.z.flatten(0, 1).T
-        return flat.view(-1, *self.z.shape[:2]).movedim(0, -1)
+
+def _raw(weight: Tensor, z: Tensor) -> Tensor:  # (P, K + 1), (S, N, K + 1) -> (S, N, P)
+    # A raw parameter's values stand beside each other: so sums over levels are the fastest.
+    flat = weight.float() @ z.flatten(0, 1).T
+    return flat.view(-1, *z.shape[:2]).movedim(0, -1)
 
 
 def _codes(vae: VAE, x: Tensor, observed: Tensor | None) -> Tensor:  # (S, N, K)

@@ -328,8 +328,12 @@ def _fit(
     linear = probabilistic_pca(moments, wide, n_components, floor)
     if not mixed:
         return linear, floor
-    # As many components as numbers would leave these no noise, if that were theirs alone.
-    floor = float(linear.noise[0])
+    # As many components as numbers would leave these no noise, if that were theirs alone. If rows
+    # are fewer than features, PCA's noise is that of their space: each feature has a part of it.
+    n_features = len(moments.mean)
+    n_left = max(min(moments.n_samples, n_features) - n_components, 0.0)
+    share = n_left / max(n_features - n_components, 1)
+    floor = max(float(linear.noise[0] * np.sqrt(share)), features.floor)
     if wide is None:
         return factor_analysis(moments, n_components, floor, groups), floor
     linear = probabilistic_pca(moments, wide, n_components, floor, FIXED_NOISE)

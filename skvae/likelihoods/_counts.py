@@ -1,6 +1,7 @@
 """Likelihoods of counts."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,6 +35,16 @@ class Poisson(Likelihood):
         log_rate, count = _log_rate(raw.double()), x.double()  # the terms of large counts cancel
         log_p = count * log_rate - torch.exp(log_rate) - torch.lgamma(count + 1.0)
         return log_p.to(raw.dtype)
+
+    def gradient(
+        self, x: Tensor, raw: Tensor, count: Tensor, g: Tensor, places: Mapping[str, Tensor]
+    ) -> Tensor:
+        # -d log p / d log rate = rate - x.
+        (log_rate, slope), x = _log_rate_and_slope(raw.double()), x.double()
+        rate = torch.exp(log_rate)
+        log_p = x * log_rate - rate - torch.lgamma(x + 1.0)
+        g.copy_((rate - x).mul_(slope).mul_(count))
+        return (log_p * count).sum().to(raw.dtype)
 
     def cdf(self, x: Tensor, raw: Tensor) -> Tensor:
         rate = torch.exp(_log_rate(raw))
@@ -106,6 +117,24 @@ class NegativeBinomial(Likelihood):
         log_sum = torch.logaddexp(log_r, log_rate)
         return (choices + r * (log_r - log_sum) + count * (log_rate - log_sum)).to(raw.dtype)
 
+    def gradient(
+        self, x: Tensor, raw: Tensor, count: Tensor, g: Tensor, places: Mapping[str, Tensor]
+    ) -> Tensor:
+        # With q = r / (r + m): -d log p / d log m = (x + r) (1 - q) - x,
+        # d log p / d log r = r (psi(x + r) - psi(r) + log q + 1) - (x + r) q.
+        (log_rate, slope), x = _log_rate_and_slope(raw.double()), x.double()
+        log_r = self.log_dispersion.double()
+        r = torch.exp(log_r)
+        log_sum = torch.logaddexp(log_r, log_rate)
+        log_q, q = log_r - log_sum, torch.exp(log_r - log_sum)
+        choices = torch.lgamma(x + r) - torch.lgamma(r) - torch.lgamma(x + 1.0)
+        log_p = choices + r * log_q + x * (log_rate - log_sum)
+        by_rate = (x + r) * torch.exp(log_rate - log_sum) - x
+        g.copy_(by_rate.mul_(slope).mul_(count))
+        by_r = r * (torch.digamma(x + r) - torch.digamma(r) + log_q + 1.0) - (x + r) * q
+        places["log_dispersion"].copy_(-(by_r * count).sum((0, 1)))
+        return (log_p * count).sum().to(raw.dtype)
+
     def cdf(self, x: Tensor, raw: Tensor) -> Tensor:
         from scipy.special import betainc
 
@@ -153,6 +182,13 @@ class NegativeBinomial(Likelihood):
 
 def _log_rate(raw: Tensor) -> Tensor:
     return raw.clamp(max=20.0) + torch.log1p((raw - 20.0).clamp(min=0.0))
+
+
+def _log_rate_and_slope(raw: Tensor) -> tuple[Tensor, Tensor]:
+    # A GPU would have to be waited for.
+    if raw.is_cpu and len(raw) and bool(raw.max() <= 20.0):
+        return raw, raw.new_ones(())
+    return _log_rate(raw), 1.0 / (1.0 + (raw - 20.0).clamp(min=0.0))
 
 
 def _rate_information(raw: Tensor) -> Tensor:
