@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
+from ._advice import heard
 from ._calibration import Calibration
 from ._composed import own_model, quietly_fitted
 from ._detection import RowScore
@@ -140,13 +141,14 @@ class Recipe(NamedTuple):
             kept = rows_at(rows, others if len(others) else typical)  # it may be the only row
             part = quietly_fitted(part, given(part, kept.X, kept.weight))
             score = scoring(part)
-            scores[own] = score.of(part, rows_at(rows, own).X, of_fit=True)
-            if self.method != "aggregate":  # models that were trained differ in level, by chance
-                both = take_rows(kept.X, np.arange(min(len(kept.weight), LEVEL_ROWS)))
-                scores[own] += np.median(whole.of(vae, both) - score.of(part, both))
-            tame = rows_at(rows, np.intersect1d(typical, own)).X
-            if tame.shape[0]:
-                deviations.append(usual_deviations(part, part.model_.read(tame)))
+            with heard():  # what a fold has not seen, the model of all rows has
+                scores[own] = score.of(part, rows_at(rows, own).X, of_fit=True)
+                if self.method != "aggregate":  # models that were trained differ in level by chance
+                    both = take_rows(kept.X, np.arange(min(len(kept.weight), LEVEL_ROWS)))
+                    scores[own] += np.median(whole.of(vae, both) - score.of(part, both))
+                tame = rows_at(rows, np.intersect1d(typical, own)).X
+                if tame.shape[0]:
+                    deviations.append(usual_deviations(part, part.model_.read(tame)))
         return scores, np.concatenate(deviations)
 
     def _model(self, n_rows: float, n_columns: int) -> VAETransformer:

@@ -13,11 +13,12 @@ from ._parameters import INACTIVE_KL, NOISE_FLOOR
 if TYPE_CHECKING:
     from ._fitted import Fitted
     from ._history import History
-    from ._table.column import Array
+    from ._table.column import Array, Column
     from ._table.schema import Schema
 
 Advice = tuple[str, type[Warning]]
 MANY = 0.1  # share of the rows
+MOST_TOLD = 3  # columns of which the same is said, before their number is
 LARGEST_GAP = 0.1  # nats that the last search for modes may have added
 LARGEST_ERROR = 0.06  # nats: standard error
 
@@ -67,7 +68,11 @@ def _on_components(asked: Any, beta: float, fitted: "Fitted") -> Iterator[str]:
     columns = fitted.columns
     judged = bool(columns.kinds.with_units("none").any() or columns.may_miss.any())
     if n_active < n_components if is_number else judged and n_active == 0:
-        use = f"Use n_components={n_active}." if n_active else "The columns share no structure."
+        use = (
+            f"Use n_components={n_active}."
+            if n_active
+            else "The columns share no structure that new rows show."
+        )
         if beta > 1.0:
             enough = f" For this one n_components={n_active} is enough." if n_active else ""
             use = f"A smaller beta than {beta:g} keeps more of them.{enough}"
@@ -104,9 +109,26 @@ def warn_about_divergence(history: "History") -> None:
 
 def warn_about_columns(schema: "Schema") -> None:
     """Say what was decided about columns whose dtype does not tell what they hold."""
+    alike: dict[str, list[Column]] = {}
     for column in schema.columns:
         if column.remark:
+            alike.setdefault(column.remark, []).append(column)
+    for columns in alike.values():
+        for column in columns[:MOST_TOLD]:
             warn(f"Column {column.name} {column.remark}")
+        if (n_more := len(columns) - MOST_TOLD) > 0:
+            warn(f"What was said of column {columns[0].name} is true of {n_more} more columns.")
+
+
+def warn_of_empty(names: Sequence[str], empty: NDArray[np.intp]) -> None:
+    """Say which columns a filled table does not have."""
+    if len(empty):
+        left_out = [names[column] for column in empty]
+        others = " and others" if len(left_out) > 5 else ""
+        warn(
+            f"Column {', '.join(left_out[:5])}{others} holds no value, so transform returns no "
+            "such column. keep_empty_features=True keeps it: numbers become 0, and levels stay missing."
+        )
 
 
 def unreliable(diagnostics: dict[str, "Array"]) -> NDArray[np.bool_]:

@@ -25,6 +25,7 @@ from ._conditions import (
     moved_model,
     parameter_moves,
 )
+from ._health import warn_of_empty
 from ._inputs import become, fitted_now, given, validated
 from ._parameters import (
     COUNT,
@@ -188,12 +189,14 @@ class VAEImputer(WithModel, Versioned, TransformerMixin, BaseEstimator):
         marked = rows._replace(X=_marked(X, missing))
         bag = bag_of(vae, marked, table, seed, self.n_estimators - 1)
         missing = missing | where_strays(_marked(X, missing), vae.model_.schema)
-        indicated = np.flatnonzero(missing.any(axis=0))
+        indicated, empty = np.flatnonzero(missing.any(axis=0)), missing.all(axis=0)
+        if not self.keep_empty_features:
+            warn_of_empty(vae.model_.schema.names, np.flatnonzero(empty))
         learned = {
             "vae_": vae,
             "bag_": tuple(bag),
             "_moves": moves,
-            "_empty": missing.all(axis=0),
+            "_empty": empty,
             "_indicated": indicated,
             "indicator_": None,
         }

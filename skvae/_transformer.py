@@ -134,8 +134,8 @@ class VAETransformer(
     early_stopping : bool, default=True
         Keep the epoch with the best held-out objective (the bound with ``beta`` and ``free_bits``),
         less two standard errors of its gain over the start. Below 500 distinct rows, 5-fold
-        cross-validation chooses the number of epochs and all rows are trained on. From 100,000 rows
-        on none begins if they show nothing but a linear model. False trains all epochs on all rows.
+        cross-validation chooses the number of epochs and all rows are trained on. 100,000 complete
+        rows and more that show nothing but a linear model are not trained on. False trains always.
     validation_fraction : float, default=0.1
         Fraction of the rows held out, equal ones by number: at most 5000, half the wildest 0.5%.
     n_iter_no_change : int, default=10
@@ -173,7 +173,7 @@ class VAETransformer(
         Minus the training objective after each epoch, in nats a row and original units.
     validation_scores_ : list of float
         Held-out objective of the start and after each epoch, in nats a row and original units; less
-        what training gains by beginning at a model that has seen these rows, if the start is K = 0.
+        what the linear model had gained on these rows, where the start is independent columns.
     kl_per_component_ : ndarray of shape (`n_components_`,)
         Mean KL divergence of each component, in nats, falling: the information that it carries.
     n_active_components_ : int

@@ -5,12 +5,13 @@ import warnings
 from functools import partial
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 
-from skvae import VAETransformer
+from skvae import VAEOutlierDetector, VAETransformer
 
 DIGITS = load_digits().data
 
@@ -388,3 +389,31 @@ def test_verbose_1_prints_the_first_epoch_the_last_and_one_every_five_seconds(ca
     assert shown == ["linear start", "epoch 1 of", "epoch 6 of", "kept"]
     assert vae.best_iter_ == 0
     assert re.search(r"kept the linear start after .* s: (none|the best) of 6 epochs", lines[-1])
+
+
+def test_a_column_without_values_says_what_becomes_of_later_ones():
+    X = np.random.default_rng(0).normal(size=(50, 3))
+    X[:, 1] = np.nan
+    said = [str(w.message) for w in _warnings(lambda: _vae(1).fit(X))]
+    assert (
+        "Column 1 holds no value. Whatever later rows hold there is taken as missing. Drop it, or "
+        "fit to rows that have values."
+    ) in said
+
+
+def test_what_is_true_of_many_columns_is_said_once():
+    X = 1e-200 * np.random.default_rng(0).normal(size=(50, 8))
+    said = [str(w.message) for w in _warnings(lambda: _vae(1).fit(X))]
+    assert [text[:13] for text in said if "too small to be squared" in text] == [
+        "Column 0 hold",
+        "Column 1 hold",
+        "Column 2 hold",
+    ]
+    assert "What was said of column 0 is true of 5 more columns." in said
+
+
+def test_a_detector_does_not_warn_of_levels_that_its_own_folds_have_not_seen():
+    X = pd.DataFrame({"a": DIGITS[:60, 10], "id": [f"note {row}" for row in range(60)]})
+    said = [str(w.message) for w in _warnings(lambda: VAEOutlierDetector(random_state=0).fit(X))]
+    assert any("another level in nearly every row" in text for text in said)
+    assert not any("was there in fit" in text for text in said)
