@@ -127,7 +127,8 @@ def warn_of_empty(names: Sequence[str], empty: NDArray[np.intp]) -> None:
         others = " and others" if len(left_out) > 5 else ""
         warn(
             f"Column {', '.join(left_out[:5])}{others} holds no value, so transform returns no "
-            "such column. keep_empty_features=True keeps it: numbers become 0, and levels stay missing."
+            "such column. keep_empty_features=True keeps it: numbers become 0, and levels stay "
+            "missing."
         )
 
 
