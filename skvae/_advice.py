@@ -10,6 +10,12 @@ from types import FrameType
 # Frames of these packages stand between a warning here and the user's call.
 _PASSED_THROUGH = ("skvae", "sklearn", "joblib", "contextlib")
 Warned = tuple[str, type[Warning]]
+
+
+class NewLevelsWarning(UserWarning):
+    """Rows hold nothing that fit has seen in a column."""
+
+
 _hearer: ContextVar[list[Warned] | None] = ContextVar("hearer", default=None)
 
 

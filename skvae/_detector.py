@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from ._advice import heard
+from ._advice import NewLevelsWarning, Warned, heard, warn
 from ._calibration import Calibration
 from ._composed import own_model, quietly_fitted
 from ._detection import RowScore
@@ -133,6 +133,7 @@ class Recipe(NamedTuple):
         Returns how far cells of typical rows are from what such a model expects, too.
         """
         numbers, whole = np.arange(len(rows.weight)), scoring(vae)
+        told: list[Warned] = []
         scores, deviations = np.zeros(len(numbers)), []
         for fold in range(min(N_FOLDS, len(numbers))):
             own = numbers[fold::N_FOLDS]
@@ -141,7 +142,7 @@ class Recipe(NamedTuple):
             kept = rows_at(rows, others if len(others) else typical)  # it may be the only row
             part = quietly_fitted(part, given(part, kept.X, kept.weight))
             score = scoring(part)
-            with heard():  # what a fold has not seen, the model of all rows has
+            with heard() as said:
                 scores[own] = score.of(part, rows_at(rows, own).X, of_fit=True)
                 if self.method != "aggregate":  # models that were trained differ in level by chance
                     both = take_rows(kept.X, np.arange(min(len(kept.weight), LEVEL_ROWS)))
@@ -149,6 +150,10 @@ class Recipe(NamedTuple):
                 tame = rows_at(rows, np.intersect1d(typical, own)).X
                 if tame.shape[0]:
                     deviations.append(usual_deviations(part, part.model_.read(tame)))
+            told += said
+        for text, category in dict.fromkeys(told):
+            if category is not NewLevelsWarning:  # what a fold has not seen, the model of all has
+                warn(text, category)
         return scores, np.concatenate(deviations)
 
     def _model(self, n_rows: float, n_columns: int) -> VAETransformer:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ._advice import warn
 from ._callbacks import Audience, Nobody
 from ._fitted import Fitted, to_arrays, to_tensors
 from ._history import History
@@ -29,6 +30,7 @@ from ._training.plan import Epoch, NonFiniteBoundError, Plan, Start, plan_for
 from ._training.rows import Rows, mean_log_jacobian
 from ._training.selection import Outcome, Watch, climb, selection_for
 
+FEW_TYPICAL = 30  # rows that scale all later ones
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components, and
 SAMPLE_CELLS = 2**26  # so many cells of them
 
@@ -72,6 +74,11 @@ def fit(
         If the rows are not admissible, or if the bound becomes infinite.
     """
     keeps, past = audience is not None, None if before is None else before[1]
+    if before is not None and parameters["max_iter"] == 0:
+        warn(
+            "warm_start=True with max_iter=0 leaves the model as it is: it learns nothing from X. "
+            "Use a larger max_iter, or warm_start=False."
+        )
     prepared = prepare(parameters, rows, seed, None if before is None else before[0])
     plan = plan_for(parameters, len(prepared.rows))
 
@@ -120,6 +127,11 @@ def fit_one_epoch(
     fitted, past = before or (None, History(0, 0, [], []))
     prepared = prepare(parameters, rows, seed, fitted)
     number, n_rows = past.n_epochs + 1, len(prepared.rows)
+    if fitted is None and len(rows.weight) < FEW_TYPICAL:
+        warn(
+            f"The first call of partial_fit has {len(rows.weight)} rows, and all later ones are "
+            f"scaled by these. Let it have {FEW_TYPICAL} typical rows or more, or call fit first."
+        )
     whole = plan_for({**parameters, "max_iter": "auto"}, n_rows)
     plan = replace(whole, max_epochs=1, decay=False)
     generator = generator_for(parameters, seed + number)  # fresh in each call

@@ -116,8 +116,10 @@ def warn_about_columns(schema: "Schema") -> None:
     for columns in alike.values():
         for column in columns[:MOST_TOLD]:
             warn(f"Column {column.name} {column.remark}")
-        if (n_more := len(columns) - MOST_TOLD) > 0:
-            warn(f"What was said of column {columns[0].name} is true of {n_more} more columns.")
+        if others := columns[MOST_TOLD:]:
+            named = ", ".join(column.name for column in others[:5])
+            more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+            warn(f"What was said of column {columns[0].name} is true of column {named}{more}, too.")
 
 
 def warn_of_empty(names: Sequence[str], empty: NDArray[np.intp]) -> None:

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -49,7 +49,10 @@ def _lives(thread: int) -> bool:
 
 
 def _note_joined(threads: Iterable[int]) -> None:
-    _JOINED[:] = [one for one in (*_JOINED, *threads) if _lives(one)]
+    _JOINED.extend(threads)
+    for one in [one for one in _JOINED if not _lives(one)]:
+        with suppress(ValueError):  # another thread was here before
+            _JOINED.remove(one)
 
 
 def _await_joined() -> None:
@@ -226,7 +229,7 @@ def one_after_the_other(calls: Sequence[Callable[[], T]]) -> list[T]:
 def together() -> Iterator[Together]:
     """Yield what makes calls at once, in as many threads of one thread each as training may have.
 
-    The first call is the calling thread's.
+    The calling thread is one of them.
     """
     n_threads = _TRAINING.n_threads
     with _one_thread_each():
@@ -236,8 +239,13 @@ def together() -> Iterator[Together]:
         with _threads(n_threads - 1, _TRAINING.short) as pool:
 
             def at_once(calls: Sequence[Callable[[], T]]) -> list[T]:
-                others = [pool.submit(call) for call in calls[1:]]
-                return [calls[0](), *(other.result() for other in others)]
+                shares = [calls[first::n_threads] for first in range(min(n_threads, len(calls)))]
+                others = [pool.submit(one_after_the_other, share) for share in shares[1:]]
+                found: list[Any] = [None] * len(calls)
+                found[::n_threads] = one_after_the_other(shares[0])
+                for first, other in enumerate(others, start=1):
+                    found[first::n_threads] = other.result()
+                return found
 
             yield at_once
 

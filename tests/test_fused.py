@@ -26,6 +26,8 @@ from skvae.likelihoods import (
     Gaussian,
     Likelihood,
     LinearStart,
+    NegativeBinomial,
+    Poisson,
     Support,
 )
 from skvae.likelihoods._mixed import ColumnLikelihoods
@@ -322,6 +324,23 @@ def test_the_gradient_in_parts_is_autograds_for_missing_values(pattern, n_sample
     observed = None if pattern is None else SEEN[pattern]
     vae = _vae("numbers among categories", may_miss=[True] * D)
     _assert_same(vae, n_samples, beta=0.3, observed=observed, n_parts=n_parts)
+
+
+@pytest.mark.parametrize("kind", [Bernoulli, Poisson, NegativeBinomial])
+def test_a_subclass_starts_by_the_gradient_of_its_own_log_prob(kind):
+    class Scaled(kind):
+        def log_prob(self, x, raw):
+            return 3.0 * super().log_prob(x, raw)
+
+    own, base = (_columns((one(), range(D))) for one in (Scaled, kind))
+    x = torch.floor(2.0 * torch.rand((N, D), generator=torch.Generator().manual_seed(0)))
+    raw = torch.linspace(-1.0, 1.0, N * D).view(1, N, D)
+    with torch.no_grad():
+        (value, gradient), (expected, slope) = (
+            likelihood.gradient(x, raw, torch.ones(N, D)) for likelihood in (own, base)
+        )
+    assert_close(value, 3.0 * expected)
+    assert_close(gradient, 3.0 * slope)
 
 
 @pytest.mark.parametrize("shape", [(3, 5), (500, 90)])  # both ways to compute a GELU

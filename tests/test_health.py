@@ -391,6 +391,30 @@ def test_verbose_1_prints_the_first_epoch_the_last_and_one_every_five_seconds(ca
     assert re.search(r"kept the linear start after .* s: (none|the best) of 6 epochs", lines[-1])
 
 
+def test_a_first_part_of_few_rows_is_told_what_it_decides():
+    X = DIGITS[:100, 10:14]
+    (said,) = _texts(lambda: _vae(1).partial_fit(X[:3]))
+    assert said == (
+        "The first call of partial_fit has 3 rows, and all later ones are scaled by these. Let it "
+        "have 30 typical rows or more, or call fit first."
+    )
+    vae = _vae(1).partial_fit(X)
+    assert not _texts(lambda: vae.partial_fit(X[:3]))
+
+
+def test_to_go_on_for_no_epochs_is_told_to_change_nothing():
+    X = DIGITS[:100, 10:14]
+    vae = _vae(1, warm_start=True)
+    assert not _texts(lambda: vae.fit(X))
+    expected = vae.transform(X)
+    (said,) = _texts(lambda: vae.fit(X + 100.0))
+    assert said == (
+        "warm_start=True with max_iter=0 leaves the model as it is: it learns nothing from X. Use "
+        "a larger max_iter, or warm_start=False."
+    )
+    assert (vae.transform(X) == expected).all()
+
+
 def test_a_column_without_values_says_what_becomes_of_later_ones():
     X = np.random.default_rng(0).normal(size=(50, 3))
     X[:, 1] = np.nan
@@ -402,14 +426,14 @@ def test_a_column_without_values_says_what_becomes_of_later_ones():
 
 
 def test_what_is_true_of_many_columns_is_said_once():
-    X = 1e-200 * np.random.default_rng(0).normal(size=(50, 8))
+    X = 1e-200 * np.random.default_rng(0).normal(size=(50, 10))
     said = [str(w.message) for w in _warnings(lambda: _vae(1).fit(X))]
     assert [text[:13] for text in said if "too small to be squared" in text] == [
         "Column 0 hold",
         "Column 1 hold",
         "Column 2 hold",
     ]
-    assert "What was said of column 0 is true of 5 more columns." in said
+    assert "What was said of column 0 is true of column 3, 4, 5, 6, 7 and 2 more, too." in said
 
 
 def test_a_detector_does_not_warn_of_levels_that_its_own_folds_have_not_seen():

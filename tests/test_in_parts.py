@@ -1,6 +1,7 @@
 """Steps with much to multiply, in parts that have a thread each."""
 
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from numpy.testing import assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
 from skvae import VAETransformer
+from skvae._resources import together, training_resources
 from skvae._training import in_parts
 from skvae._training.hand_gradient import ElboByHand
 from skvae._training.in_parts import n_parts_of
@@ -17,7 +19,7 @@ from skvae._training.in_parts import n_parts_of
 
 @pytest.fixture
 def small_steps_have_parts(monkeypatch):
-    monkeypatch.setattr(in_parts, "MUCH_WORK", 0.0)
+    monkeypatch.setattr(in_parts, "MUCH_WORK", 1.0)
     monkeypatch.setattr(in_parts, "FEWEST_ROWS", 8)
 
 
@@ -49,7 +51,8 @@ def test_parts_depend_on_the_work_alone_and_have_enough_rows():
     assert n_parts_of(1e8, 2048) == 1
     assert n_parts_of(3e8, 2048) == 2
     assert n_parts_of(3e9, 2048) == 4
-    assert n_parts_of(3e9, 300) == 2
+    assert n_parts_of(3e10, 2048) == 8
+    assert n_parts_of(3e9, 150) == 2
     assert n_parts_of(3e9, 100) == n_parts_of(3e9, 0) == 1
 
 
@@ -122,3 +125,27 @@ def test_rows_with_holes_and_levels_train_in_parts(monkeypatch):
     _told(monkeypatch, seen)
     assert np.isfinite(_fit(X=X, categorical_features=[4])).all()
     assert max(n_rows for *_, n_rows in seen) <= 64
+
+
+@pytest.mark.parametrize("n_threads", [1, 2, 3, 4, 9])
+def test_calls_are_dealt_to_all_threads_and_their_results_keep_their_order(n_threads):
+    by_thread = {}
+
+    def call(number):
+        by_thread.setdefault(threading.get_ident(), []).append(number)
+        return number
+
+    resources = training_resources(1e9, "float32")
+    with threadpoolctl.threadpool_limits(n_threads), resources, together() as at_once:
+        assert at_once([partial(call, n) for n in range(4)]) == [0, 1, 2, 3]
+    share = -(-4 // n_threads)
+    assert len(by_thread[threading.get_ident()]) == share
+    assert max(map(len, by_thread.values())) <= max(share, 4 - share if n_threads > 1 else 4)
+
+
+def test_twins_share_the_memory_of_weights_and_buffers():
+    vae = VAETransformer(2, max_iter=0).fit(_rows()).model_.module("cpu")
+    twin = in_parts._with_gradients_of_its_own(vae)
+    for one, other in zip(vae.state_dict().values(), twin.state_dict().values(), strict=True):
+        assert one.data_ptr() == other.data_ptr()
+    assert all(parameter.grad is None for parameter in twin.parameters())

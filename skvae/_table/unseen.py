@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import issparse
 
-from .._advice import warn
+from .._advice import NewLevelsWarning, warn
 from .column import Array, shown, some_of
 
 
@@ -81,7 +81,8 @@ def warn_if_all(name: str, levels: tuple[Any, ...], n_present: int, held: list[A
         warn(
             f"No cell of column {name} holds a level that was there in fit: it holds "
             f"{some_of(examples, 3)}, where fit had {some_of(levels, 3)}. All of them are treated "
-            "as missing. Look for blanks, other spellings and other types."
+            "as missing. Look for blanks, other spellings and other types.",
+            NewLevelsWarning,
         )
 
 

@@ -31,7 +31,7 @@ from .._model.networks import (
 from .._model.products import NARROW, is_large, is_short, mkl_is_faster, onednn_linear
 from .._model.vae import VAE
 from .._parameters import CELL_LIMIT
-from ..likelihoods._likelihood import Likelihood, gradient_by_hand
+from ..likelihoods._likelihood import Likelihood, gradient_of_cells
 from ..likelihoods._mixed import ColumnLikelihoods
 from ..priors import StandardNormal
 
@@ -69,9 +69,7 @@ def blocks_of(likelihood: ColumnLikelihoods, device: torch.device) -> list[Colum
 
 def _gradient_of(likelihood: Likelihood, part: nn.Module) -> ColumnGradient:
     places = {name: gradient_place(parameter) for name, parameter in part.named_parameters()}
-    if gradient_by_hand(likelihood):
-        return partial(likelihood.gradient, places=places)
-    return partial(Likelihood.gradient, likelihood, places=places)
+    return partial(gradient_of_cells(likelihood), places=places)
 
 
 def gradient_place(parameter: nn.Parameter) -> Tensor:

@@ -4,26 +4,32 @@ Threads that share every product wait for each other at each of a hundred operat
 another program has a core, that takes ten times as long as one thread alone. Parts wait once.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._model.vae import VAE
 from .._resources import Together, one_after_the_other, together
 from .._specification import copied
 from .hand_gradient import ElboByHand, gradient_place
 
-MUCH_WORK = 2e8  # multiplications of a step that has two parts,
-VERY_MUCH_WORK = 2e9  # and of one that has four
-FEWEST_ROWS = 128  # of a part
+MUCH_WORK = 2e8  # multiplications of a step that has two parts; ten times as many have four
+FEWEST_ROWS = 64  # of a part
 
 
 def n_parts_of(work: float, n_rows: int) -> int:
-    """Return how many parts a step has: by its work alone, so that threads change no result."""
-    wanted = 4 if work >= VERY_MUCH_WORK else 2 if work >= MUCH_WORK else 1
+    """Return how many parts a step has: the same on any machine, so that threads change no result.
+
+    ``n_rows`` are those of a batch.
+    """
+    if work < MUCH_WORK:
+        return 1
+    wanted = 2 ** (1 + int(math.log10(work / MUCH_WORK)))
     return max(min(wanted, n_rows // FEWEST_ROWS), 1)
 
 
@@ -68,8 +74,7 @@ class ElboInParts(ElboByHand):
 
 
 def _with_gradients_of_its_own(vae: VAE) -> VAE:
-    """Return a module that has the same weights, in the same memory."""
-    twin = copied(vae)
-    for own, shared in zip(twin.parameters(), vae.parameters(), strict=True):
-        own.data, own.grad = shared.data, None
-    return twin
+    """Return a module that has the same weights and buffers, in the same memory."""
+    shared: dict[int, Any] = {id(b): b for b in vae.buffers()}
+    shared |= {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in vae.parameters()}
+    return copied(vae, shared)

@@ -158,7 +158,10 @@ class Run:
         begins = self.step_number == 0 and layers and all(mlp.is_idle for mlp in layers)
         plain = self.plan.beta == 1.0 and self.plan.free_bits == 0.0  # what the start is best at
         complete = rows.cells.complete  # the fewer cells are seen, the narrower the codes
-        if not (begins and plain and complete and can_test(self.n_rows, self.plan.max_epochs)):
+        few = self.vae.n_features <= MOST_COLUMNS
+        if not (begins and plain and complete and few):
+            return True
+        if not can_test(self.n_rows, self.plan.max_epochs):
             return True
         return not (self._looks_normal(rows) and self._looks_linear(rows))
 
@@ -176,8 +179,7 @@ class Run:
 
     def _looks_linear(self, rows: Rows) -> bool:
         """Whether what is left of the columns has nothing to do with the decoder's units."""
-        few = self.vae.n_features <= MOST_COLUMNS
-        return few and unexplained(self.vae, self._features(rows)) <= CLEAR
+        return unexplained(self.vae, self._features(rows)) <= CLEAR
 
     def _features(self, rows: Rows) -> Iterator[Tensor]:
         """Yield those of batches in a random order; the steps' generator has drawn nothing then."""
@@ -221,12 +223,12 @@ class Run:
         """
         if self._by_hand is None:
             return rows
-        at_once = self.plan.n_samples * min(self.plan.batch_size, len(rows))
+        n_rows = min(self.plan.batch_size, len(rows))
         share = rows.stored_share
-        stored = share < 1.0 and pays(self.vae, share, at_once)
+        stored = share < 1.0 and pays(self.vae, share, self.plan.n_samples * n_rows)
         n_parts = 1
         if not stored and self.vae.device.type == "cpu":
-            n_parts = n_parts_of(self.plan.work_per_step(self.vae, len(rows)), at_once)
+            n_parts = n_parts_of(self.plan.work_per_step(self.vae, len(rows)), n_rows)
         wanted: type[ElboByHand] = SparseElbo if stored else ElboByHand
         if n_parts > 1:
             wanted = ElboInParts

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -372,6 +373,10 @@ def check_shapes(likelihood: Likelihood) -> None:
         raise TypeError(f"{name}.information(raw) must not be negative.")
 
 
-def gradient_by_hand(likelihood: Likelihood) -> bool:
-    """Whether the class writes its own gradient: who inherits one may compute something else."""
-    return "gradient" in vars(type(likelihood))
+def gradient_of_cells(likelihood: Likelihood) -> Callable[..., Tensor]:
+    """Return the gradient that its class writes, else autograd's.
+
+    A class that inherits one may compute something else.
+    """
+    by_hand = "gradient" in vars(type(likelihood))
+    return likelihood.gradient if by_hand else partial(Likelihood.gradient, likelihood)

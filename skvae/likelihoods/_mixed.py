@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._specification import Part
-from ._likelihood import Likelihood, LinearFit, LinearStart, Noise
+from ._likelihood import Likelihood, LinearFit, LinearStart, Noise, gradient_of_cells
 
 
 class Given(NamedTuple):
@@ -254,7 +254,7 @@ class ColumnLikelihoods(nn.Module):
         parts = zip(self.parts, self._each(raw), g.split(self.n_raw, -1), strict=True)
         for part, (now, own), place in parts:
             aside = {name: torch.empty_like(value) for name, value in part.named_parameters()}
-            total += now.gradient(part.own(x), own, part.own(count), place, aside)
+            total += gradient_of_cells(now)(part.own(x), own, part.own(count), place, aside)
         return total, g
 
     def slopes(self, raw: Tensor, rows: Given) -> tuple[Tensor, Tensor]:  # (..., P) each
