@@ -30,7 +30,7 @@ from ._training.plan import Epoch, NonFiniteBoundError, Plan, Start, plan_for
 from ._training.rows import Rows, mean_log_jacobian
 from ._training.selection import Outcome, Watch, climb, selection_for
 
-FEW_TYPICAL = 30  # rows that scale all later ones
+FEW_TYPICAL = 10  # rows that scale all later ones
 SAMPLE_ROWS = 10_000  # for the order and the scale of the components, and
 SAMPLE_CELLS = 2**26  # so many cells of them
 

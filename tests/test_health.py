@@ -396,7 +396,7 @@ def test_a_first_part_of_few_rows_is_told_what_it_decides():
     (said,) = _texts(lambda: _vae(1).partial_fit(X[:3]))
     assert said == (
         "The first call of partial_fit has 3 rows, and all later ones are scaled by these. Let it "
-        "have 30 typical rows or more, or call fit first."
+        "have 10 typical rows or more, or call fit first."
     )
     vae = _vae(1).partial_fit(X)
     assert not _texts(lambda: vae.partial_fit(X[:3]))
