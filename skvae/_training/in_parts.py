@@ -19,6 +19,7 @@ from .._specification import copied
 from .hand_gradient import ElboByHand, gradient_place
 
 MUCH_WORK = 2e8  # multiplications of a step that has two parts; ten times as many have four
+MOST_PARTS = 8
 FEWEST_ROWS = 64  # of a part
 
 
@@ -30,7 +31,7 @@ def n_parts_of(work: float, n_rows: int) -> int:
     if work < MUCH_WORK:
         return 1
     wanted = 2 ** (1 + int(math.log10(work / MUCH_WORK)))
-    return max(min(wanted, n_rows // FEWEST_ROWS), 1)
+    return max(min(wanted, MOST_PARTS, n_rows // FEWEST_ROWS), 1)
 
 
 class ElboInParts(ElboByHand):
