@@ -39,8 +39,8 @@ def advice_on_fit(
     advice: list[Advice] = []
     if history.undone:
         advice.append((history.undone, ConvergenceWarning))
+    kept = f"epoch {history.best_epoch}" if history.best_epoch else "the linear start"
     if history.interrupted:
-        kept = f"epoch {history.best_epoch}" if history.best_epoch else "the linear start"
         text = (
             f"Training was interrupted after {history.n_epochs} epochs. The model is that of "
             f"{kept}. Fit again, or with warm_start=True to go on."
@@ -49,7 +49,7 @@ def advice_on_fit(
     elif history.cut_short:
         text = (
             f"Training reached max_iter after {history.n_epochs} epochs, while the held-out bound "
-            "was still rising. Increase max_iter."
+            f"was still rising. The model is that of {kept}. Increase max_iter."
         )
         advice.append((text, ConvergenceWarning))
     advice += [(text, UserWarning) for text in _on_components(n_components_asked, beta, fitted)]
@@ -76,9 +76,11 @@ def _on_components(asked: Any, beta: float, fitted: "Fitted") -> Iterator[str]:
         if beta > 1.0:
             enough = f" For this one n_components={n_active} is enough." if n_active else ""
             use = f"A smaller beta than {beta:g} keeps more of them.{enough}"
+        n_inactive = n_components - n_active
+        are, them = ("is", "it") if n_inactive == 1 else ("are", "them")
         yield (
-            f"{n_components - n_active} of {n_components} components are inactive: they carry "
-            f"less than {INACTIVE_KL} nats, and transform returns 0 for them. {use}"
+            f"{n_inactive} of {n_components} components {are} inactive, with less than "
+            f"{INACTIVE_KL} nats: transform returns 0 for {them}. {use}"
         )
 
 

@@ -135,7 +135,7 @@ def test_rare_levels_share_a_row():
     assert list(vae.component_effects().loc["level"].index) == ["a", "b", "c", "(rare)"]
 
 
-@pytest.mark.filterwarnings("ignore:.*components are inactive:UserWarning")
+@pytest.mark.filterwarnings("ignore:.*inactive, with less than:UserWarning")
 def test_an_inactive_component_has_no_effect():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(100_000, 1)) + rng.normal(size=(100_000, 3))

@@ -350,6 +350,20 @@ def test_a_gelu_of_any_size_is_the_gelu(shape):
     assert_close(_PULLS["gelu"](x, x, x), x * ACTIVATIONS["gelu"].slope(x))
 
 
+@pytest.mark.parametrize("n_rows", [1_000, 10_000])  # torch's own GELU, and oneDNN's
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_units_far_below_zero_leave_no_numbers_that_slow_products_down(activation, n_rows):
+    x = torch.linspace(-20.0, 20.0, 8 * n_rows, dtype=torch.float32).view(n_rows, 8)
+    value, slope = ACTIVATIONS[activation]
+    before = x.clone()
+    after = _VALUES[activation](before)
+    pulled = _PULLS[activation](torch.full_like(x, 1e-6), before, after)
+    for numbers in (after, pulled):
+        assert bool(((numbers == 0.0) | (numbers.abs() > 1e-30)).all())
+    assert_close(after, value(x), atol=1e-6, rtol=1e-6)
+    assert_close(pulled, 1e-6 * slope(x), atol=1e-12, rtol=1e-4)
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_the_gradient_is_autograds_for_each_activation(activation):
     _assert_same(_vae(activation=activation))

@@ -208,8 +208,8 @@ TRIGGERS = {
     "The columns of X are {...}, but fit had {...}. Pass the columns of fit, in their order.": (
         _columns_in_another_order
     ),
-    "{...} of {n_components} components are inactive: they carry less than 0.01 nats, and "
-    "transform returns 0 for them. Use n_components={n_active}.": _scarce_structure,
+    "{n_inactive} of {n_components} components {are} inactive, with less than 0.01 nats: "
+    "transform returns 0 for {them}. Use n_components={n_active}.": _scarce_structure,
     "The noise scale of column {named}{more} fell to its floor, 0.001 of the column's standard "
     "deviation: the components reproduce it exactly, so its density has no natural limit. Drop "
     "columns that repeat others.": lambda: _fit(X[:, [0, 0]]),

@@ -28,7 +28,7 @@ from skvae._training.rows import BLOCK_ROWS, shuffled
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    pytest.mark.filterwarnings("ignore:.*components are inactive"),
+    pytest.mark.filterwarnings("ignore:.*inactive, with less than"),
 ]
 
 

@@ -35,7 +35,7 @@ from skvae._training.signal import CLEAR, NOT_NORMAL, departure_from_normal, une
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
-    pytest.mark.filterwarnings("ignore:.*components are inactive:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*inactive, with less than:UserWarning"),
 ]
 
 STILL = 1e-30  # a learning rate at which no weight moves
