@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.linalg import eigh, subspace_angles
+from scipy.optimize import minimize
 from sklearn.datasets import (
     load_breast_cancer,
     load_digits,
@@ -24,6 +25,8 @@ from skvae import VAETransformer, _preparing
 from skvae._start import features, linear_gaussian
 from skvae._start.linear_gaussian import FollowedEigenpairs, symmetric_eigenpairs
 from skvae._training.rows import DenseCells, Rows
+from skvae.likelihoods import Bernoulli, Categorical, Poisson
+from skvae.likelihoods._mixed import ColumnLikelihoods
 
 SCALES = 10.0 ** np.linspace(-8, 8, 12)
 
@@ -399,6 +402,58 @@ def test_the_decoders_of_levels_are_at_their_maximum(monkeypatch):
     best = _started(X, n_components=3)
     scores = [v.score_samples(X, method="reconstruction").mean() for v in (found, best)]
     assert_allclose(scores[0], scores[1], atol=0.02)
+
+
+CURVATURES = {  # of -log p in the raw parameter, in closed form; x does not matter
+    "bernoulli": (Bernoulli(), lambda raw: torch.sigmoid(raw) * torch.sigmoid(-raw)),
+    "poisson": (Poisson(), torch.exp),
+    "categorical": (Categorical([3, 3]), lambda raw: _softmax_variance(raw.unflatten(-1, (2, 3)))),
+}
+
+
+def _softmax_variance(raw):
+    p = torch.softmax(raw, -1)
+    return (p * (1.0 - p)).flatten(-2)
+
+
+@pytest.mark.parametrize("name", CURVATURES)
+def test_the_curvature_of_raw_parameters_is_that_of_the_density(name):
+    from skvae._start.glm import _Regression
+
+    specification, closed_form = CURVATURES[name]
+    rng = np.random.default_rng(0)
+    n_rows, n_columns = 4000, 2 if name == "categorical" else 6
+    levels = getattr(specification, "n_levels", [0] * n_columns)
+    likelihood = ColumnLikelihoods([specification] * n_columns, levels)
+    x = torch.from_numpy(rng.integers(0, 2, (n_rows, n_columns)))
+    count = torch.from_numpy(rng.random((n_rows, n_columns)) < 0.7) / n_rows
+    z = torch.from_numpy(rng.normal(size=(2, n_rows, 3)))
+    regression = _Regression(likelihood, x, count, z)
+    weight = torch.from_numpy(rng.normal(size=(6, 4))).float()
+    raw = regression.z @ weight.T
+    own = count.float()[:, likelihood.column]
+    expected = (closed_form(raw) * own).sum((0, 1))
+    tolerance = 0.1 if name == "categorical" else 1e-3  # the levels of a column share a row's sign
+    assert_allclose(regression.curvature(weight), expected, rtol=tolerance)
+
+
+@pytest.mark.parametrize("likelihood", ["poisson", "negative_binomial"])
+def test_the_decoders_of_counts_of_any_size_are_found_in_few_steps(likelihood, monkeypatch):
+    from skvae._start import glm
+
+    steps = []
+
+    def told(*args, **settings):
+        found = minimize(*args, **settings)
+        steps.append(found.nit)
+        return found
+
+    monkeypatch.setattr(glm, "minimize", told)
+    rng = np.random.default_rng(0)
+    rate = np.exp(0.5 * rng.normal(size=(600, 2)) @ rng.normal(size=(2, 12)))
+    X = rng.poisson(rate * 10.0 ** np.linspace(-1, 3, 12) * rng.gamma(3.0, 1 / 3.0, (600, 12)))
+    VAETransformer(2, max_iter=0, likelihood=likelihood).fit(X)
+    assert steps and max(steps) <= 15
 
 
 def test_as_many_components_as_numbers_leave_these_their_noise():
