@@ -343,6 +343,21 @@ def test_a_subclass_starts_by_the_gradient_of_its_own_log_prob(kind):
     assert_close(gradient, 3.0 * slope)
 
 
+@pytest.mark.parametrize("name", ["numbers among categories", "columns of switches"])
+@torch.no_grad()
+def test_a_gradient_without_locations_is_that_of_the_other_columns(name):
+    likelihood = LIKELIHOODS[name]()
+    chance = torch.Generator().manual_seed(0)
+    raw = torch.randn(2, N, len(likelihood.column), generator=chance)
+    x, count = torch.ones(N, D), torch.rand(N, D, generator=chance)
+    value, gradient = likelihood.gradient(x, raw, count, without_location=True)
+    others = ~likelihood.is_location
+    log_prob = (likelihood.log_prob(x, raw) * count)[..., likelihood.column[others].unique()]
+    assert_close(value, log_prob.sum())
+    assert_close(gradient[..., others], likelihood.gradient(x, raw, count)[1][..., others])
+    assert bool((gradient[..., ~others] == 0.0).all()) and bool(gradient[..., others].any())
+
+
 @pytest.mark.parametrize("shape", [(3, 5), (500, 90)])  # both ways to compute a GELU
 def test_a_gelu_of_any_size_is_the_gelu(shape):
     x = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

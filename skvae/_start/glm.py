@@ -1,5 +1,6 @@
 """The decoder of columns without Gaussian noise, as a generalised linear model of the codes."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -87,31 +88,38 @@ class _Regression:
         self.x, self.count, z = x.float(), count.float(), z.float()
         self.z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
 
+    def _parts(self, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield some rows and their raw parameters: what fits no cache waits for its memory."""
+        for rows in row_chunks(len(self.x), len(self.z) * len(weight), CHUNK_NUMBERS):
+            yield rows, _raw(weight, self.z[:, rows])
+
     def by_column(self, weight: Tensor) -> Tensor:  # (P, K + 1) -> (D,)
         """Return the mean log p(x_d | z)."""
-        log_prob = self.likelihood.log_prob(self.x, _raw(weight, self.z))
-        return torch.where(self.count > 0.0, log_prob * self.count, 0.0).sum((0, 1))
+        total = weight.new_zeros(self.x.shape[1], dtype=torch.float32)
+        for rows, raw in self._parts(weight):
+            log_prob, count = self.likelihood.log_prob(self.x[rows], raw), self.count[rows]
+            total += torch.where(count > 0.0, log_prob * count, 0.0).sum((0, 1))
+        return total
+
+    def _gradient(self, rows: slice, raw: Tensor) -> tuple[Tensor, Tensor]:
+        x, count = self.x[rows], self.count[rows]
+        return self.likelihood.gradient(x, raw, count, without_location=True)
 
     def curvature(self, weight: Tensor) -> Tensor:  # (P, K + 1) -> (P,)
         """Return the mean of -d2 log p(x | z) / d raw2 by random signs (Bekas et al. 2007)."""
         total, chance = torch.zeros_like(weight[:, 0]), torch.Generator().manual_seed(0)
-        for rows in row_chunks(len(self.x), len(self.z) * len(weight), CHUNK_NUMBERS):
-            raw = _raw(weight, self.z[:, rows])
+        for rows, raw in self._parts(weight):
             sign = torch.randint(2, raw.shape, generator=chance).to(raw).mul_(2.0).sub_(1.0)
-            ends = (raw + NEAR * sign, raw - NEAR * sign)
-            slopes = [self.likelihood.gradient(self.x[rows], e, self.count[rows])[1] for e in ends]
+            slopes = [self._gradient(rows, raw + end * sign)[1] for end in (NEAR, -NEAR)]
             total += ((slopes[0] - slopes[1]) * sign).sum((0, 1)) / (2.0 * NEAR)
         return torch.where(torch.isfinite(total) & (total > 0.0), total, 0.0)
 
     def value_and_gradient(self, weight: Tensor) -> tuple[float, Tensor]:
-        """Return the mean log p(x | z), and its gradient by the weights."""
+        """Return the mean log p(x | z) of columns without a location, and its gradient."""
         total, slope = 0.0, torch.zeros_like(weight)
-        # What does not fit a cache takes most of the time to be given memory.
-        for rows in row_chunks(len(self.x), len(self.z) * len(weight), CHUNK_NUMBERS):
-            z = self.z[:, rows]
-            raw = _raw(weight, z)
-            value, minus = self.likelihood.gradient(self.x[rows], raw, self.count[rows])
-            slope -= minus.flatten(0, 1).T @ z.flatten(0, 1)
+        for rows, raw in self._parts(weight):
+            value, minus = self._gradient(rows, raw)
+            slope -= minus.flatten(0, 1).T @ self.z[:, rows].flatten(0, 1)
             total += float(value)
         return total, slope
 

@@ -47,6 +47,7 @@ class Block(Part[Likelihood]):
         own = own.with_edges(edges) if edges else own
         super().__init__(own, own.parameters(len(columns)), own.constants())
         self.columns = list(columns)
+        self._index = torch.tensor(self.columns, dtype=torch.long)
         self.of_features = own.columns_of_features(len(columns))  # (P,)  among its own columns
         self._limits = list(own.limits.items())
 
@@ -67,7 +68,9 @@ class Block(Part[Likelihood]):
 
     def own(self, cells: Tensor) -> Tensor:
         """Return its columns of (..., D) cells."""
-        return cells if len(self.columns) == cells.shape[-1] else cells[..., self.columns]
+        if len(self.columns) == cells.shape[-1]:
+            return cells
+        return cells.index_select(-1, self._index.to(cells.device))
 
     def given(self, rows: Given) -> Likelihood:
         """Return its likelihood in these rows."""
@@ -248,11 +251,19 @@ class ColumnLikelihoods(nn.Module):
             total += now.log_prob_at(part.own(x), own, seen)
         return total
 
-    def gradient(self, x: Tensor, raw: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of count (N, D) log p(x | raw), and minus its gradient by raw."""
+    def gradient(
+        self, x: Tensor, raw: Tensor, count: Tensor, without_location: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sum of count (N, D) log p(x | raw), and minus its gradient by raw.
+
+        With ``without_location`` only that of columns whose raw parameters are no location.
+        """
         g, total = torch.empty_like(raw), raw.new_zeros(())
         parts = zip(self.parts, self._each(raw), g.split(self.n_raw, -1), strict=True)
         for part, (now, own), place in parts:
+            if without_location and part.has_scale:
+                place.zero_()
+                continue
             aside = {name: torch.empty_like(value) for name, value in part.named_parameters()}
             total += gradient_of_cells(now)(part.own(x), own, part.own(count), place, aside)
         return total, g
