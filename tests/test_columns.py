@@ -4,11 +4,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from scipy.sparse import csr_array
 from sklearn.datasets import load_breast_cancer, load_digits, load_iris, load_wine
 
 from skvae import VAETransformer
 from skvae._table.automatic import Look
+from skvae._table.column import raw_objects
 from skvae._table.columns import fit_columns
 from skvae._table.statistics import (
     CACHE_CELLS,
@@ -519,3 +521,16 @@ def test_heavy_tails_of_a_column_do_not_depend_on_the_others(holes):
     together = heavy_tailed(X)
     assert together.tolist() == [heavy_tailed(X[:, [n]])[0] for n in range(X.shape[1])]
     assert together[:30].any() and not together[30:].any()
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_texts_are_read_as_other_objects_are(missing):
+    rng = np.random.default_rng(0)
+    texts = [f"level {n}" for n in rng.integers(0, 9, 500)]
+    if missing:
+        texts = [None if rng.random() < 0.2 else text for text in texts]
+    own = raw_objects(texts, "a")
+    slow = raw_objects([None if text is None else np.str_(text) for text in texts], "a")
+    assert_array_equal(own.places, slow.places)
+    assert own.levels == slow.levels and own.kind == slow.kind == "category" and own.guessed
+    assert [None if p < 0 else own.levels[p] for p in own.places] == texts
