@@ -115,7 +115,7 @@ def _seem_distinct(X: Any) -> bool:
 def _shuffled(weight: Array) -> tuple[NDArray[np.intp], Array, Array]:
     """Return what merging would of distinct rows, in an order that depends on their number."""
     kept = np.random.default_rng(0).permutation(np.flatnonzero(weight > 0.0))
-    return kept, weight[kept], np.ones(len(kept))
+    return kept, weight[kept], np.broadcast_to(1.0, kept.shape)
 
 
 def merged(X: Any, weight: Array) -> tuple[Any, Array, NDArray[np.int64] | None]:
@@ -128,11 +128,14 @@ def merged(X: Any, weight: Array) -> tuple[Any, Array, NDArray[np.int64] | None]
     """
     if is_on_disk(X):
         return X, weight, None
-    unit = weight[weight > 0.0].min()
     distinct = X.shape[0] >= MANY_ROWS and _seem_distinct(X)
     index, total, n_rows = _shuffled(weight) if distinct else merge_duplicates(X, weight)
+    X = X[index] if issparse(X) else X.take(index, axis=0)
+    del index  # of many rows, such arrays take as much memory as some columns
+    unit = weight[weight > 0.0].min()
+    if (total == unit).all():
+        return X, total, None
     copies = np.rint(total / unit)
     if np.abs(total / unit - copies).max() >= 1e-6 or copies.sum() > MOST_COPIES:
         copies = n_rows
-    X = X[index] if issparse(X) else X.take(index, axis=0)
     return X, total, copies.astype(np.int64) if copies.max() > 1.0 else None

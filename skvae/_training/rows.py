@@ -354,7 +354,7 @@ def epoch_order(weight: Tensor, generator: torch.Generator, window: int = 0) -> 
     start = torch.rand((), generator=generator, dtype=torch.float64, device=device)
     points = (torch.arange(n_rows, device=device) + start) * (ends[-1] / n_rows)
     drawn = torch.searchsorted(ends, points, right=True).clamp(max=n_rows - 1)
-    return drawn[shuffled(n_rows, window, generator)]
+    return drawn.index_select(0, shuffled(n_rows, window, generator))
 
 
 def shuffled(n_rows: int, window: int, generator: torch.Generator) -> Tensor:  # (N,)
@@ -364,11 +364,12 @@ def shuffled(n_rows: int, window: int, generator: torch.Generator) -> Tensor:  #
     """
 
     def permutation(size: int) -> Tensor:
-        return torch.randperm(size, generator=generator, device=generator.device)
+        drawn = torch.int32 if size < 2**31 else torch.int64  # of 4 bytes: there are many
+        return torch.randperm(size, generator=generator, device=generator.device, dtype=drawn)
 
     if not 0 < window < n_rows:
         return permutation(n_rows)
-    begins = BLOCK_ROWS * permutation(-(-n_rows // BLOCK_ROWS)).int()  # of 4 bytes: there are many
+    begins = BLOCK_ROWS * permutation(-(-n_rows // BLOCK_ROWS))
     within = torch.arange(BLOCK_ROWS, device=generator.device, dtype=torch.int32)
     order = (begins[:, None] + within).flatten()
     order = order[order < n_rows]
