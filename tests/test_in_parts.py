@@ -52,8 +52,8 @@ def test_parts_depend_on_the_work_alone_and_have_enough_rows():
     assert n_parts_of(3e8, 2048) == 2
     assert n_parts_of(3e9, 2048) == 4
     assert n_parts_of(3e10, 2048) == n_parts_of(3e13, 2048) == 8
-    assert n_parts_of(3e9, 150) == 2
-    assert n_parts_of(3e9, 100) == n_parts_of(3e9, 0) == 1
+    assert n_parts_of(3e9, 300) == 2
+    assert n_parts_of(3e9, 200) == n_parts_of(3e9, 0) == 1
 
 
 @pytest.mark.usefixtures("small_steps_have_parts")
