@@ -58,7 +58,7 @@ def fit_decoder(
     is_worse = ~(regression.by_column(full) >= regression.by_column(at_marginal))  # nan, too
     start = torch.where(is_worse[vae.likelihood.column, None][place], at_marginal[place], start)
 
-    # Where each raw parameter is in units of its own curvature, a sixth of the steps is enough.
+    # In units of their own curvature raw parameters of all columns take about as many steps.
     unit = (regression.curvature(full)[place, None] + 1.0 / n_rows).rsqrt()
 
     def objective(own: Array) -> tuple[float, Array]:

@@ -362,15 +362,15 @@ def shuffled(n_rows: int, window: int, generator: torch.Generator) -> Tensor:  #
 
     So a pass reads a file from place to place, and not from row to row.
     """
+    small = torch.int32 if n_rows + BLOCK_ROWS < 2**31 else torch.int64  # there are many
 
     def permutation(size: int) -> Tensor:
-        drawn = torch.int32 if size < 2**31 else torch.int64  # of 4 bytes: there are many
-        return torch.randperm(size, generator=generator, device=generator.device, dtype=drawn)
+        return torch.randperm(size, generator=generator, device=generator.device, dtype=small)
 
     if not 0 < window < n_rows:
         return permutation(n_rows)
     begins = BLOCK_ROWS * permutation(-(-n_rows // BLOCK_ROWS))
-    within = torch.arange(BLOCK_ROWS, device=generator.device, dtype=torch.int32)
+    within = torch.arange(BLOCK_ROWS, device=generator.device, dtype=small)
     order = (begins[:, None] + within).flatten()
     order = order[order < n_rows]
     return torch.cat([some[permutation(len(some))] for some in order.split(window)])

@@ -16,7 +16,7 @@ Noise = Literal["per_column", "shared"]
 POINTS = 32  # of z at which all rows are evaluated at once
 MARGINAL_STEPS = 100  # of Fisher scoring, and then of L-BFGS
 TAKEN = {"columns", "own", "now", "assign", "specification", "project", "n_raw", "has_scale"}
-TAKEN |= {"of_features", "from_linear_fit"}
+TAKEN |= {"of_features", "from_linear_fit", "_index", "_limits"}
 
 
 class LinearFit(NamedTuple):
