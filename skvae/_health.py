@@ -39,17 +39,20 @@ def advice_on_fit(
     advice: list[Advice] = []
     if history.undone:
         advice.append((history.undone, ConvergenceWarning))
+    n_epochs = "1 epoch" if history.n_epochs == 1 else f"{history.n_epochs} epochs"
     kept = f"epoch {history.best_epoch}" if history.best_epoch else "the linear start"
     if history.interrupted:
         text = (
-            f"Training was interrupted after {history.n_epochs} epochs. The model is that of "
-            f"{kept}. Fit again, or with warm_start=True to go on."
+            f"Training was interrupted after {n_epochs}. The model is that of {kept}. Fit again, "
+            "or with warm_start=True to go on."
         )
         advice.append((text, ConvergenceWarning))
     elif history.cut_short:
+        is_last = history.best_epoch == history.n_epochs
+        why = "" if is_last else ": none after it is clearly better"
         text = (
-            f"Training reached max_iter after {history.n_epochs} epochs, while the held-out bound "
-            f"was still rising. The model is that of {kept}. Increase max_iter."
+            f"Training reached max_iter after {n_epochs}, while the held-out bound was still "
+            f"rising. The model is that of {kept}{why}. Increase max_iter."
         )
         advice.append((text, ConvergenceWarning))
     advice += [(text, UserWarning) for text in _on_components(n_components_asked, beta, fitted)]

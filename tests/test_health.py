@@ -12,6 +12,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import make_pipeline
 
 from skvae import VAEOutlierDetector, VAETransformer
+from skvae._health import advice_on_fit
+from skvae._history import History
 
 DIGITS = load_digits().data
 
@@ -78,6 +80,18 @@ def test_a_fit_cut_short_says_to_increase_max_iter():
     assert str(warning.message) == (
         "Training reached max_iter after 2 epochs, while the held-out bound was still rising. "
         "The model is that of epoch 2. Increase max_iter."
+    )
+
+
+def test_a_fit_cut_short_before_it_is_clearly_better_says_so():
+    # A first epoch whose gain is less than two standard errors: the start is kept.
+    history = History(1, 0, [20.2], [-20.234, -20.222], cut_short=True)
+    fitted = VAETransformer(2, max_iter=0).fit(load_wine().data).model_
+    (text, category), *_ = advice_on_fit({"n_components": 2, "beta": 1.0}, fitted, history, [])
+    assert category is ConvergenceWarning
+    assert text == (
+        "Training reached max_iter after 1 epoch, while the held-out bound was still rising. The "
+        "model is that of the linear start: none after it is clearly better. Increase max_iter."
     )
 
 

@@ -815,7 +815,7 @@ def test_a_fit_interrupted_in_a_callback_keeps_the_best_weights_so_far():
         "sklearn.callback", reason="This scikit-learn has no callbacks: they came with 1.9."
     )
     vae = _vae().set_callbacks(Interrupt())
-    with pytest.warns(ConvergenceWarning, match="interrupted after 1 epochs"):
+    with pytest.warns(ConvergenceWarning, match=r"interrupted after 1 epoch\."):
         vae.fit(X)
     assert vae.n_iter_ == 1
     assert vae.transform(X).shape == (len(X), vae.n_components_)
