@@ -337,10 +337,15 @@ def test_a_subclass_starts_by_the_gradient_of_its_own_log_prob(kind):
     raw = torch.linspace(-1.0, 1.0, N * D).view(1, N, D)
     with torch.no_grad():
         (value, gradient), (expected, slope) = (
-            likelihood.gradient(x, raw, torch.ones(N, D)) for likelihood in (own, base)
+            likelihood.gradient(x, raw, torch.ones(N, D), _places(likelihood))
+            for likelihood in (own, base)
         )
     assert_close(value, 3.0 * expected)
     assert_close(gradient, 3.0 * slope)
+
+
+def _places(likelihood):
+    return [{k: torch.zeros_like(v) for k, v in p.named_parameters()} for p in likelihood.parts]
 
 
 @pytest.mark.parametrize("name", ["numbers among categories", "columns of switches"])
@@ -350,11 +355,15 @@ def test_a_gradient_without_locations_is_that_of_the_other_columns(name):
     chance = torch.Generator().manual_seed(0)
     raw = torch.randn(2, N, len(likelihood.column), generator=chance)
     x, count = torch.ones(N, D), torch.rand(N, D, generator=chance)
-    value, gradient = likelihood.gradient(x, raw, count, without_location=True)
+    places = _places(likelihood)
+    some = [
+        None if part.has_scale else own for part, own in zip(likelihood.parts, places, strict=True)
+    ]
+    value, gradient = likelihood.gradient(x, raw, count, some)
     others = ~likelihood.is_location
     log_prob = (likelihood.log_prob(x, raw) * count)[..., likelihood.column[others].unique()]
     assert_close(value, log_prob.sum())
-    assert_close(gradient[..., others], likelihood.gradient(x, raw, count)[1][..., others])
+    assert_close(gradient[..., others], likelihood.gradient(x, raw, count, places)[1][..., others])
     assert bool((gradient[..., ~others] == 0.0).all()) and bool(gradient[..., others].any())
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from skvae.likelihoods import (
     LIKELIHOODS,
@@ -678,17 +678,20 @@ def test_the_start_of_ordinal_is_the_marginal():
     assert shares[1] == pytest.approx([1 / 3, 2 / 3])
 
 
-def test_the_start_of_counts_leaves_to_z_what_z_explains():
-    # Poisson counts whose log rate varies over z: overdispersed, but not given z.
-    generator = torch.Generator().manual_seed(0)
-    z = torch.randn((5000, 1), generator=generator, dtype=torch.float64)
-    x = torch.poisson(torch.exp(3.0 + z), generator=generator)
-    weight = torch.ones(5000, dtype=x.dtype)
-    fit = fit_of(NegativeBinomial(), x, share=0.2)
-    start = NegativeBinomial().from_linear_fit(x, weight, fit)
-    assert start.bias.item() == pytest.approx(3.0, abs=0.15)
-    assert start.values["log_dispersion"].exp().item() > 50.0
-    assert x.var() > 25.0 * x.mean()
+@pytest.mark.parametrize(("mean", "r"), [(20.0, 1.5), (0.3, 0.2), (500.0, 30.0)])
+def test_the_start_of_overdispersed_counts_is_the_marginal(mean, r):
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(mean * rng.gamma(r, 1.0 / r, (4000, 1))).astype(float)
+    x, weight = torch.from_numpy(counts), torch.ones(4000, dtype=torch.float64)
+    start = NegativeBinomial().from_linear_fit(x, weight, fit_of(NegativeBinomial(), x))
+    assert start.bias.exp().item() == pytest.approx(counts.mean())
+
+    def surprise(log_r):
+        p = np.exp(log_r) / (np.exp(log_r) + counts.mean())
+        return -stats.nbinom.logpmf(counts, np.exp(log_r), p).sum()
+
+    best = optimize.minimize_scalar(surprise, bounds=(-4.6, 9.2), method="bounded")
+    assert start.values["log_dispersion"].item() == pytest.approx(best.x, abs=1e-3)
 
 
 # -- noise ----------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy import stats
 from scipy.linalg import eigh, subspace_angles
-from scipy.optimize import minimize
+from scipy.optimize import minimize, minimize_scalar
 from sklearn.datasets import (
     load_breast_cancer,
     load_digits,
@@ -454,6 +455,49 @@ def test_the_decoders_of_counts_of_any_size_are_found_in_few_steps(likelihood, m
     X = rng.poisson(rate * 10.0 ** np.linspace(-1, 3, 12) * rng.gamma(3.0, 1 / 3.0, (600, 12)))
     VAETransformer(2, max_iter=0, likelihood=likelihood).fit(X)
     assert steps and max(steps) <= 15
+
+
+def _overdispersed(loading, mean, r, n_columns=10, n_rows=3000):
+    """Return counts of a log rate that is linear in two components, and a dispersion r."""
+    rng = np.random.default_rng(0)
+    z, weights = rng.normal(size=(n_rows, 2)), rng.normal(size=(2, n_columns))
+    noise = rng.gamma(r, 1.0 / r, (n_rows, n_columns))
+    return rng.poisson(mean * np.exp(loading * z @ weights) * noise)
+
+
+def _independent_counts(counts):
+    """Return the highest likelihood that independent columns have, in nats a row."""
+    total = 0.0
+    for column in counts.T:
+
+        def surprise(log_r, column=column):
+            p = np.exp(log_r) / (np.exp(log_r) + column.mean())
+            return -stats.nbinom.logpmf(column, np.exp(log_r), p).mean()
+
+        total -= minimize_scalar(surprise, bounds=(-4.6, 9.2), method="bounded").fun
+    return total
+
+
+@pytest.mark.parametrize(
+    ("loading", "mean", "r"),
+    [(0.0, 20.0, 1.5), (0.0, 5.0, 0.3), (0.0, 0.2, 5.0), (1.0, 200.0, 1.0), (1.5, 10.0, 3.0)],
+)
+def test_overdispersed_counts_begin_no_worse_than_independent(loading, mean, r):
+    counts = _overdispersed(loading, mean, r)
+    vae = VAETransformer(2, max_iter=0, likelihood="negative_binomial", random_state=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*inactive")
+        vae.fit(counts)
+    assert vae.score_samples(counts).mean() >= _independent_counts(counts) - 0.05
+
+
+@pytest.mark.parametrize("r", [0.5, 10.0, 1e6])
+def test_a_fit_finds_the_dispersion_that_counts_have_given_the_codes(r):
+    vae = VAETransformer(2, likelihood="negative_binomial", random_state=0)
+    vae.fit(_overdispersed(0.7, 50.0, r))
+    (block,) = vae.model_.module().likelihood.parts
+    found = block.log_dispersion.exp().median().item()
+    assert found > 50.0 if r == 1e6 else found == pytest.approx(r, rel=0.15)
 
 
 def test_as_many_components_as_numbers_leave_these_their_noise():

@@ -1,12 +1,11 @@
 """The decoder of columns without Gaussian noise, as a generalised linear model of the codes."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
+from scipy.optimize import Bounds, minimize
 from torch import Tensor
 
 from .._gaussian import normal_sample
@@ -38,8 +37,9 @@ def fit_decoder(
 ) -> None:
     """Fit the linear decoders of ``fixed`` features to the codes of rows x (N, D), in float32.
 
-    The problem is convex; N(0, 1) priors on the weights (z has unit variance), and on how far a
-    bias moves, keep levels finite that are separated or that none of these rows has.
+    What their likelihoods learn of each column, as the dispersion of counts, is fitted with them.
+    Given that, the problem is convex; N(0, 1) priors on the weights (z has unit variance), and on
+    how far all else moves, keep levels finite that are separated or that none of these rows has.
     """
     cells = torch.from_numpy(x).to(vae.device)
     seen = None if observed is None else torch.from_numpy(observed).to(vae.device)
@@ -58,26 +58,97 @@ def fit_decoder(
     is_worse = ~(regression.by_column(full) >= regression.by_column(at_marginal))  # nan, too
     start = torch.where(is_worse[vae.likelihood.column, None][place], at_marginal[place], start)
 
-    # In units of their own curvature raw parameters of all columns take about as many steps.
-    unit = (regression.curvature(full)[place, None] + 1.0 / n_rows).rsqrt()
-
-    def objective(own: Array) -> tuple[float, Array]:
-        trial = unit * torch.from_numpy(own).view(start.shape).to(vae.device)
-        value, gradient = regression.value_and_gradient(full.index_copy(0, place, trial))
-        pull = trial.clone()
-        pull[:, -1] -= start[:, -1]
-        loss = 0.5 * pull.square().sum() / n_rows - value
-        slope = unit * (pull / n_rows - gradient[place])
-        return float(loss), slope.flatten().numpy(force=True)
-
-    options: Any = {"maxiter": GLM_STEPS, "ftol": SETTLED, "gtol": 0.0}
-    begin = (start / unit).flatten().numpy(force=True)
-    found = minimize(objective, begin, jac=True, method="L-BFGS-B", options=options)
-    if np.isfinite(found.x).all() and np.isfinite(found.fun):
-        start = unit * torch.from_numpy(found.x).view(start.shape).to(vae.device)
+    found = _climbed(regression, full, place, start, n_rows)
+    if found is not None:
+        start = found
+        _Own(vae.likelihood).take(regression.own.values)
     full[place] = start
     layer.weight.copy_(full[:, :-1])
     layer.bias.copy_(full[:, -1])
+
+
+def _climbed(
+    regression: "_Regression", full: Tensor, place: Tensor, start: Tensor, n_rows: float
+) -> Tensor | None:
+    """Return the ``place`` of ``full``, climbed to from ``start``; None where nothing is finite."""
+    n_weights, own = start.numel(), regression.own.values
+    # In units of their own curvature all columns take about as many steps.
+    unit = (regression.curvature(full) + 1.0 / n_rows).rsqrt()
+    units = torch.cat([unit[place, None].expand_as(start).flatten(), unit[len(full) :]])
+    begin = torch.cat([start.flatten(), own])
+    centre = begin.clone()
+    centre[:n_weights].view_as(start)[:, :-1] = 0.0
+
+    def moved(found: Array) -> tuple[Tensor, Tensor]:
+        trial = units * torch.from_numpy(found).to(start)
+        regression.own.take(trial[n_weights:])
+        return trial, full.index_copy(0, place, trial[:n_weights].view_as(start))
+
+    def objective(found: Array) -> tuple[float, Array]:
+        trial, weight = moved(found)
+        value, gradient, of_own = regression.value_and_gradient(weight)
+        pull = trial - centre
+        slope = pull / n_rows - torch.cat([gradient[place].flatten(), of_own])
+        return float(0.5 * pull.square().sum() / n_rows - value), (units * slope).numpy(force=True)
+
+    free = np.full(n_weights, np.inf)
+    lower, upper = regression.own.limits / units[n_weights:].numpy(force=True)
+    found = minimize(
+        objective,
+        (begin / units).numpy(force=True),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=Bounds(np.append(-free, lower), np.append(free, upper)) if len(own) else None,
+        options={"maxiter": GLM_STEPS, "ftol": SETTLED, "gtol": 0.0},
+    )
+    weight = moved(found.x)[1][place]
+    return weight if np.isfinite(found.x).all() and np.isfinite(found.fun) else None
+
+
+class _Own:
+    """What the likelihoods of columns without a location learn of them, as one vector (Q,)."""
+
+    def __init__(self, likelihood: ColumnLikelihoods) -> None:
+        self._none = likelihood.column.new_zeros(0, dtype=torch.float32)
+        self._blocks = [None if part.has_scale else part for part in likelihood.parts]
+        self._named = [
+            (part, name, value)
+            for part in self._blocks
+            if part is not None
+            for name, value in part.named_parameters()
+        ]
+
+    @property
+    def values(self) -> Tensor:
+        return self._vector([value for _, _, value in self._named])
+
+    @property
+    def limits(self) -> Array:  # (2, Q)
+        """The lowest and the highest that each may be."""
+        ends = [part.limits.get(name, (-np.inf, np.inf)) for part, name, _ in self._named]
+        sizes = [value.numel() for _, _, value in self._named]
+        return np.repeat(np.reshape(ends, (-1, 2)), sizes, axis=0).T
+
+    def take(self, values: Tensor) -> None:
+        sizes = [value.numel() for _, _, value in self._named]
+        for (_, _, own), given in zip(self._named, values.split(sizes), strict=True):
+            own.copy_(given.view_as(own))
+
+    def places(self) -> list[dict[str, Tensor] | None]:
+        """Return tensors for the gradient of each, None for a block that has a location."""
+        return [
+            None
+            if part is None
+            else {name: torch.zeros_like(value) for name, value in part.named_parameters()}
+            for part in self._blocks
+        ]
+
+    def vector(self, places: list[dict[str, Tensor] | None]) -> Tensor:
+        """Return those tensors as one."""
+        return self._vector([value for part in places if part for value in part.values()])
+
+    def _vector(self, values: list[Tensor]) -> Tensor:
+        return torch.cat([self._none, *(value.detach().flatten() for value in values)])
 
 
 class _Regression:
@@ -87,6 +158,7 @@ class _Regression:
         self.likelihood = copied(likelihood).float()
         self.x, self.count, z = x.float(), count.float(), z.float()
         self.z = torch.cat([z, torch.ones_like(z[..., :1])], -1)
+        self.own = _Own(self.likelihood)
 
     def _parts(self, weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Yield some rows and their raw parameters: what fits no cache waits for its memory."""
@@ -101,27 +173,36 @@ class _Regression:
             total += torch.where(count > 0.0, log_prob * count, 0.0).sum((0, 1))
         return total
 
-    def _gradient(self, rows: slice, raw: Tensor) -> tuple[Tensor, Tensor]:
-        x, count = self.x[rows], self.count[rows]
-        return self.likelihood.gradient(x, raw, count, without_location=True)
+    def _gradient(self, rows: slice, raw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        places = self.own.places()
+        value, minus = self.likelihood.gradient(self.x[rows], raw, self.count[rows], places)
+        return value, minus, self.own.vector(places)
 
-    def curvature(self, weight: Tensor) -> Tensor:  # (P, K + 1) -> (P,)
-        """Return the mean of -d2 log p(x | z) / d raw2 by random signs (Bekas et al. 2007)."""
-        total, chance = torch.zeros_like(weight[:, 0]), torch.Generator().manual_seed(0)
+    def curvature(self, weight: Tensor) -> Tensor:  # (P, K + 1) -> (P + Q,)
+        """Return the mean of -d2 log p(x | z) by each raw parameter, and by the likelihoods' own.
+
+        By random signs (Bekas et al. 2007), all at once.
+        """
+        own, chance = self.own.values, torch.Generator().manual_seed(0)
+        total = weight.new_zeros(len(weight) + len(own))
         for rows, raw in self._parts(weight):
             sign = torch.randint(2, raw.shape, generator=chance).to(raw).mul_(2.0).sub_(1.0)
-            slopes = [self._gradient(rows, raw + end * sign)[1] for end in (NEAR, -NEAR)]
-            total += ((slopes[0] - slopes[1]) * sign).sum((0, 1)) / (2.0 * NEAR)
+            for end in (NEAR, -NEAR):
+                self.own.take(own + end)
+                _, slope, of_own = self._gradient(rows, raw + end * sign)
+                total += torch.cat([(slope * sign).sum((0, 1)), of_own]) / (2.0 * end)
+        self.own.take(own)
         return torch.where(torch.isfinite(total) & (total > 0.0), total, 0.0)
 
-    def value_and_gradient(self, weight: Tensor) -> tuple[float, Tensor]:
-        """Return the mean log p(x | z) of columns without a location, and its gradient."""
-        total, slope = 0.0, torch.zeros_like(weight)
+    def value_and_gradient(self, weight: Tensor) -> tuple[float, Tensor, Tensor]:
+        """Return the mean log p(x | z) of columns without a location, and its gradients."""
+        total, slope, of_own = 0.0, torch.zeros_like(weight), torch.zeros_like(self.own.values)
         for rows, raw in self._parts(weight):
-            value, minus = self._gradient(rows, raw)
+            value, minus, minus_own = self._gradient(rows, raw)
             slope -= minus.flatten(0, 1).T @ self.z[:, rows].flatten(0, 1)
+            of_own -= minus_own
             total += float(value)
-        return total, slope
+        return total, slope, of_own
 
 
 def _raw(weight: Tensor, z: Tensor) -> Tensor:  # (P, K + 1), (S, N, K + 1) -> (S, N, P)

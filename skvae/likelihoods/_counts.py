@@ -11,6 +11,8 @@ from torch import Tensor
 from .._table.support import Support
 from ._likelihood import Likelihood, LinearFit, LinearForm, LinearStart
 
+BISECTIONS = 16  # of the dispersions that there may be
+
 
 @dataclass(frozen=True)
 class Poisson(Likelihood):
@@ -77,7 +79,7 @@ class Poisson(Likelihood):
         return torch.log1p(self.mean(raw))
 
     def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
-        return _count_start(x, weight, fit)[0]
+        return _count_start(x, weight, fit)
 
 
 @dataclass(frozen=True)
@@ -120,8 +122,7 @@ class NegativeBinomial(Likelihood):
     def gradient(
         self, x: Tensor, raw: Tensor, count: Tensor, g: Tensor, places: Mapping[str, Tensor]
     ) -> Tensor:
-        # With q = r / (r + m): -d log p / d log m = (x + r) (1 - q) - x,
-        # d log p / d log r = r (psi(x + r) - psi(r) + log q + 1) - (x + r) q.
+        # With q = r / (r + m): -d log p / d log m = (x + r) (1 - q) - x.
         (log_rate, slope), x = _log_rate_and_slope(raw.double()), x.double()
         log_r = self.log_dispersion.double()
         r = torch.exp(log_r)
@@ -131,7 +132,7 @@ class NegativeBinomial(Likelihood):
         log_p = choices + r * log_q + x * (log_rate - log_sum)
         by_rate = (x + r) * torch.exp(log_rate - log_sum) - x
         g.copy_(by_rate.mul_(slope).mul_(count))
-        by_r = r * (torch.digamma(x + r) - torch.digamma(r) + log_q + 1.0) - (x + r) * q
+        by_r = _by_log_dispersion(x, r, log_q, q)
         places["log_dispersion"].copy_(-(by_r * count).sum((0, 1)))
         return (log_p * count).sum().to(raw.dtype)
 
@@ -175,9 +176,22 @@ class NegativeBinomial(Likelihood):
 
     @torch.no_grad()
     def from_linear_fit(self, x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
-        start, inverse_r = _count_start(x, weight, fit)
-        own = {"log_dispersion": -torch.log(inverse_r.clamp(1e-4, 20.0))}
-        return start._replace(values=own)
+        # The dispersion that has the highest marginal likelihood at the mean: one at most is finite
+        # (Levin & Reeds 1977), and lies between the ends by the sign of the slope.
+        share, counts, start = _share(x, weight), x.nan_to_num(), _count_start(x, weight, fit)
+        lower, upper = (torch.full_like(start.bias, end) for end in self.limits["log_dispersion"])
+        for _ in range(BISECTIONS):
+            middle = 0.5 * (lower + upper)
+            log_q = -torch.nn.functional.softplus(start.bias - middle)
+            slope = _by_log_dispersion(counts, middle.exp(), log_q, log_q.exp())
+            rises = (share * slope).sum(0) > 0.0
+            lower, upper = torch.where(rises, middle, lower), torch.where(rises, upper, middle)
+        return start._replace(values={"log_dispersion": 0.5 * (lower + upper)})
+
+
+def _by_log_dispersion(x: Tensor, r: Tensor, log_q: Tensor, q: Tensor) -> Tensor:
+    """Return d log p / d log r, where q = r / (r + m) with the rate m."""
+    return r * (torch.digamma(x + r) - torch.digamma(r) + log_q + 1.0) - (x + r) * q
 
 
 def _log_rate(raw: Tensor) -> Tensor:
@@ -195,19 +209,14 @@ def _rate_information(raw: Tensor) -> Tensor:
     return torch.exp(2.0 * raw.clamp(max=20.0) - _log_rate(raw))  # (d rate / d raw)^2 / rate
 
 
-def _count_start(x: Tensor, weight: Tensor, fit: LinearFit) -> tuple[LinearStart, Tensor]:
-    """Return the start, and the counts' variance beyond it, relative to mean^2: 1 / r."""
+def _share(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the part of its column that each observed cell counts."""
     share = weight.to(x.dtype)[:, None] * ~x.isnan()
-    share = share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
-    mean = (share * x.nan_to_num()).sum(0).clamp(min=1e-2)
-    variance = (share * (x.nan_to_num() - mean).square()).sum(0)
-    # A linear log rate makes the rate log-normal over z: its log's mean is below log(mean) by half
-    # the variance v, and not below the mean of the counts' own logs.
-    log_mean, total = torch.log(mean), fit.scale.square()
-    v = (1.0 + 1.0 / mean).square() * (total - fit.noise.square()).clamp(min=0.0)
-    lowest = torch.log(torch.expm1(fit.mean).clamp(min=1e-2))
-    bias = torch.maximum(log_mean - 0.5 * v, torch.minimum(lowest, log_mean))
-    # Var x = mean + mean^2 ((1 + 1 / r) e^v - 1).
-    beyond = (1.0 + (variance - mean) / mean.square()) * torch.exp(2.0 * (bias - log_mean)) - 1.0
+    return share / share.sum(0).clamp(min=torch.finfo(x.dtype).tiny)
+
+
+def _count_start(x: Tensor, weight: Tensor, fit: LinearFit) -> LinearStart:
+    """Begin at the mean count of each column."""
+    mean = (_share(x, weight) * x.nan_to_num()).sum(0).clamp(min=1e-2)
     # The slope of raw by log(1 + e^raw), which stands for the feature.
-    return LinearStart(1.0 + torch.exp(-bias), bias, total.clamp(min=1e-3)), beyond
+    return LinearStart(1.0 + 1.0 / mean, torch.log(mean), fit.scale.square().clamp(min=1e-3))

@@ -49,7 +49,7 @@ class Block(Part[Likelihood]):
         self.columns = list(columns)
         self._index = torch.tensor(self.columns, dtype=torch.long)
         self.of_features = own.columns_of_features(len(columns))  # (P,)  among its own columns
-        self._limits = list(own.limits.items())
+        self.limits = dict(own.limits)
 
     @property
     def n_raw(self) -> int:
@@ -95,7 +95,7 @@ class Block(Part[Likelihood]):
 
     def project(self) -> None:
         """Return to the admissible parameters after an optimiser step."""
-        for name, (lower, upper) in self._limits:
+        for name, (lower, upper) in self.limits.items():
             getattr(self, name).detach().clamp_(lower, upper)
 
 
@@ -252,20 +252,20 @@ class ColumnLikelihoods(nn.Module):
         return total
 
     def gradient(
-        self, x: Tensor, raw: Tensor, count: Tensor, without_location: bool = False
+        self, x: Tensor, raw: Tensor, count: Tensor, aside: Sequence[dict[str, Tensor] | None]
     ) -> tuple[Tensor, Tensor]:
         """Return the sum of count (N, D) log p(x | raw), and minus its gradient by raw.
 
-        With ``without_location`` only that of columns whose raw parameters are no location.
+        ``aside`` has a tensor for each parameter of each block, where that gradient is left. A
+        block that has None there counts nothing.
         """
         g, total = torch.empty_like(raw), raw.new_zeros(())
-        parts = zip(self.parts, self._each(raw), g.split(self.n_raw, -1), strict=True)
-        for part, (now, own), place in parts:
-            if without_location and part.has_scale:
+        parts = zip(self.parts, self._each(raw), g.split(self.n_raw, -1), aside, strict=True)
+        for part, (now, own), place, places in parts:
+            if places is None:
                 place.zero_()
                 continue
-            aside = {name: torch.empty_like(value) for name, value in part.named_parameters()}
-            total += gradient_of_cells(now)(part.own(x), own, part.own(count), place, aside)
+            total += gradient_of_cells(now)(part.own(x), own, part.own(count), place, places)
         return total, g
 
     def slopes(self, raw: Tensor, rows: Given) -> tuple[Tensor, Tensor]:  # (..., P) each
