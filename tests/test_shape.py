@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from skvae import VAETransformer
-from skvae._table.shape import fit_shape, grid_of
+from skvae._table.shaping import fit_shape, grid_of
 
 RNG = np.random.default_rng(0)
 WET = RNG.normal(size=1500) > 0.3

@@ -10,7 +10,8 @@ from scipy.sparse import issparse
 
 from .automatic import Look
 from .column import Array
-from .shape import Shape, fit_shape
+from .shape import Shape
+from .shaping import fit_shape
 from .statistics import Scaling, geometric_mean, row_chunks
 from .support import Kinds, Limits, limits_of
 
