@@ -19,13 +19,14 @@ from ._resources import LITTLE, enough_threads
 from ._specification import copied
 from ._start.features import Counted
 from ._start.linear_start import evidence_of_components, start_linear
-from ._table.automatic import Look, look_at, with_remarks
+from ._table.automatic import Look, look_at
 from ._table.checks import Said, check_support
 from ._table.column import Array
 from ._table.columns import Columns, fit_columns
 from ._table.duplicates import merged
 from ._table.gathered import Gathered
 from ._table.holes import holes_of, widened
+from ._table.remarks import with_remarks
 from ._table.schema import LabelledRows, Schema, fit_schema
 from ._table.statistics import ColumnMoments
 from ._table.support import limits_of
@@ -120,9 +121,10 @@ def look_and_scale(
     holes = holes_of(table, schema.n_levels, count, parameters["missing"])
     table = widened(table, holes)
     look = look_at(table, weight, schema.columns, number)
-    schema = replace(with_remarks(schema, look, len(weight)), holes=holes)
+    schema = replace(schema, holes=holes)
     asked = [*asked, *("bernoulli" for _ in holes)]
     columns = columns_for(parameters, schema, asked, table, look, count=count)
+    schema = with_remarks(schema, look.moments, columns, table, count)
     return schema, columns, table, look.moments
 
 

@@ -1,5 +1,7 @@
 """Columns become standardised ones and come back; what shares one unit is told from a table."""
 
+import re
+import warnings
 from functools import partial
 
 import numpy as np
@@ -17,7 +19,9 @@ from skvae._table.statistics import (
     CHUNK_CELLS,
     CHUNK_ROWS,
     COVARIANCE_AT_ONCE,
+    far_out,
     heavy_tailed,
+    may_be_wild,
     measure,
     quartiles,
     robust_units,
@@ -534,3 +538,46 @@ def test_texts_are_read_as_other_objects_are(missing):
     assert_array_equal(own.places, slow.places)
     assert own.levels == slow.levels and own.kind == slow.kind == "category" and own.guessed
     assert [None if p < 0 else own.levels[p] for p in own.places] == texts
+
+
+# -- wild values ----------------------------------------------------------------------------------
+
+FAR = "more than 100 times as far from the median as 99% of the column."
+WILD = {
+    "one": ([1e6], {}, f"holds one value, 1e+06, {FAR} The column's unit follows from it, so"),
+    "some": ([-1e6, 3e7], {}, f"holds 2 values, such as 3e+07, {FAR} The column's unit follows"),
+    "of a shape": (
+        [1e6],
+        {"likelihood": "normal_scores"},
+        f"holds one value, 1e+06, {FAR} Neither draws nor expectations come near it.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WILD)
+def test_a_fit_names_columns_whose_unit_a_few_wild_values_would_be(name):
+    wild, parameters, text = WILD[name]
+    X = np.random.default_rng(0).gamma(3.0, size=(300, 3))
+    X[: len(wild), 1] = wild
+    with pytest.warns(UserWarning, match=re.escape(f"Column 1 {text}")):
+        VAETransformer(1, max_iter=0, **parameters).fit(X)
+
+
+@pytest.mark.parametrize(
+    ("scale", "parameters"),
+    [(99.0, {}), (1e6, {"likelihood": "student_t"}), (1e6, {"scaling": None})],
+)
+def test_a_fit_says_nothing_of_values_that_decide_no_unit(scale, parameters):
+    X = np.random.default_rng(0).normal(size=(300, 3))
+    X[0, 1] = scale * np.sort(np.abs(X[:, 1] - np.median(X[:, 1])))[-4]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "Column 1 holds")
+        VAETransformer(1, max_iter=0, **parameters).fit(X)
+
+
+def test_columns_that_may_be_wild_are_all_that_are():
+    rng = np.random.default_rng(0)
+    X = np.append(rng.standard_t(0.4, (400, 300)), rng.normal(size=(400, 20)), axis=1)
+    may = may_be_wild(measure(X, np.ones(len(X)), X.shape[1] * ["x"]))
+    wild = np.array([far_out(cells).any() for cells in X.T])
+    assert wild.sum() > 50 and not (wild & ~may).any() and not may[300:].any()

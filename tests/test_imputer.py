@@ -796,3 +796,18 @@ def test_texts_among_numbers_are_filled_as_what_is_missing(add_indicator):
     assert_allclose(filled[0], filled[1])
     with pytest.raises(ValueError, match="Column 'x' needs numbers; row 3 holds 'n/a'"):
         imputer.transform(holes.astype({"x": object}).replace({"x": {holes["x"][3]: "n/a"}}))
+
+
+@pytest.mark.parametrize("wild", [[1e6], [-1e9, 4e4]])
+def test_wild_values_of_a_column_do_not_reach_what_is_filled(wild):
+    rng = np.random.default_rng(0)
+    X = 5.0 + rng.normal(size=(400, 1)) * [1.0, 0.8, -0.7] + 0.3 * rng.normal(size=(400, 3))
+    holes = _holes(X.shape)
+    holes[X[:, 0] > np.quantile(X[:, 0], 0.97), 0] = True  # those near the top, above all
+    holes[: len(wild)] = False
+    with_wild = X.copy()
+    with_wild[: len(wild), 0] = wild
+    with pytest.warns(UserWarning, match="Column 0 holds .* Neither draws nor expectations"):
+        filled = VAEImputer(random_state=0).fit_transform(np.where(holes, np.nan, with_wild))
+    error = np.abs(filled - X)[holes[:, 0], 0]
+    assert error.max() < 3.0 and np.sqrt((error**2).mean()) < 0.8

@@ -5,7 +5,8 @@ import pytest
 from scipy import integrate, special, stats
 
 from skvae import VAETransformer
-from skvae._table.shaping import fit_shape, grid_of
+from skvae._table.shaping import _shape_of, fit_shape, grid_of
+from skvae._table.statistics import far_out
 
 RNG = np.random.default_rng(0)
 WET = RNG.normal(size=1500) > 0.3
@@ -24,6 +25,10 @@ COLUMNS = {
     "amounts": np.rint(100 * np.exp(RNG.normal(3, 1, 1500))) / 100,
     "thousands": 500.0 * RNG.integers(20, 2000, 1500),
     "cauchy": RNG.standard_cauchy(1500),
+    "one wild value": np.append(RNG.normal(5.0, 1.0, 1500), 1e6),
+    "wild values on both sides": np.append(RNG.exponential(size=1500), [-4e3, 2e5, 2e5, 7e5]),
+    "wild beside few values": np.append(RNG.integers(0, 9, 1500), [1e6, -9999.0]).astype(float),
+    "wild beside a cap": np.append(np.minimum(RNG.normal(size=1500), 1.0), [700.0, 900.0]),
 }
 
 
@@ -282,3 +287,41 @@ def test_log_p_of_atoms_and_densities_is_right():
         log_p = log_p + np.where(is_atom, mass, density)
     expected = special.logsumexp(log_p, axis=0) + np.log(z[1] - z[0])
     np.testing.assert_allclose(vae.score_samples(X[:40]), expected, atol=0.02)
+
+
+# -- wild values ----------------------------------------------------------------------------------
+
+TAME = np.random.default_rng(1).gamma(3.0, size=2000)
+
+
+@pytest.mark.parametrize("wild", [[1e6], [-1e9], [3e3, 3e3, 8e4], [-1e4, 1e7]])
+@pytest.mark.parametrize("n_rows", [25, 60, 2000])
+def test_wild_values_stretch_nothing_that_other_rows_hold(wild, n_rows):
+    tame = np.sort(TAME[:n_rows]) + 100.0  # far from zero: a Gaussian would keep its sign
+    shape = shape_of(np.append(tame, wild if n_rows == 2000 else wild[:1]))
+    scores = np.linspace(-1.9, 1.9, 200)
+    np.testing.assert_allclose(
+        shape.values(scores), _shape_of(tame, np.ones(n_rows)).values(scores), atol=0.3
+    )
+    assert (np.abs(shape.values(np.array([-5.0, 5.0])) - 100.0) < 25.0).all()
+    assert (np.abs(shape.scores(np.array(wild[:1]))) >= 7.0).all()
+
+
+def test_a_wild_value_leaves_the_shares_of_the_others():
+    levels = np.repeat(np.arange(4.0), 250)
+    shape, with_wild = shape_of(levels), shape_of(np.append(levels, 1e6))
+    assert with_wild.atoms.tolist() == [0.0, 1.0, 2.0, 3.0, 1e6]
+    np.testing.assert_allclose(with_wild.upper[:3], shape.upper[:3])
+    np.testing.assert_allclose(with_wild.centre[:4], shape.centre)
+    assert with_wild.upper[3] == 7.0 and with_wild.lower[4] == 7.0
+
+
+def test_values_far_out_are_told_by_weight_as_by_repetition():
+    rng = np.random.default_rng(0)
+    cells = np.append(rng.normal(size=2000), [150.0, 1e4, -2e5])
+    count = rng.integers(1, 4, len(cells))
+    repeated = np.repeat(cells, count)
+    expected = np.unique(repeated[far_out(repeated)])
+    assert np.unique(cells[far_out(cells, count.astype(float))]).tolist() == expected.tolist()
+    assert expected.tolist() == [-2e5, 1e4]
+    assert not far_out(cells[-19:]).any()  # too few to tell

@@ -1,30 +1,21 @@
 """What "auto" sees in the columns of a table, and how they are then scaled."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.sparse import issparse
 
 from .column import Array, Column
-from .schema import Schema
-from .statistics import ColumnMoments, heavy_tailed, measure, share_one_unit, two_valued
+from .statistics import (
+    ColumnMoments,
+    heavy_tailed,
+    measure,
+    share_one_unit,
+    two_valued,
+)
 from .support import Nature
 from .unseen import counts_of_values, log_mass_of_unseen
-
-ROUNDED = (
-    "varies by no more than the rounding of float64 and is taken as constant. If the differences "
-    "matter, subtract what all values have in common before you convert them to floats."
-)
-TINY = (
-    "holds numbers whose differences are too small to be squared in float64, and is taken as "
-    "constant. Use another unit."
-)
-EMPTY = (
-    "holds no value. Whatever later rows hold there is taken as missing. Drop it, or fit to rows "
-    "that have values."
-)
 
 
 class Look(NamedTuple):
@@ -78,16 +69,3 @@ def _nature(column: Column, binary: bool, heavy: bool) -> Nature:
     if column.kind == "boolean" or binary:
         return "two_valued"
     return "heavy_tailed" if heavy else "number"
-
-
-def with_remarks(schema: Schema, look: Look, n_rows: int) -> Schema:
-    """Say which columns hold nothing, or numbers too close to each other to be told apart."""
-    moments, said = look.moments, []
-    for number, column in enumerate(schema.columns):
-        remark = ROUNDED if moments.is_rounding[number] else ""
-        remark = TINY if moments.is_tiny[number] else remark
-        if moments.n_missing[number] == n_rows and column.kind != "category":
-            remark = EMPTY
-        new = remark and not column.remark
-        said.append(replace(column, remark=remark) if new else column)
-    return replace(schema, columns=tuple(said))

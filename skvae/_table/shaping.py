@@ -10,6 +10,7 @@ from scipy.special import ndtri
 
 from .column import Array
 from .shape import CLOSEST, NO_GRID, SAME, Grid, Piece, Shape
+from .statistics import far_out
 from .unseen import log_mass_of_unseen
 
 MOST_ATOMS = 256
@@ -23,6 +24,8 @@ STEEPEST = 3.0  # the same: beyond it the map would not be monotone (Fritsch & C
 DECIMALS = 6  # after the point, that are looked for
 SECONDS = 86_400.0  # of a day
 FAR_FROM_ZERO = 5.0  # standard deviations, beyond which a Gaussian keeps its sign
+WILD_SCORE = 7.0  # from which on wild values are
+STRAIGHT = 6.0  # score, up to which a stretch goes on as if there were none
 GAIN = 0.01  # nats a row, from which on a column is not Gaussian enough
 CLEARLY = 2.0  # standard errors that this must be
 MOST = 3.0  # nats that one row says of it
@@ -44,7 +47,8 @@ def fit_shape(values: Array, count: Array) -> Shape | None:
     scale = math.sqrt(np.average((values - mean) ** 2, weights=counts))
     has_sign = values[0] > 0.0 or values[-1] < 0.0
     near_zero = has_sign and abs(mean) < FAR_FROM_ZERO * scale
-    if len(shape.atoms) or near_zero or _is_better(values, counts):
+    is_wild = bool(far_out(values, counts).any())
+    if len(shape.atoms) or near_zero or is_wild or _is_better(values, counts):
         return shape
     return None if grid == NO_GRID else replace(shape, pieces={0: _straight(mean, scale)})
 
@@ -70,28 +74,44 @@ def _shape_of(values: Array, counts: Array, grid: Grid = NO_GRID) -> Shape:
     if is_atom.all():
         values, counts = _with_gaps(values, counts, grid)
         is_atom = np.ones(len(values), dtype=bool)
-    share = counts / counts.sum()
-    below = np.cumsum(share) - share
-    lower, upper = ndtri(below[is_atom]), ndtri((below + share)[is_atom].clip(max=1.0))
-    if is_atom[-1]:
-        upper[-1] = np.inf
-    upper[:-1] = np.minimum(upper[:-1], lower[1:])  # but for rounding they are in order
+    wild = far_out(values, counts)
+    share = np.where(wild, 0.0, counts) / counts[~wild].sum()
+    lower, middle, upper = _intervals(share, wild)
     density = [np.exp(-0.5 * end**2) / math.sqrt(2.0 * math.pi) for end in (lower, upper)]
-    centre = np.clip((density[0] - density[1]) / share[is_atom], lower, upper)
-    middle = ndtri(below + 0.5 * share)
+    mean = np.divide(density[0] - density[1], share, out=middle.copy(), where=~wild)
     atoms, pieces = values[is_atom], {}
+    edges, centre = (lower[is_atom], upper[is_atom]), np.clip(mean, lower, upper)[is_atom]
     before = np.cumsum(is_atom)  # atoms up to each value
     for gap in np.unique(before[~is_atom]).tolist():
         own = ~is_atom & (before == gap)
-        ends = [(upper[gap - 1], atoms[gap - 1])] if gap > 0 else []
-        ends += [(lower[gap], atoms[gap])] if gap < len(atoms) else []
-        knots = _knots(middle[own], values[own], counts[own])
-        score, value = np.array(sorted([*zip(*knots, strict=True), *ends])).T
+        knots = [(edges[1][gap - 1], atoms[gap - 1])] if gap > 0 else []
+        knots += [(edges[0][gap], atoms[gap])] if gap < len(atoms) else []
+        tame, far = own & ~wild, np.flatnonzero(own & wild)
+        if tame.any():
+            knots += zip(*_knots(middle[tame], values[tame], counts[tame]), strict=True)
+        knots += [(middle[n], values[n]) for n in far if n - 1 not in far or n + 1 not in far]
+        score, value = _straightened(*np.array(sorted(knots)).T)
         pieces[gap] = _piece(score, value, gap == 0, gap == len(atoms))
     log_unseen = log_mass_of_unseen(counts)
     if pieces:  # as dense as one more row, anywhere
         log_unseen = -math.log((counts.sum() + 1.0) * float(values[-1] - values[0]))
-    return Shape(atoms, lower, upper, centre, pieces, grid, log_unseen)
+    return Shape(atoms, *edges, centre, pieces, grid, log_unseen)
+
+
+def _intervals(share: Array, wild: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+    """Return where the interval of each value begins, is in the middle, and ends, in scores.
+
+    Wild values, which have no share here, follow where hardly any score is.
+    """
+    upto = np.append(0.0, np.cumsum(share))
+    cuts, middle = ndtri(upto.clip(max=1.0)), ndtri((upto[:-1] + 0.5 * share).clip(max=1.0))
+    cuts[-1] = np.inf
+    for side in (-1, 1):
+        far = np.flatnonzero(wild & (middle * side > 0.0))
+        place = WILD_SCORE + np.arange(len(far)) / max(len(far), 1)
+        cuts[far[::side] + (side < 0)] = side * place
+        middle[far[::side]] = side * (place + 0.5 / max(len(far), 1))
+    return cuts[:-1], middle, cuts[1:]
 
 
 def _atoms_among(values: Array, counts: Array) -> NDArray[np.bool_]:
@@ -154,6 +174,24 @@ def _knots(scores: Array, values: Array, counts: Array) -> tuple[Array, Array]:
     kept.append(n_knots - 1)
     places = places[kept]
     return places, np.interp(places, scores, values)
+
+
+def _straightened(score: Array, value: Array) -> tuple[Array, Array]:
+    """Add a knot before wild values, up to which the stretch goes on straight.
+
+    So they stretch nothing that other rows hold: neither draws nor expectations come near them.
+    """
+    for _ in range(2):
+        score, value = -score[::-1], -value[::-1]  # one side, and then the other
+        n_tame = int(np.searchsorted(score, WILD_SCORE))
+        if 1 < n_tame < len(score):
+            last, way = score[n_tame - 1], min(1.0, score[n_tame - 1] - score[0])
+            near = np.interp(last - way, score, value)
+            straight = value[n_tame - 1] + (value[n_tame - 1] - near) / way * (STRAIGHT - last)
+            if last < STRAIGHT and straight < value[n_tame]:
+                score = np.insert(score, n_tame, STRAIGHT)
+                value = np.insert(value, n_tame, straight)
+    return score, value
 
 
 def _piece(score: Array, value: Array, is_first: bool, is_last: bool) -> Piece:

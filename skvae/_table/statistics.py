@@ -22,6 +22,10 @@ LONG_ROW = 512  # numbers, from which on a loop over a row of them is fast
 COVARIANCE_AT_ONCE = 300  # columns, up to which it is added up with the other moments
 ROWS_FOR_STATISTICS = 10_000
 BEYOND_ALL = 1e30  # a spread, and a number in float32
+FEWEST_ROWS = 20  # of which a wild one can be told
+WILD = 100.0  # times as far out as most cells
+INNER = 0.99  # of them
+FARTHEST_SCALES = 8.9  # standard deviations from the mean, which one cell of wild ones is at least
 HEAVY_ROWS = 100  # from which on a few wild values are evidence
 
 
@@ -35,8 +39,16 @@ class ColumnMoments(NamedTuple):
     is_rounding: NDArray[np.bool_]  # what it varies by
     is_tiny: NDArray[np.bool_]  # the same, so that its squares are no floats
     n_missing: Array
-    from_zero_to_one: NDArray[np.bool_] | None = None  # the extremes are these
+    lowest: Array | None = None
+    highest: Array | None = None
     covariance: Array | None = None  # (D, D)  of few dense columns that miss nothing
+
+    @property
+    def from_zero_to_one(self) -> NDArray[np.bool_] | None:
+        """Tell the columns whose extremes are 0 and 1."""
+        if self.lowest is None or self.highest is None:
+            return None
+        return (self.lowest == 0.0) & (self.highest == 1.0)
 
 
 def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
@@ -61,9 +73,9 @@ def measure(X: Any, weight: Array, names: Sequence[str]) -> ColumnMoments:
     varies = more & (variance > SMALLEST_VARIANCE)
     scale = np.sqrt(np.where(varies, variance, 1.0))
     tiny = more & ~varies
-    binary = (extremes.lowest == 0.0) & (extremes.highest == 1.0)
+    ends = extremes.lowest, extremes.highest
     return ColumnMoments(
-        mean, variance, scale, varies, differ & ~more, tiny, n_missing, binary, sums.covariance
+        mean, variance, scale, varies, differ & ~more, tiny, n_missing, *ends, sums.covariance
     )
 
 
@@ -249,6 +261,44 @@ def _have_tails(cells: Array) -> NDArray[np.bool_]:
         _, repeats = np.unique(cells[:, column], return_counts=True)
         result[column] = repeats.max() < 0.1 * len(cells)
     return result
+
+
+def far_out(cells: Array, count: Array | None = None) -> NDArray[np.bool_]:
+    """Tell the wild ones of finite cells (N,): 100 times as far from the median as 99% of them.
+
+    ``count`` (N,) is how many rows hold each; None is one.
+    """
+    n_rows = len(cells) if count is None else float(count.sum())
+    if n_rows < FEWEST_ROWS:
+        return np.zeros(len(cells), dtype=bool)
+    inner = INNER * (n_rows - 1.0)
+    if count is None:
+        away = np.abs(cells / 2.0 - np.median(cells) / 2.0)  # no overflow
+        unit = np.partition(away, int(inner))[int(inner)]
+    else:
+        away = np.abs(cells / 2.0 - _cell_at(cells, count, 0.5 * n_rows) / 2.0)
+        unit = _cell_at(away, count, inner)
+    return (away / WILD > unit) & (unit > 0.0)
+
+
+def may_be_wild(moments: ColumnMoments) -> NDArray[np.bool_]:  # (D,)
+    """Tell the columns that can have wild cells, by their moments alone.
+
+    If the wildest is M from the median, the mean of the squares of all ways to it is at most
+    (1/100 + 1/100^2) M^2. So the standard deviation is at most 0.1005 M, and the mean is no farther
+    from the median.
+    """
+    if moments.lowest is None or moments.highest is None:
+        return np.zeros(len(moments.mean), dtype=bool)
+    with np.errstate(invalid="ignore", over="ignore"):  # of a column that is empty
+        farthest = np.maximum(moments.highest - moments.mean, moments.mean - moments.lowest)
+        return moments.varies & (farthest > FARTHEST_SCALES * moments.scale)
+
+
+def _cell_at(cells: Array, count: Array, place: float) -> float:
+    """Return the cell at a place in the order of all rows, from 0 on."""
+    order = np.argsort(cells)
+    return float(cells[order[np.searchsorted(count[order].cumsum(), place, side="right")]])
 
 
 def quartiles(cells: Array) -> Array:  # (N, D) -> (3, D)
