@@ -94,15 +94,18 @@ def _on_noise(n_components_asked: Any, fitted: "Fitted", names: Sequence[str]) -
     if len(at_floor):
         named = ", ".join(names[column] for column in at_floor[:5])
         more = " and others" if len(at_floor) > 5 else ""
-        fix = "Drop columns that repeat others."
+        fix = "Drop columns that say the same as others."
         if len(columns) == 1:
             fix = "A column alone has no structure that a model could find."
         elif not isinstance(n_components_asked, str) and fitted.n_components > 1:
-            fix = "Use fewer n_components, or drop columns that repeat others."
+            fix = "Use fewer n_components, or drop columns that say the same as others."
+        one = len(at_floor) == 1
+        of = f"column {named}" if one else f"each of the columns {named}{more}"
+        it, its = ("it", "its") if one else ("them", "their")
         yield (
-            f"The noise scale of column {named}{more} fell to its floor, {NOISE_FLOOR} of the "
-            "column's standard deviation: the components reproduce it exactly, so its density "
-            f"has no natural limit. {fix}"
+            f"The noise scale of {of} fell to its floor, {NOISE_FLOOR} of the column's standard "
+            f"deviation: the components reproduce {it} exactly, so {its} density has no natural "
+            f"limit. {fix}"
         )
 
 

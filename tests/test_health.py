@@ -199,8 +199,8 @@ def test_columns_whose_noise_is_at_its_floor_are_named(name):
     )
     texts = [str(w.message) for w in warned if "noise scale" in str(w.message)]
     assert len(texts) == 1
-    assert f"The noise scale of column {columns} fell to its floor" in texts[0]
-    assert "Use fewer n_components, or drop columns that repeat others" in texts[0]
+    assert f"The noise scale of each of the columns {columns} fell to its floor" in texts[0]
+    assert "Use fewer n_components, or drop columns that say the same as others" in texts[0]
 
 
 def test_a_column_that_follows_from_others_is_at_its_floor_with_them():
@@ -208,7 +208,7 @@ def test_a_column_that_follows_from_others_is_at_its_floor_with_them():
     Z = rng.normal(size=(300, 2))
     X = np.c_[rng.normal(size=(300, 2)), Z, Z.sum(axis=1)]
     (text,) = _texts(lambda: _vae(3, noise="per_column", scaling="columns").fit(X))
-    assert "The noise scale of column 2, 3, 4 fell" in text
+    assert "The noise scale of each of the columns 2, 3, 4 fell" in text
 
 
 def test_a_column_of_a_frame_is_called_by_its_name():
@@ -216,7 +216,7 @@ def test_a_column_of_a_frame_is_called_by_its_name():
     X = EXACT["a column twice"][0](_table())
     frame = pandas.DataFrame(X, columns=["a", "b", "visits", "d", "e", "f", "again"])
     (text,) = _texts(lambda: _vae(3, noise="per_column", scaling="columns").fit(frame))
-    assert "The noise scale of column 'visits', 'again' fell to its floor" in text
+    assert "The noise scale of each of the columns 'visits', 'again' fell to its floor" in text
 
 
 def test_a_column_alone_is_not_told_to_drop_others():
@@ -228,7 +228,7 @@ def test_a_column_alone_is_not_told_to_drop_others():
 def test_no_more_than_five_columns_are_listed():
     X = np.repeat(np.random.default_rng(0).normal(size=(50, 1)), 8, axis=1)
     (text,) = _texts(lambda: _vae(1).fit(X))
-    assert "The noise scale of column 0, 1, 2, 3, 4 and others fell" in text
+    assert "The noise scale of each of the columns 0, 1, 2, 3, 4 and others fell" in text
 
 
 @pytest.mark.parametrize("noise", ["shared", "per_column"])

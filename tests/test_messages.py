@@ -210,9 +210,9 @@ TRIGGERS = {
     ),
     "{n_inactive} of {n_components} components {are} inactive, with less than 0.01 nats: "
     "transform returns 0 for {them}. Use n_components={n_active}.": _scarce_structure,
-    "The noise scale of column {named}{more} fell to its floor, 0.001 of the column's standard "
-    "deviation: the components reproduce it exactly, so its density has no natural limit. Drop "
-    "columns that repeat others.": lambda: _fit(X[:, [0, 0]]),
+    "The noise scale of each of the columns {named}{more} fell to its floor, 0.001 of the column's "
+    "standard deviation: the components reproduce {it} exactly, so {its} density has no natural "
+    "limit. Drop columns that say the same as others.": lambda: _fit(X[:, [0, 0]]),
     "Column {name} holds numbers, but {n_strays} of its {n_cells} values are not numbers ({...}): "
     "these are taken as missing. Correct them, or name the column in categorical_features.": (
         lambda: _texts_among(2)

@@ -24,7 +24,7 @@ from skvae.priors import Prior, StandardNormal
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
     pytest.mark.filterwarnings("ignore:.*inactive, with less than:UserWarning"),
-    pytest.mark.filterwarnings("ignore:The noise scale of column:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The noise scale of:UserWarning"),
 ]
 N = 520  # above 500 a part is held out: below, five folds take five times as long
 rng = np.random.default_rng(0)

@@ -20,7 +20,7 @@ from skvae import VAETransformer
 
 # On twenty rows in five columns the noise floor is where it should be.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:The noise scale of column:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The noise scale of:UserWarning"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
 ]
 
