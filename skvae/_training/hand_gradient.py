@@ -152,12 +152,10 @@ class Layer:
             self.short_g = g.bfloat16()
             place.copy_(torch.mm(self.short_g.T, self.short_x))
             return
-        if self.is_tall:  # g^T x by its transpose: a third of the time
-            g, x, place = x, g, place.T
-        if self.is_large:
+        if self.is_tall:  # g^T x by its transpose, and never by oneDNN, which is lost in slices of g
+            place.T.copy_(torch.mm(x.T, g))
+        elif self.is_large:
             place.copy_(onednn_linear(g.T, x.T))
-        elif self.is_tall:
-            place.copy_(torch.mm(g.T, x))
         else:
             torch.mm(g.T, x, out=place)
 
