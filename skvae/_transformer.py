@@ -109,8 +109,8 @@ class VAETransformer(
         by ``component_scale_``: distances between codes then have the metric of rows, as in PCA.
     objective : {"elbo", "iwae"}, default="elbo"
         Train on the evidence lower bound or the importance-weighted one [3]_ (``n_train_samples``).
-    n_train_samples : int, default=1
-        Samples of z for each row and step.
+    n_train_samples : int, default=2
+        Samples of z for each row and step: of the ELBO, if even, pairs of opposite noise.
     beta : float, default=1.0
         Weight of the KL divergence in training [4]_. Scores always use 1. Below 1 codes hold more
         of a row, and its density may fall below the start's. With half as many components as
@@ -247,7 +247,7 @@ class VAETransformer(
         prior: Any = "normal",
         whiten: bool = False,
         objective: str = "elbo",
-        n_train_samples: int = 1,
+        n_train_samples: int = 2,
         beta: float = 1.0,
         kl_warmup: float = 0.0,
         free_bits: float = 0.0,

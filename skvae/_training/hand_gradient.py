@@ -152,7 +152,7 @@ class Layer:
             self.short_g = g.bfloat16()
             place.copy_(torch.mm(self.short_g.T, self.short_x))
             return
-        if self.is_tall:  # g^T x by its transpose, and never by oneDNN, which is lost in slices of g
+        if self.is_tall:  # g^T x by its transpose; oneDNN is lost in slices of g
             place.T.copy_(torch.mm(x.T, g))
         elif self.is_large:
             place.copy_(onednn_linear(g.T, x.T))

@@ -240,8 +240,9 @@ class Run:
     def _step(self, batch: Batch) -> Value:
         self._set_learning_rate()
         x = batch.x
-        size = (self.plan.n_samples, x.shape[0], self._n_components)
+        size = (self.plan.n_draws, x.shape[0], self._n_components)
         eps = torch.randn(size, generator=self.generator, dtype=x.dtype, device=x.device)
+        eps = self.plan.with_opposites(eps)
         take = self._recorded_step(batch) if self._records else self._take_step
         value = take(batch, eps)
         self.step_number += 1

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .._model.bounds import LogTerms, elbo, importance_weighted_bound, warmed_beta
@@ -29,8 +30,25 @@ class Plan:
     kl_warmup: float = 0.0
     free_bits: float = 0.0
     objective: str = "elbo"
-    n_samples: int = 1
+    n_samples: int = 2
     decay: bool = True  # of the learning rate, to 0 at the end of max_epochs
+
+    @property
+    def n_draws(self) -> int:
+        """How often noise is drawn for a row."""
+        return self.n_samples // 2 if self._has_pairs else self.n_samples
+
+    @property
+    def _has_pairs(self) -> bool:
+        return self.objective == "elbo" and self.n_samples % 2 == 0
+
+    def with_opposites(self, eps: Tensor) -> Tensor:  # (n_draws, N, K) -> (S, N, K)
+        """Return the noise of all samples: each draw of the ELBO has an opposite one, if it may.
+
+        What is odd in the noise cancels out of the gradient: antithetic variates (Owen 2013,
+        section 8.2).
+        """
+        return torch.cat([eps, -eps]) if self._has_pairs else eps
 
     def work_per_step(self, vae: VAE, n_rows: int) -> float:
         """Return about how many multiplications a step takes."""

@@ -132,7 +132,7 @@ class ShardedRun(Run):
     def _pass(self, rows: Rows) -> float:
         epoch, begin = divmod(self.step_number, self._n_steps)
         orders = self._rows.orders(epoch)
-        size = (self.plan.n_samples, self.vae.n_components)
+        size = (self.plan.n_draws, self.vae.n_components)
         if self._is_due:
             self._mark()
         if begin == 0:
@@ -166,7 +166,8 @@ class ShardedRun(Run):
         """Put minus the gradient of the mean over all processes' rows in ``flat.grad``."""
         own = self._sums.zero_()
         for batch, eps in parts:
-            n_rows, value = len(batch.weight), self._gradient(batch, eps)
+            n_rows = len(batch.weight)
+            value = self._gradient(batch, self.plan.with_opposites(eps))
             own[:-4].add_(self.flat.grad, alpha=n_rows)
             own[-4:-1] += torch.stack([value.bound, value.kl, torch.ones_like(value.kl)]) * n_rows
         if self._collective.rank == 0 and self._marks():
