@@ -16,11 +16,13 @@ from ._table.column import Array
 from ._table.columns import Columns
 from ._table.frames import take_rows
 from ._table.schema import LabelledRows
-from ._table.statistics import far_out
 from ._transformer import VAETransformer
 
 STEPS = 3
 STEP_ROWS = 1000  # that a linear model is fitted to in each of them
+WILD = 100.0  # times as far out as most cells
+INNER = 0.99  # of them
+FEWEST_ROWS = 20  # of which a wild one can be told
 WITH_LEVELS = ("categorical", "ordinal", "bernoulli")
 
 
@@ -71,15 +73,26 @@ def log_share_of_levels(table: Any, columns: Columns, weight: Array) -> Array:  
 
 
 def tame_rows(table: Any, weight: Array, is_number: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Return all rows but those with a wild cell, which would be the unit of its column."""
+    """Return all rows but those with a wild cell, which would be the unit of its column.
+
+    Such a cell is 100 times as far from the median as 99% of the column's cells are.
+    """
     tame = np.ones(table.shape[0], dtype=bool)
+    if len(tame) < FEWEST_ROWS:
+        return np.arange(len(tame))
     table = table.tocsc() if issparse(table) else table
     for column in np.flatnonzero(is_number):
         own = table[:, [column]]
         own = own.toarray() if issparse(own) else own
         cells = own[:, 0].astype(np.float64)
         seen = np.flatnonzero(np.isfinite(cells) & (weight > 0.0))
-        tame[seen[far_out(cells[seen])]] = False
+        if len(seen) < FEWEST_ROWS:
+            continue
+        away = np.abs(cells[seen] / 2.0 - np.median(cells[seen]) / 2.0)  # no overflow
+        place = int(INNER * (len(away) - 1))
+        unit = np.partition(away, place)[place]
+        if unit > 0.0:
+            tame[seen[away / WILD > unit]] = False
     return np.flatnonzero(tame)
 
 

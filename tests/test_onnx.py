@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -209,6 +210,15 @@ def test_values_of_a_grid_are_atoms_in_float32_too():
     prices[::2, 0] = 12.3
     vae = transformer(likelihood="normal_scores").fit(prices)
     assert_close(run(to_onnx(vae), prices)["Z"], vae.transform(prices))
+
+
+def test_wild_values_have_no_place_in_a_shape():
+    X = np.exp(NORMAL)
+    X[:2, 1] = 1e6, -4e5
+    vae = transformer(likelihood="normal_scores").fit(short(X))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*Column")
+        check(vae, short(X))
 
 
 @dataclass(frozen=True)

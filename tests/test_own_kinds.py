@@ -228,6 +228,67 @@ def test_the_default_start_is_the_maximum_likelihood_of_the_marginal():
     assert_allclose(start.weight_per_loading, 1.0 / WAITING.mean(0), rtol=1e-6)
 
 
+class _Counts(Likelihood):
+    support = Support(0.0, math.inf, "counts")
+
+    def mean(self, raw):
+        return torch.exp(raw)
+
+    def sample(self, raw, generator):
+        return torch.poisson(self.mean(raw), generator=generator)
+
+    def information(self, raw):
+        return torch.exp(raw)
+
+
+@dataclass(frozen=True)
+class ZeroInflated(_Counts):
+    """Poisson counts, or 0 with a probability that is learned."""
+
+    share: ClassVar[Tensor] = torch.full((1,), 0.5)
+
+    def parameters(self, n_columns):
+        return {"share": torch.full((n_columns,), 0.5)}
+
+    @property
+    def limits(self):
+        return {"share": (1e-6, 1.0 - 1e-6)}
+
+    def log_prob(self, x, raw):
+        counted = x * raw - torch.exp(raw) - torch.lgamma(x + 1.0) + torch.log1p(-self.share)
+        nothing = torch.logaddexp(torch.log(self.share), torch.log1p(-self.share) - torch.exp(raw))
+        return torch.where(x == 0.0, nothing, counted)
+
+
+@dataclass(frozen=True)
+class ShiftedTwice(_Counts):
+    """Poisson counts whose log rate has two shifts, of which only the difference counts."""
+
+    shift: ClassVar[Tensor] = torch.zeros(1, 2)
+
+    def parameters(self, n_columns):
+        return {"shift": torch.zeros(n_columns, 2)}
+
+    def log_prob(self, x, raw):
+        log_rate = raw + self.shift[:, 0] - self.shift[:, 1]
+        return x * log_rate - torch.exp(log_rate) - torch.lgamma(x + 1.0)
+
+
+@pytest.mark.parametrize(("kind", "share"), [(ZeroInflated, 0.3), (ShiftedTwice, 1.0)])
+def test_what_a_likelihood_learns_of_a_column_is_fitted_with_its_decoder(kind, share):
+    generator = np.random.default_rng(1)
+    z, weights = generator.normal(size=(800, 2)), generator.normal(size=(2, 4))
+    X = generator.poisson(5.0 * np.exp(0.4 * z @ weights)) * (generator.random((800, 4)) < share)
+    vae, poisson = (VAETransformer(2, likelihood=k, max_iter=0) for k in (kind(), "poisson"))
+    own, other = (v.fit(X).score_samples(X).mean() for v in (vae, poisson))
+    if kind is ShiftedTwice:
+        assert own >= other - 0.05
+        return
+    (found,) = (v for name, v in vae.weights_.items() if name.endswith(".share"))
+    assert_allclose(found, (X == 0).mean(0), atol=0.08)
+    assert own > other + 2.0
+
+
 def test_who_inherits_a_likelihood_does_not_inherit_its_gradient_by_hand():
     class Twice(Gaussian):
         def log_prob(self, x, raw):

@@ -6,7 +6,7 @@ from scipy import integrate, special, stats
 
 from skvae import VAETransformer
 from skvae._table.shaping import _shape_of, fit_shape, grid_of
-from skvae._table.statistics import far_out
+from skvae._table.statistics import wild_among
 
 RNG = np.random.default_rng(0)
 WET = RNG.normal(size=1500) > 0.3
@@ -25,10 +25,6 @@ COLUMNS = {
     "amounts": np.rint(100 * np.exp(RNG.normal(3, 1, 1500))) / 100,
     "thousands": 500.0 * RNG.integers(20, 2000, 1500),
     "cauchy": RNG.standard_cauchy(1500),
-    "one wild value": np.append(RNG.normal(5.0, 1.0, 1500), 1e6),
-    "wild values on both sides": np.append(RNG.exponential(size=1500), [-4e3, 2e5, 2e5, 7e5]),
-    "wild beside few values": np.append(RNG.integers(0, 9, 1500), [1e6, -9999.0]).astype(float),
-    "wild beside a cap": np.append(np.minimum(RNG.normal(size=1500), 1.0), [700.0, 900.0]),
 }
 
 
@@ -292,36 +288,62 @@ def test_log_p_of_atoms_and_densities_is_right():
 # -- wild values ----------------------------------------------------------------------------------
 
 TAME = np.random.default_rng(1).gamma(3.0, size=2000)
+CHANCE = np.random.default_rng(2)
+ZEROS = np.zeros(19_600)
+WILD = {  # values of a column, and those that are wild
+    "one": (TAME, [1e6]),
+    "below": (TAME, [-1e9]),
+    "on both sides": (TAME, [-1e4, 1e7]),
+    "several": (TAME, [3e3, 3e3, 8e4, 1e6]),
+    "far from zero": (TAME + 1e4, [-1e9]),
+    "of few rows": (TAME[:25], [-4e4]),
+    "beside few levels": (np.repeat(np.arange(4.0), 250), [1e6]),
+    "beside a cap": (np.minimum(TAME, 5.0), [700.0, 900.0]),
+    "of two modes": (np.append(TAME, TAME + 1000.0), [-1e6]),
+    "beside zeros": (np.append(ZEROS, CHANCE.uniform(1.0, 3.0, 400)), [1e4]),
+}
+TAMES = {  # without any
+    "normal": CHANCE.normal(size=3000),
+    "log-normal": np.exp(4.0 * CHANCE.normal(size=3000)),
+    "pareto": CHANCE.pareto(0.5, 30_000),
+    "cauchy": CHANCE.standard_cauchy(30_000) ** 3,
+    "amounts among zeros": np.append(ZEROS, np.exp(2.5 * CHANCE.normal(size=400))),
+    "two sizes among zeros": np.r_[ZEROS, CHANCE.uniform(1, 3, 80), CHANCE.uniform(200, 2e3, 320)],
+    "switch": np.append(ZEROS, np.ones(100)),
+    "too few rows": np.append(np.arange(15.0), 1e9),
+    "ninety-nine times as far": np.append(np.arange(101.0), 50.0 + 98.0 * 49.5),
+    "times": 1.7e9 + 3600.0 * CHANCE.integers(0, 9000, 500),
+}
 
 
-@pytest.mark.parametrize("wild", [[1e6], [-1e9], [3e3, 3e3, 8e4], [-1e4, 1e7]])
-@pytest.mark.parametrize("n_rows", [25, 60, 2000])
-def test_wild_values_stretch_nothing_that_other_rows_hold(wild, n_rows):
-    tame = np.sort(TAME[:n_rows]) + 100.0  # far from zero: a Gaussian would keep its sign
-    shape = shape_of(np.append(tame, wild if n_rows == 2000 else wild[:1]))
-    scores = np.linspace(-1.9, 1.9, 200)
-    np.testing.assert_allclose(
-        shape.values(scores), _shape_of(tame, np.ones(n_rows)).values(scores), atol=0.3
-    )
-    assert (np.abs(shape.values(np.array([-5.0, 5.0])) - 100.0) < 25.0).all()
-    assert (np.abs(shape.scores(np.array(wild[:1]))) >= 7.0).all()
+@pytest.mark.parametrize("name", WILD)
+def test_wild_values_have_no_place_and_change_nothing_else(name):
+    tame, wild = WILD[name]
+    assert wild_of(np.append(tame, wild)).tolist() == sorted(set(wild))
+    shape, alone = shape_of(np.append(tame, wild)), _shape_of(*np.unique(tame, return_counts=True))
+    assert shape.outside(np.array(wild)).all() and np.isnan(shape.scores(np.array(wild))).all()
+    assert not shape.outside(tame).any()
+    scores = np.linspace(-5.0, 5.0, 1001)
+    if name != "far from zero":  # there it is Gaussian enough
+        np.testing.assert_array_equal(shape.values(scores), alone.values(scores))
+    assert np.ptp(shape.values(scores)) < 20.0 * np.ptp(tame)
+    assert shape.log_unseen < -5.0
 
 
-def test_a_wild_value_leaves_the_shares_of_the_others():
-    levels = np.repeat(np.arange(4.0), 250)
-    shape, with_wild = shape_of(levels), shape_of(np.append(levels, 1e6))
-    assert with_wild.atoms.tolist() == [0.0, 1.0, 2.0, 3.0, 1e6]
-    np.testing.assert_allclose(with_wild.upper[:3], shape.upper[:3])
-    np.testing.assert_allclose(with_wild.centre[:4], shape.centre)
-    assert with_wild.upper[3] == 7.0 and with_wild.lower[4] == 7.0
+@pytest.mark.parametrize("name", TAMES)
+def test_heavy_tails_and_rare_amounts_are_not_wild(name):
+    assert not len(wild_of(TAMES[name]))
 
 
-def test_values_far_out_are_told_by_weight_as_by_repetition():
-    rng = np.random.default_rng(0)
-    cells = np.append(rng.normal(size=2000), [150.0, 1e4, -2e5])
-    count = rng.integers(1, 4, len(cells))
-    repeated = np.repeat(cells, count)
-    expected = np.unique(repeated[far_out(repeated)])
-    assert np.unique(cells[far_out(cells, count.astype(float))]).tolist() == expected.tolist()
-    assert expected.tolist() == [-2e5, 1e4]
-    assert not far_out(cells[-19:]).any()  # too few to tell
+def test_values_are_wild_by_weight_as_by_repetition():
+    cells, counts = np.array([-2e5, *np.linspace(0.0, 1.0, 50), 40.0]), np.full(52, 3.0)
+    counts[-1] = 1.0
+    assert wild_among(cells, counts)[[0, -1]].tolist() == [False, False]  # 2% of the rows
+    counts[0] = 1.0
+    assert cells[wild_among(cells, counts)].tolist() == [-2e5]
+    assert wild_of(np.repeat(cells, counts.astype(int))).tolist() == [-2e5]
+
+
+def wild_of(column):
+    values, counts = np.unique(column, return_counts=True)
+    return values[wild_among(values, counts.astype(float))]

@@ -35,6 +35,7 @@ class Shapes:
         self.shapes = shapes
         pieces = [_straight(), *(piece for shape in shapes for piece in shape.pieces.values())]
         self.knots = _knots(pieces, shapes)
+        self.reach = _tensor([shape.reach for shape in shapes])  # (S, 2)
         self.step = torch.tensor([shape.step for shape in shapes], dtype=torch.float64)
         numbers = iter(range(1, len(pieces)))
         # A piece by the number of atoms on its left; an atom that no value is where there is none.
@@ -52,6 +53,7 @@ class Shapes:
         scores = own.score_of(values)
         ends = own.of(self.knots.bound)
         inside = own.of(self.knots.there) & (values > ends[..., 0]) & (values < ends[..., 1])
+        inside = inside & (values > self.reach[:, 0]) & (values < self.reach[:, 1])
         found = torch.where(is_atom, near[3], torch.where(inside, scores, np.nan))
         return torch.where(missing, np.nan, found)
 

@@ -20,6 +20,7 @@ GLM_STEPS = 100  # of L-BFGS
 SETTLED = 1e-6  # relative gain of a step
 GLM_CELLS = 2**21  # rows times features that it is fitted to
 GLM_ROWS = (100, 5000)  # at least, and at most
+LEAST_OWN = 0.05  # curvature of a likelihood's own parameters
 NEAR = 0.05  # of a raw parameter, from where its slope is looked at
 CHUNK_NUMBERS = 2**17  # raw parameters at a time
 ENOUGH_PAIRS = 2048  # of codes of all rows together
@@ -129,6 +130,11 @@ class _Own:
         sizes = [value.numel() for _, _, value in self._named]
         return np.repeat(np.reshape(ends, (-1, 2)), sizes, axis=0).T
 
+    def admissible(self, values: Tensor) -> Tensor:
+        """Return values within the limits."""
+        lower, upper = torch.from_numpy(self.limits).to(values)
+        return torch.minimum(torch.maximum(values, lower), upper)
+
     def take(self, values: Tensor) -> None:
         sizes = [value.numel() for _, _, value in self._named]
         for (_, _, own), given in zip(self._named, values.split(sizes), strict=True):
@@ -181,18 +187,25 @@ class _Regression:
     def curvature(self, weight: Tensor) -> Tensor:  # (P, K + 1) -> (P + Q,)
         """Return the mean of -d2 log p(x | z) by each raw parameter, and by the likelihoods' own.
 
-        By random signs (Bekas et al. 2007), all at once.
+        By random signs (Bekas et al. 2007), all at once. Of their own it is at least LEAST_OWN:
+        each is one number for all rows, so that signs average less.
         """
         own, chance = self.own.values, torch.Generator().manual_seed(0)
-        total = weight.new_zeros(len(weight) + len(own))
+        of_raw, of_own = torch.zeros_like(weight[:, 0]), torch.zeros_like(own)
         for rows, raw in self._parts(weight):
-            sign = torch.randint(2, raw.shape, generator=chance).to(raw).mul_(2.0).sub_(1.0)
-            for end in (NEAR, -NEAR):
-                self.own.take(own + end)
-                _, slope, of_own = self._gradient(rows, raw + end * sign)
-                total += torch.cat([(slope * sign).sum((0, 1)), of_own]) / (2.0 * end)
+            sign, sign_own = (_signs(like, chance) for like in (raw, own))
+            ends = [self.own.admissible(own + end * sign_own) for end in (NEAR, -NEAR)]
+            slopes = []
+            for end, moved in zip((NEAR, -NEAR), ends, strict=True):
+                self.own.take(moved)
+                _, slope, slope_own = self._gradient(rows, raw + end * sign)
+                of_raw += (slope * sign).sum((0, 1)) / (2.0 * end)
+                slopes.append(slope_own)
+            of_own += (slopes[0] - slopes[1]) / (ends[0] - ends[1])
         self.own.take(own)
-        return torch.where(torch.isfinite(total) & (total > 0.0), total, 0.0)
+        of_raw = torch.where(torch.isfinite(of_raw) & (of_raw > 0.0), of_raw, 0.0)
+        least = of_own.nan_to_num(LEAST_OWN, posinf=LEAST_OWN).clamp(min=LEAST_OWN)
+        return torch.cat([of_raw, least])
 
     def value_and_gradient(self, weight: Tensor) -> tuple[float, Tensor, Tensor]:
         """Return the mean log p(x | z) of columns without a location, and its gradients."""
@@ -203,6 +216,10 @@ class _Regression:
             of_own -= minus_own
             total += float(value)
         return total, slope, of_own
+
+
+def _signs(like: Tensor, chance: torch.Generator) -> Tensor:
+    return torch.randint(2, like.shape, generator=chance).to(like).mul_(2.0).sub_(1.0)
 
 
 def _raw(weight: Tensor, z: Tensor) -> Tensor:  # (P, K + 1), (S, N, K + 1) -> (S, N, P)

@@ -9,7 +9,7 @@ from scipy.sparse import issparse
 from .column import Array
 from .columns import Columns
 from .schema import Schema
-from .statistics import ColumnMoments, far_out, may_be_wild
+from .statistics import ColumnMoments, may_be_wild, wild_among
 
 ROUNDED = (
     "varies by no more than the rounding of float64 and is taken as constant. If the differences "
@@ -23,12 +23,17 @@ EMPTY = (
     "holds no value. Whatever later rows hold there is taken as missing. Drop it, or fit to rows "
     "that have values."
 )
-WILD = "holds {values} more than 100 times as far from the median as 99% of the column. {decision}"
-UNIT = (
-    "The column's unit follows from {it}, so the others hardly differ. Correct {it}, make {it} "
-    "missing, or choose the likelihood 'normal_scores' for the column."
+WILD = (
+    "holds one or a few values that are more than 100 times as far from the median as nearly all "
+    "others. {decision}"
 )
-LEFT_OUT = "Neither draws nor expectations come near {it}."
+UNIT = WILD.format(
+    decision="They set the column's unit, in which the others hardly differ. Correct them, make "
+    "them missing, or choose the likelihood 'normal_scores' for the column."
+)
+LEFT_OUT = WILD.format(
+    decision="They are taken as missing, and cost the column's mass of unseen values in scores."
+)
 
 
 def with_remarks(
@@ -55,17 +60,11 @@ def _remarks_of_wild(
     alone = np.array([name == "gaussian" for name in columns.kinds.names])
     alone &= columns.scaling == "columns"
     shaped = np.isin(np.arange(len(alone)), list(columns.shapes))
-    if issparse(X):
-        return remarks
-    for number in np.flatnonzero(may_be_wild(moments) & (alone | shaped)).tolist():
-        cells = X[:, number].astype(np.float64)
+    may = may_be_wild(moments, float(weight.sum()))
+    for number in np.flatnonzero(may & (alone | shaped)).tolist():
+        cells = X[:, [number]].toarray()[:, 0] if issparse(X) else X[:, number]
         seen = np.isfinite(cells) & (weight > 0.0)
-        cells, count = cells[seen], weight[seen]
-        wild = cells[far_out(cells, None if (count == count[0]).all() else count)]
-        if not len(wild):
-            continue
-        one, most = len(wild) == 1, wild[np.abs(wild).argmax()]
-        values = f"one value, {most:g}," if one else f"{len(wild)} values, such as {most:g},"
-        decision = (LEFT_OUT if shaped[number] else UNIT).format(it="it" if one else "them")
-        remarks[number] = WILD.format(values=values, decision=decision)
+        values, place = np.unique(cells[seen].astype(np.float64), return_inverse=True)
+        if wild_among(values, np.bincount(place, weight[seen]).astype(np.float64)).any():
+            remarks[number] = LEFT_OUT if shaped[number] else UNIT
     return remarks

@@ -156,6 +156,8 @@ class Shape:
         What all values stand on.
     log_unseen : float
         Log-probability in nats of a value that has no place; of one beyond a bound, its density.
+    reach : tuple of float, default=(-inf, inf)
+        Values beyond it have no place: those of fit were wild.
     """
 
     atoms: Array
@@ -165,6 +167,7 @@ class Shape:
     pieces: dict[int, Piece]
     grid: Grid
     log_unseen: float
+    reach: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def step(self) -> float:
@@ -186,17 +189,21 @@ class Shape:
         result, atom = np.full(values.shape, np.nan), self._atom_at(values)
         result[atom >= 0] = self.centre[atom[atom >= 0]]
         for piece, own in self._stretches(self.atoms, values, atom):
-            own &= (values > piece.bound[0]) & (values < piece.bound[1])
+            own &= self._has_place(values, piece)
             result[own] = piece.scores(values[own])
         return result
 
     def outside(self, values: Array) -> NDArray[np.bool_]:
-        """Tell the values (N,) that have no place: beyond a bound, or between atoms."""
+        """Tell the values (N,) that have no place: beyond bound or reach, or between atoms."""
         atom = self._atom_at(values)
         known = (atom >= 0) | np.isnan(values)
         for piece, own in self._stretches(self.atoms, values, atom):
-            known |= own & (values > piece.bound[0]) & (values < piece.bound[1])
+            known |= own & self._has_place(values, piece)
         return ~known
+
+    def _has_place(self, values: Array, piece: Piece) -> NDArray[np.bool_]:
+        low, high = max(self.reach[0], piece.bound[0]), min(self.reach[1], piece.bound[1])
+        return (values > low) & (values < high)
 
     def values(self, scores: Array) -> Array:
         """Return the values that scores (N,) stand for: medians go to medians."""

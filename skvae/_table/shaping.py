@@ -10,7 +10,7 @@ from scipy.special import ndtri
 
 from .column import Array
 from .shape import CLOSEST, NO_GRID, SAME, Grid, Piece, Shape
-from .statistics import far_out
+from .statistics import wild_among
 from .unseen import log_mass_of_unseen
 
 MOST_ATOMS = 256
@@ -24,8 +24,7 @@ STEEPEST = 3.0  # the same: beyond it the map would not be monotone (Fritsch & C
 DECIMALS = 6  # after the point, that are looked for
 SECONDS = 86_400.0  # of a day
 FAR_FROM_ZERO = 5.0  # standard deviations, beyond which a Gaussian keeps its sign
-WILD_SCORE = 7.0  # from which on wild values are
-STRAIGHT = 6.0  # score, up to which a stretch goes on as if there were none
+BEYOND = 10.0  # times the range of a column's other values, on its side of wild ones
 GAIN = 0.01  # nats a row, from which on a column is not Gaussian enough
 CLEARLY = 2.0  # standard errors that this must be
 MOST = 3.0  # nats that one row says of it
@@ -42,15 +41,48 @@ def fit_shape(values: Array, count: Array) -> Shape | None:
         return None
     grid = grid_of(values)
     values, counts = _merged(values, np.bincount(number, count[seen]).astype(np.float64), grid)
-    shape = _shape_of(values, counts, grid)
-    mean = float(np.average(values, weights=counts))
-    scale = math.sqrt(np.average((values - mean) ** 2, weights=counts))
+    wild = wild_among(values, counts)
+    shape = _shape_of(values[~wild], counts[~wild], grid)
+    is_gaussian = _is_gaussian(shape, values[~wild], counts[~wild])
+    if is_gaussian and grid == NO_GRID and not wild.any():
+        return None
+    if is_gaussian:
+        shape = replace(shape, pieces={0: _straight(values[~wild], counts[~wild])})
+    if wild.any():
+        log_unseen = _log_unseen(shape, values, counts)
+        shape = replace(shape, reach=_reach(values, wild), log_unseen=log_unseen)
+    return shape
+
+
+def _is_gaussian(shape: Shape, values: Array, counts: Array) -> bool:
+    """Whether a column is Gaussian enough, and its sign not in doubt."""
+    mean, scale = _mean_and_scale(values, counts)
     has_sign = values[0] > 0.0 or values[-1] < 0.0
     near_zero = has_sign and abs(mean) < FAR_FROM_ZERO * scale
-    is_wild = bool(far_out(values, counts).any())
-    if len(shape.atoms) or near_zero or is_wild or _is_better(values, counts):
-        return shape
-    return None if grid == NO_GRID else replace(shape, pieces={0: _straight(mean, scale)})
+    return not (len(shape.atoms) or near_zero or _is_better(values, counts))
+
+
+def _mean_and_scale(values: Array, counts: Array) -> tuple[float, float]:
+    mean = float(np.average(values, weights=counts))
+    return mean, math.sqrt(np.average((values - mean) ** 2, weights=counts))
+
+
+def _log_unseen(shape: Shape, values: Array, counts: Array) -> float:
+    """Return the log-probability of a value that has no place; where there is a density, that."""
+    if shape.pieces:  # as dense as one more row, anywhere
+        return -math.log((counts.sum() + 1.0) * float(values[-1] - values[0]))
+    return log_mass_of_unseen(counts)
+
+
+def _reach(values: Array, wild: NDArray[np.bool_]) -> tuple[float, float]:
+    """Return the ends of what has a place: on a side with wild values, before these."""
+    first, last = np.flatnonzero(~wild)[[0, -1]]
+    way, low, high = BEYOND * (values[last] - values[first]), -math.inf, math.inf
+    if first > 0:
+        low = max(values[first] - way, 0.5 * (values[first - 1] + values[first]))
+    if last + 1 < len(values):
+        high = min(values[last] + way, 0.5 * (values[last] + values[last + 1]))
+    return float(low), float(high)
 
 
 def _merged(values: Array, counts: Array, grid: Grid) -> tuple[Array, Array]:
@@ -63,8 +95,9 @@ def _merged(values: Array, counts: Array, grid: Grid) -> tuple[Array, Array]:
     return values[order[first]], np.bincount(number, counts).astype(np.float64)
 
 
-def _straight(mean: float, scale: float) -> Piece:
+def _straight(values: Array, counts: Array) -> Piece:
     """Return the map of a Gaussian column: its draws stand on the grid all the same."""
+    mean, scale = _mean_and_scale(values, counts)
     ends = np.array([-1.0, 1.0])
     return Piece(ends, mean + scale * ends, np.full(2, scale), (scale, scale))
 
@@ -74,44 +107,26 @@ def _shape_of(values: Array, counts: Array, grid: Grid = NO_GRID) -> Shape:
     if is_atom.all():
         values, counts = _with_gaps(values, counts, grid)
         is_atom = np.ones(len(values), dtype=bool)
-    wild = far_out(values, counts)
-    share = np.where(wild, 0.0, counts) / counts[~wild].sum()
-    lower, middle, upper = _intervals(share, wild)
+    share = counts / counts.sum()
+    below = np.cumsum(share) - share
+    lower, upper = ndtri(below[is_atom]), ndtri((below + share)[is_atom].clip(max=1.0))
+    if is_atom[-1]:
+        upper[-1] = np.inf
+    upper[:-1] = np.minimum(upper[:-1], lower[1:])  # but for rounding they are in order
     density = [np.exp(-0.5 * end**2) / math.sqrt(2.0 * math.pi) for end in (lower, upper)]
-    mean = np.divide(density[0] - density[1], share, out=middle.copy(), where=~wild)
+    centre = np.clip((density[0] - density[1]) / share[is_atom], lower, upper)
+    middle = ndtri(below + 0.5 * share)
     atoms, pieces = values[is_atom], {}
-    edges, centre = (lower[is_atom], upper[is_atom]), np.clip(mean, lower, upper)[is_atom]
     before = np.cumsum(is_atom)  # atoms up to each value
     for gap in np.unique(before[~is_atom]).tolist():
         own = ~is_atom & (before == gap)
-        knots = [(edges[1][gap - 1], atoms[gap - 1])] if gap > 0 else []
-        knots += [(edges[0][gap], atoms[gap])] if gap < len(atoms) else []
-        tame, far = own & ~wild, np.flatnonzero(own & wild)
-        if tame.any():
-            knots += zip(*_knots(middle[tame], values[tame], counts[tame]), strict=True)
-        knots += [(middle[n], values[n]) for n in far if n - 1 not in far or n + 1 not in far]
-        score, value = _straightened(*np.array(sorted(knots)).T)
+        ends = [(upper[gap - 1], atoms[gap - 1])] if gap > 0 else []
+        ends += [(lower[gap], atoms[gap])] if gap < len(atoms) else []
+        knots = _knots(middle[own], values[own], counts[own])
+        score, value = np.array(sorted([*zip(*knots, strict=True), *ends])).T
         pieces[gap] = _piece(score, value, gap == 0, gap == len(atoms))
-    log_unseen = log_mass_of_unseen(counts)
-    if pieces:  # as dense as one more row, anywhere
-        log_unseen = -math.log((counts.sum() + 1.0) * float(values[-1] - values[0]))
-    return Shape(atoms, *edges, centre, pieces, grid, log_unseen)
-
-
-def _intervals(share: Array, wild: NDArray[np.bool_]) -> tuple[Array, Array, Array]:
-    """Return where the interval of each value begins, is in the middle, and ends, in scores.
-
-    Wild values, which have no share here, follow where hardly any score is.
-    """
-    upto = np.append(0.0, np.cumsum(share))
-    cuts, middle = ndtri(upto.clip(max=1.0)), ndtri((upto[:-1] + 0.5 * share).clip(max=1.0))
-    cuts[-1] = np.inf
-    for side in (-1, 1):
-        far = np.flatnonzero(wild & (middle * side > 0.0))
-        place = WILD_SCORE + np.arange(len(far)) / max(len(far), 1)
-        cuts[far[::side] + (side < 0)] = side * place
-        middle[far[::side]] = side * (place + 0.5 / max(len(far), 1))
-    return cuts[:-1], middle, cuts[1:]
+    shape = Shape(atoms, lower, upper, centre, pieces, grid, log_unseen=0.0)
+    return replace(shape, log_unseen=_log_unseen(shape, values, counts))
 
 
 def _atoms_among(values: Array, counts: Array) -> NDArray[np.bool_]:
@@ -176,24 +191,6 @@ def _knots(scores: Array, values: Array, counts: Array) -> tuple[Array, Array]:
     return places, np.interp(places, scores, values)
 
 
-def _straightened(score: Array, value: Array) -> tuple[Array, Array]:
-    """Add a knot before wild values, up to which the stretch goes on straight.
-
-    So they stretch nothing that other rows hold: neither draws nor expectations come near them.
-    """
-    for _ in range(2):
-        score, value = -score[::-1], -value[::-1]  # one side, and then the other
-        n_tame = int(np.searchsorted(score, WILD_SCORE))
-        if 1 < n_tame < len(score):
-            last, way = score[n_tame - 1], min(1.0, score[n_tame - 1] - score[0])
-            near = np.interp(last - way, score, value)
-            straight = value[n_tame - 1] + (value[n_tame - 1] - near) / way * (STRAIGHT - last)
-            if last < STRAIGHT and straight < value[n_tame]:
-                score = np.insert(score, n_tame, STRAIGHT)
-                value = np.insert(value, n_tame, straight)
-    return score, value
-
-
 def _piece(score: Array, value: Array, is_first: bool, is_last: bool) -> Piece:
     """Put a monotone spline through knots, and find how it goes on beyond them."""
     apart = np.append(True, (np.diff(score) > 1e-9) & (np.diff(value) > 0.0))
@@ -226,8 +223,7 @@ def _is_better(values: Array, counts: Array) -> bool:
         if fitted.sum() < 2 * PIECE_VALUES:
             return False
         own, weight, held = values[fitted], counts[fitted], values[~fitted]
-        mean = np.average(own, weights=weight)
-        scale = math.sqrt(np.average((own - mean) ** 2, weights=weight))
+        mean, scale = _mean_and_scale(own, weight)
         shape = _shape_of(own, weight)
         score = shape.scores(held)
         of_shape = shape.log_jacobian(score) - 0.5 * score**2

@@ -25,7 +25,8 @@ BEYOND_ALL = 1e30  # a spread, and a number in float32
 FEWEST_ROWS = 20  # of which a wild one can be told
 WILD = 100.0  # times as far out as most cells
 INNER = 0.99  # of them
-FARTHEST_SCALES = 8.9  # standard deviations from the mean, which one cell of wild ones is at least
+LEAP = 10.0  # times as far out as any other
+LOG_LEAP = 2.0  # the same in logarithms
 HEAVY_ROWS = 100  # from which on a few wild values are evidence
 
 
@@ -263,42 +264,55 @@ def _have_tails(cells: Array) -> NDArray[np.bool_]:
     return result
 
 
-def far_out(cells: Array, count: Array | None = None) -> NDArray[np.bool_]:
-    """Tell the wild ones of finite cells (N,): 100 times as far from the median as 99% of them.
+def wild_among(values: Array, counts: Array) -> NDArray[np.bool_]:
+    """Tell the wild ones of a column's values (M,), which rise and come so often.
 
-    ``count`` (N,) is how many rows hold each; None is one.
+    They are more than 100 times as far from the median as 99% of the cells that differ from it, and
+    10 times as far as all others; a heavy tail has no such gap, and none in the logarithms.
     """
-    n_rows = len(cells) if count is None else float(count.sum())
-    if n_rows < FEWEST_ROWS:
-        return np.zeros(len(cells), dtype=bool)
-    inner = INNER * (n_rows - 1.0)
-    if count is None:
-        away = np.abs(cells / 2.0 - np.median(cells) / 2.0)  # no overflow
-        unit = np.partition(away, int(inner))[int(inner)]
-    else:
-        away = np.abs(cells / 2.0 - _cell_at(cells, count, 0.5 * n_rows) / 2.0)
-        unit = _cell_at(away, count, inner)
-    return (away / WILD > unit) & (unit > 0.0)
+    wild = np.zeros(len(values), dtype=bool)
+    total = counts.sum()
+    if total < FEWEST_ROWS or len(values) < 2:
+        return wild
+    median = values[np.searchsorted(counts.cumsum(), 0.5 * total)]
+    away = np.abs(values / 2.0 - median / 2.0)  # no overflow
+    order = np.argsort(away, kind="stable")
+    away, count = away[order], np.where(away[order] == 0.0, 0.0, counts[order])
+    inner = np.searchsorted(count.cumsum(), INNER * (count.sum() - 1.0), side="right")
+    unit = float(away[min(int(inner), len(away) - 1)])
+    leaps = (away[1:] / WILD > unit) & (away[1:] / LEAP > away[:-1]) & (unit > 0.0)
+    for last in np.flatnonzero(leaps).tolist():
+        if _is_far_in_logs(float(values[order[last + 1]]), values[order[: last + 1]]):
+            wild[order[last + 1 :]] = True
+            break
+    return wild
 
 
-def may_be_wild(moments: ColumnMoments) -> NDArray[np.bool_]:  # (D,)
+def _is_far_in_logs(value: float, others: Array) -> bool:
+    """Whether its logarithm is twice as far out as those of all others of its sign."""
+    alike = others[np.sign(others) == np.sign(value)]
+    if not value or not len(alike):
+        return True
+    logs = np.log(np.abs(alike))
+    middle = float(np.median(logs))
+    way = float(np.log(np.abs(value))) - middle
+    return abs(way) > LOG_LEAP * float((np.sign(way) * (logs - middle)).max())
+
+
+def may_be_wild(moments: ColumnMoments, n_rows: float) -> NDArray[np.bool_]:  # (D,)
     """Tell the columns that can have wild cells, by their moments alone.
 
-    If the wildest is M from the median, the mean of the squares of all ways to it is at most
-    (1/100 + 1/100^2) M^2. So the standard deviation is at most 0.1005 M, and the mean is no farther
-    from the median.
+    These are at most a share p = 1/100 + 1/n of them. If the wildest is M from the median, the mean
+    of the squares of all ways to it is at most (p + 1/100^2) M^2. So is the square of the standard
+    deviation, and the mean is no farther from the median than that.
     """
     if moments.lowest is None or moments.highest is None:
         return np.zeros(len(moments.mean), dtype=bool)
+    n_seen = np.maximum(n_rows - moments.n_missing, 1.0)
+    most = np.sqrt(1.0 - INNER + 1.0 / n_seen + WILD**-2.0)
     with np.errstate(invalid="ignore", over="ignore"):  # of a column that is empty
         farthest = np.maximum(moments.highest - moments.mean, moments.mean - moments.lowest)
-        return moments.varies & (farthest > FARTHEST_SCALES * moments.scale)
-
-
-def _cell_at(cells: Array, count: Array, place: float) -> float:
-    """Return the cell at a place in the order of all rows, from 0 on."""
-    order = np.argsort(cells)
-    return float(cells[order[np.searchsorted(count[order].cumsum(), place, side="right")]])
+        return moments.varies & (farthest * most > 0.99 * (1.0 - most) * moments.scale)
 
 
 def quartiles(cells: Array) -> Array:  # (N, D) -> (3, D)
