@@ -294,7 +294,7 @@ def test_a_callback_can_stop_the_fit(callback, selection):
 def test_a_callback_that_looks_on_changes_nothing(callback, selection):
     # Enough rows and epochs for a gain that is beyond doubt.
     vae, X = _observed(selection, max_iter=25, learning_rate_init=0.03, n_importance_samples=4)
-    X = _surface(1000 if selection == "held-out rows" else 240)
+    X = _surface(1000 if selection == "held-out rows" else 400)
     expected = sklearn.clone(vae).fit(X)
     vae.set_callbacks(Witness(X[:3])).fit(X)
     assert vae.best_iter_ == expected.best_iter_ > 0
