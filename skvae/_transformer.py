@@ -122,15 +122,15 @@ class VAETransformer(
         KL divergence, in nats, that each component may have for free [5]_.
     alpha : float, default=0.3
         Decoupled weight decay of the hidden layers, which pulls towards the linear start. It is
-        divided by how much further a run goes (steps times their size) than 1500 steps of 0.008.
+        divided by how much further a run goes (steps times their size) than 1800 steps of 0.005.
     batch_size : int or "auto", default="auto"
         Rows in a step. ``"auto"`` is 128 below 10,000 rows, 512 below 100,000, else 2048.
     learning_rate_init : float or "auto", default="auto"
         Step size of AdamW for batches of 128 rows; it grows with the square root of
-        ``batch_size``, is warmed up, and falls to 0 over ``max_iter`` epochs. ``"auto"`` is 0.008,
-        and up to 0.012 where ``max_iter`` is a number that makes less than 1500 steps.
+        ``batch_size``, is warmed up, and falls to 0 over ``max_iter`` epochs. ``"auto"`` is 0.005,
+        and up to 0.012 where ``max_iter`` is a number that makes less than 1800 steps.
     max_iter : int or "auto", default="auto"
-        Most epochs; ``"auto"`` aims at 1500 steps, in 8 to 400 epochs. 0 keeps the linear start.
+        Most epochs; ``"auto"`` aims at 1800 steps, in 8 to 400 epochs. 0 keeps the linear start.
     early_stopping : bool, default=True
         Keep the epoch with the best held-out objective (the bound with ``beta`` and ``free_bits``),
         less two standard errors of its gain over the start. Below 500 distinct rows, 5-fold

@@ -759,11 +759,11 @@ def test_an_epochs_bound_is_the_mean_over_its_rows(wine):
 @pytest.mark.parametrize(
     ("n_rows", "parameters", "expected"),
     [
-        (1280, {}, 0.008),  # the default's length, whatever the table's size
-        (80, {}, 0.008),
-        (1280, {"max_iter": 150}, 0.008),  # 1500 steps
-        (1280, {"max_iter": 1000}, 0.008),
-        (1280, {"max_iter": 120}, 0.01),
+        (1280, {}, 0.005),  # the default's length, whatever the table's size
+        (80, {}, 0.005),
+        (1280, {"max_iter": 180}, 0.005),  # 1800 steps
+        (1280, {"max_iter": 1000}, 0.005),
+        (1280, {"max_iter": 90}, 0.01),
         (1280, {"max_iter": 10}, 0.012),  # and no more
         (1280, {"max_iter": 10, "batch_size": 32}, 0.006),  # the root of a quarter of 128 rows
         (1280, {"max_iter": 10, "learning_rate_init": 0.02}, 0.02),
@@ -780,10 +780,10 @@ def test_the_automatic_learning_rate_makes_up_for_few_steps(n_rows, parameters, 
     [
         (1280, {}, 0.3),
         (1280, {"max_iter": 10}, 0.3),  # a shorter run
-        (1280, {"max_iter": 1500}, 0.03),
-        (1280, {"max_iter": 150, "learning_rate_init": 0.016}, 0.15),
-        (5120, {"max_iter": 150, "batch_size": 512}, 0.15),  # larger steps, as many
-        (1280, {"max_iter": 1500, "alpha": 1.0}, 0.1),
+        (1280, {"max_iter": 1800}, 0.03),
+        (1280, {"max_iter": 180, "learning_rate_init": 0.01}, 0.15),
+        (5120, {"max_iter": 180, "batch_size": 512}, 0.15),  # larger steps, as many
+        (1280, {"max_iter": 1800, "alpha": 1.0}, 0.1),
         (1280, {"max_iter": 0}, 0.3),
     ],
 )
@@ -796,7 +796,7 @@ def test_a_short_run_gets_further_than_at_the_rate_of_a_long_one():
     train, test = DIGITS[:1200], DIGITS[1200:]
     short = {"max_iter": 10, "early_stopping": False}
     hasty = _vae(**short).fit(train).score_samples(test, method="elbo").mean()
-    steady = _vae(**short, learning_rate_init=0.008).fit(train)
+    steady = _vae(**short, learning_rate_init=0.005).fit(train)
     assert hasty > steady.score_samples(test, method="elbo").mean()
 
 
@@ -810,7 +810,7 @@ def test_one_more_epoch_is_taken_at_the_rate_of_a_long_run(monkeypatch):
 
     monkeypatch.setattr("skvae._fitting.Run", Told)
     _vae(max_iter=2).partial_fit(DIGITS[:600])
-    assert [plan.learning_rate for plan in plans] == pytest.approx([0.008])
+    assert [plan.learning_rate for plan in plans] == pytest.approx([0.005])
 
 
 def test_kinds_of_row_that_are_repeated_are_learnt():
