@@ -56,15 +56,13 @@ def _remarks_of_wild(
     moments: ColumnMoments, columns: Columns, X: Any, weight: Array
 ) -> dict[int, str]:
     """Say it of columns whose unit wild cells decide, or whose shape leaves them out."""
-    remarks: dict[int, str] = {}
+    remarks = {n: LEFT_OUT for n, one in columns.shapes.items() if np.isfinite(one.reach).any()}
     alone = np.array([name == "gaussian" for name in columns.kinds.names])
     alone &= columns.scaling == "columns"
-    shaped = np.isin(np.arange(len(alone)), list(columns.shapes))
-    may = may_be_wild(moments, float(weight.sum()))
-    for number in np.flatnonzero(may & (alone | shaped)).tolist():
+    for number in np.flatnonzero(alone & may_be_wild(moments, float(weight.sum()))).tolist():
         cells = X[:, [number]].toarray()[:, 0] if issparse(X) else X[:, number]
         seen = np.isfinite(cells) & (weight > 0.0)
         values, place = np.unique(cells[seen].astype(np.float64), return_inverse=True)
         if wild_among(values, np.bincount(place, weight[seen]).astype(np.float64)).any():
-            remarks[number] = LEFT_OUT if shaped[number] else UNIT
+            remarks[number] = UNIT
     return remarks
